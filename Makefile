@@ -1,0 +1,91 @@
+# Two commands matter: `make serve` and `make test`. Both rest on `make setup`, which is quick when nothing changed.
+# Needs: make, Python 3.11 or newer with venv (Debian: apt-get install make python3-venv). All else goes into .venv.
+#
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu   the CPU build of torch with pip (0.2 GB instead of several)
+#   make setup TORCH_BACKEND=auto                                 let uv choose the build of torch for this machine's GPU
+#   make serve ARGS="--port 9000"                                 options for `knotcast serve`
+#   make test  ARGS="-k rollout"                                  options for pytest
+#   make setup UV=                                                use pip even where uv is installed
+
+SHELL         := /bin/bash
+PYTHON        ?= python3
+VENV          ?= .venv
+UV            ?= $(shell command -v uv 2>/dev/null)
+TORCH_BACKEND ?= cpu
+TORCH_INDEX   ?=
+ARGS          ?=
+
+BIN  := $(VENV)/bin
+CODE := server engine models cli training benchmarks tests docker
+
+ifneq ($(UV),)
+PIP_INSTALL := $(UV) pip install --python $(BIN)/python -c constraints.txt --torch-backend=$(TORCH_BACKEND)
+else
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+endif
+
+.PHONY: help setup setup-dev test-tools serve test lint check fmt bench image-test clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+setup: $(VENV)/.setup  ## the environment in .venv, with all that `knotcast` needs
+
+setup-dev: $(VENV)/.setup-dev  ## the same with the tools for testing and checking
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "knotcast needs Python 3.11 or newer; '$(PYTHON)' is not. Choose one: make setup PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "== 1/2  torch, by far the largest part =="
+ifneq ($(UV),)
+	$(PIP_INSTALL) torch
+else ifneq ($(TORCH_INDEX),)
+	$(PIP_INSTALL) --no-deps --index-url $(TORCH_INDEX) torch
+else
+	@echo "Plain pip takes torch as your index serves it. On Linux PyPI's build carries CUDA: several GB to download."
+	@echo "For the CPU build (0.2 GB) stop here and run: make $(or $(MAKECMDGOALS),setup) TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	$(PIP_INSTALL) torch
+endif
+	@echo "== 2/2  knotcast and the rest =="
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	@echo "== tools for testing and checking =="
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+test-tools: ; @.ci/test-tools
+
+serve: setup  ## the server on http://127.0.0.1:8000 with the embedded model
+	@exec $(BIN)/knotcast serve $(ARGS)
+
+test: setup-dev test-tools  ## the whole test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev  ## style: ruff, the Dockerfile, the compose file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint --config docker/hadolint.yaml Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+check: setup-dev  ## types (mypy, strict) and floors (import-linter)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fmt: setup-dev  ## bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## the engine's figures on this machine, as JSON
+	$(BIN)/knotcast bench engine --json $(ARGS)
+
+image-test: setup-dev  ## build the image, run it hardened, make one call (podman or docker)
+	docker/image_test.sh
+
+clean:  ## remove the environment and every cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* build dist
