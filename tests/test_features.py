@@ -1,0 +1,101 @@
+"""Laws of the streaming log-mel features: chunked equals whole, the filterbank is librosa's, tokens hold what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.features import LogMelConfig, StreamingLogMel, frame_tokens, hops_needed, mel_filterbank, samples_needed
+
+CONFIG = LogMelConfig()
+MEL = StreamingLogMel(CONFIG)
+
+
+def _voice(samples: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.clip(rng.normal(0, 3000, samples), -32768, 32767).astype(np.int16)
+
+
+def test_filterbank_equals_librosa() -> None:
+    filters = pytest.importorskip("librosa.filters")
+    expected = filters.mel(sr=16000, n_fft=400, n_mels=40, fmin=50.0, fmax=7600.0)
+    np.testing.assert_allclose(mel_filterbank(CONFIG), expected, atol=1e-7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes=st.lists(st.integers(0, 1500), min_size=1, max_size=12), seed=st.integers(0, 1000))
+def test_chunked_equals_whole_for_any_packet_sizes(sizes: list[int], seed: int) -> None:
+    sound = _voice(sum(sizes), seed)
+    state, parts, at = MEL.start(), [], 0
+    for size in sizes:
+        state, hops = MEL.push(state, sound[at : at + size])
+        parts.append(hops)
+        at += size
+    whole = MEL.whole(sound)
+    assert state.hops == len(whole)
+    assert len(state.tail) < CONFIG.window
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 320, 400, 640, 960, 4096])
+def test_chunked_equals_whole(size: int) -> None:
+    sound = _voice(3000)
+    state, parts = MEL.start(), []
+    for at in range(0, len(sound), size):
+        state, hops = MEL.push(state, sound[at : at + size])
+        parts.append(hops)
+    np.testing.assert_allclose(np.concatenate(parts), MEL.whole(sound), atol=2e-5)
+
+
+def test_push_leaves_the_old_state_alone() -> None:
+    state, _ = MEL.push(MEL.start(), _voice(1000))
+    before = state.tail.copy()
+    _, first = MEL.push(state, _voice(1000, 1))
+    _, again = MEL.push(state, _voice(1000, 1))
+    np.testing.assert_array_equal(state.tail, before)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_float_and_int16_are_the_same_sound() -> None:
+    sound = _voice(2000)
+    np.testing.assert_allclose(MEL.whole(sound), MEL.whole(sound.astype(np.float32) / 32768), atol=1e-6)
+
+
+def test_silence_has_the_stated_value_and_a_tone_sits_in_its_band() -> None:
+    assert np.allclose(MEL.whole(np.zeros(1000, np.int16)), CONFIG.silence)
+    tone = (8000 * np.sin(2 * np.pi * 1000 * np.arange(1600) / 16000)).astype(np.int16)
+    band = int(np.argmax(MEL.whole(tone)[2]))
+    assert mel_filterbank(CONFIG)[band, round(1000 / 40)] > 0
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2, 3, 10])
+def test_token_holds_hops_around_its_frame(frame: int) -> None:
+    hops = np.arange(60, dtype=np.float32)[:, None].repeat(CONFIG.mels, 1)
+    token = frame_tokens(hops, frame, CONFIG).reshape(16, CONFIG.mels)[:, 0]
+    expected = [h if h >= 0 else CONFIG.silence for h in range(4 * frame - 8, 4 * frame + 8)]
+    np.testing.assert_allclose(token, expected)
+    kept_from = max(0, 4 * frame - 8)
+    np.testing.assert_array_equal(frame_tokens(hops[kept_from:], frame, CONFIG, first_hop=kept_from)[:: CONFIG.mels], token)
+
+
+def test_frames_before_the_start_are_silence_until_their_window_meets_the_call() -> None:
+    hops = np.ones((60, CONFIG.mels), np.float32)
+    assert np.allclose(frame_tokens(hops, -3, CONFIG), CONFIG.silence)
+    assert (frame_tokens(hops, -1, CONFIG).reshape(16, -1)[:, 0] == 1).sum() == 4
+    assert CONFIG.token_size == 640
+
+
+@pytest.mark.parametrize("frame", [-3, -2, -1, 0, 1, 12])
+def test_the_stated_need_is_exact(frame: int) -> None:
+    need = samples_needed(frame, CONFIG)
+    hops = MEL.whole(_voice(need))
+    assert len(hops) == hops_needed(frame, CONFIG)
+    frame_tokens(hops, frame, CONFIG)
+    if need:
+        with pytest.raises(AssertionError):
+            frame_tokens(MEL.whole(_voice(need - 1)), frame, CONFIG)
+
+
+def test_lookahead_is_55_ms() -> None:
+    assert CONFIG.lookahead_samples == 880
+    assert samples_needed(9, CONFIG) == 10 * 640 + CONFIG.lookahead_samples
