@@ -1,0 +1,72 @@
+"""Frozen settings of the engine: which model on which device, and how its latents are rolled out.
+
+Plain data: nothing here reads the environment or a file, and nothing is changed after it is built.
+"""
+
+from dataclasses import dataclass
+
+from engine.errors import RequestError
+
+STRATEGIES = ("knot_forcing", "self_forcing")
+RUNNING_AHEAD = ("constant", "countdown")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSpec:
+    """How one call's latents are rolled out (Knot Forcing, Algorithm 1; Self Forcing with the same fields).
+
+    chunk: latents emitted together (c). knot: latents denoised ahead and shared with the next chunk (k).
+    window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached.
+    steps: indices into the schedule's 1000-point grid, high noise first.
+    running_ahead: ``countdown`` is the paper's rule (the reference jumps ``stride`` ahead when the rollout comes
+    near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the chunk.
+    start, stride: n0 = N_train + k and s = N_train for a model trained on N_train latents.
+    """
+
+    strategy: str = "knot_forcing"
+    chunk: int = 3
+    knot: int = 1
+    window: int = 6
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    running_ahead: str = "countdown"
+    start: int = 22
+    stride: int = 21
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise RequestError(
+                "unknown_rollout", f"unknown rollout {self.strategy!r}: choose one of {', '.join(STRATEGIES)}",
+                param="rollout",
+            )  # fmt: skip
+        if self.running_ahead not in RUNNING_AHEAD:
+            raise RequestError("invalid_rollout", f"running_ahead must be one of {', '.join(RUNNING_AHEAD)}")
+        if not 0 <= self.knot <= self.chunk < self.window:
+            raise RequestError("invalid_rollout", "a rollout needs 0 <= knot <= chunk < window")
+        if not self.steps or list(self.steps) != sorted(set(self.steps), reverse=True) or self.steps[-1] <= 0:
+            raise RequestError("invalid_rollout", "steps must be positive and strictly falling")
+        if self.steps[0] > 1000:
+            raise RequestError("invalid_rollout", "steps index a grid of 1000 points")
+        if self.start < self.chunk + self.knot or self.stride < self.chunk:
+            raise RequestError("invalid_rollout", "the reference must start at least chunk + knot ahead and jump by at least chunk")
+
+    @property
+    def context(self) -> int:
+        """Past latents attended (L - c)."""
+        return self.window - self.chunk
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one worker process runs.
+
+    model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
+    ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
+    threads: CPU threads for torch, 0 = leave torch's default. random_weights: for tests and throughput figures.
+    """
+
+    model: str = "embedded"
+    device: str = "auto"
+    dtype: str = "auto"
+    slots: int = 2
+    threads: int = 0
+    random_weights: bool = False

@@ -1,0 +1,56 @@
+"""Self Forcing (arXiv:2506.08009) with a rolling window: chunks without a knot, the start image as a pinned first frame.
+
+Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
+image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.config import RolloutSpec
+from engine.flow import FewStepSchedule, draw
+from engine.kv_cache import ring_slot
+from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
+
+
+class SelfForcing:
+    """The window's position 0 is the start image, past latents follow, then the chunk."""
+
+    def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
+        self.spec = spec
+        self.schedule = schedule
+
+    @property
+    def drive_latents(self) -> int:
+        return self.spec.chunk
+
+    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
+        return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=0)
+
+    def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
+        """drive [c, n, d] for latents i .. i+c-1."""
+        if state.next_latent == 0:
+            yield reference_pass(state, drive)
+        noisy = draw((self.spec.chunk, *state.reference.shape), state.generator, state.reference.device)
+        clean = noisy
+        for step, sigma in enumerate(self.schedule.sigmas):
+            if step:
+                noisy = self.schedule.renoise(clean, sigma, state.generator)
+            prediction = yield self.make_pass(state, noisy, sigma, drive)
+            assert prediction is not None
+            clean = self.schedule.to_x0(prediction, noisy, sigma)
+        yield self.make_pass(state, clean, 0.0, drive)
+        state.next_latent += self.spec.chunk
+        return clean
+
+    def make_pass(self, state: RolloutState, latents: Tensor, sigma: float, drive: Tensor) -> Pass:
+        """A denoising pass, or for sigma 0 the clean pass that commits."""
+        i, c, context = state.next_latent, self.spec.chunk, self.spec.context
+        past = tuple((ring_slot(j, context), 1 + j - i + context) for j in range(max(0, i - context), i))
+        kept = tuple(ring_slot(j, context) if j >= i + c - context else -1 for j in range(i, i + c))
+        return Pass(
+            latents=latents, sigmas=(sigma,) * c,
+            condition=make_condition(None, state.features, c, tuple(state.reference.shape)), drive=drive,
+            positions=tuple(range(1 + context, 1 + context + c)), origin=i - context - 1,
+            reads=((REFERENCE_SLOT, 0), *past), commits=() if sigma else kept,
+        )  # fmt: skip

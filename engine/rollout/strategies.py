@@ -1,0 +1,34 @@
+"""From a ``RolloutSpec`` to the strategy it names: the one table of rollouts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from engine.config import RolloutSpec
+from engine.flow import FewStepSchedule
+from engine.rollout.base import Rollout
+from engine.rollout.knot_forcing import KnotForcing
+from engine.rollout.self_forcing import SelfForcing
+from models.config import ModelConfig
+
+STRATEGIES: dict[str, Callable[[RolloutSpec, FewStepSchedule], Rollout]] = {
+    "knot_forcing": KnotForcing,
+    "self_forcing": SelfForcing,
+}
+
+
+def default_spec(config: ModelConfig, *, strategy: str = "", running_ahead: str = "") -> RolloutSpec:
+    """The model's own rollout; n0 = N_train + k and s = N_train keep the trained distances. Empty = the default."""
+    spec = RolloutSpec()
+    return replace(
+        spec,
+        strategy=strategy or spec.strategy,
+        steps=config.steps,
+        running_ahead=running_ahead or config.running_ahead,
+        start=config.trained_latents + spec.knot,
+        stride=config.trained_latents,
+    )
+
+
+def make_rollout(spec: RolloutSpec, config: ModelConfig) -> Rollout:
+    schedule = FewStepSchedule.warped(spec.steps, config.shift, config.dit.prediction)
+    return STRATEGIES[spec.strategy](spec, schedule)

@@ -1,0 +1,108 @@
+"""The only owner of the model on its device: batches passes, runs them, encodes references and decodes latents.
+
+The only code that knows dtypes, devices and inference mode. It is told what to run; it never decides when.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config import EngineConfig
+from engine.kv_cache import PINNED, KVCache
+from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.rollout.job import ChunkJob
+from models.codec import DecoderState, Portrait, Reference
+from models.registry import LoadedModel, load_model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlottedPass:
+    """A pass and the cache slot of the call it belongs to."""
+
+    slot: int
+    work: Pass
+
+
+class ModelRunner:
+    """Runs one loaded model. ``slots`` calls have a place in its cache; ``context`` past latents each."""
+
+    def __init__(self, model: LoadedModel, *, slots: int, context: int) -> None:
+        self.model = model
+        self.config = model.config
+        self.device, self.dtype = model.device, model.dtype
+        self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
+
+    @classmethod
+    def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
+        """Load the model that the config names and allocate the cache."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        return cls(load_model(config), slots=config.slots, context=context)
+
+    @property
+    def context(self) -> int:
+        return self.cache.frames - PINNED
+
+    @torch.inference_mode()
+    def run(self, passes: Sequence[SlottedPass]) -> list[Tensor | None]:
+        """Run passes of different calls; those of equal shape as one batch. Answers in order, None for commits."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, item in enumerate(passes):
+            groups.setdefault(item.work.shape_key, []).append(index)
+        answers: list[Tensor | None] = [None] * len(passes)
+        for indices in groups.values():
+            group = [passes[i] for i in indices]
+            predictions = self._run_batch(group)
+            if not group[0].work.is_commit:
+                for i, prediction in zip(indices, predictions, strict=True):
+                    answers[i] = prediction
+        return answers
+
+    def _run_batch(self, group: Sequence[SlottedPass]) -> Tensor:
+        """[B, F, C, h, w] in fp32; all passes of the group share a shape key."""
+        first = group[0].work
+        view = self.cache.view(
+            [item.slot for item in group],
+            [item.work.reads for item in group],
+            [item.work.commits for item in group],
+            None if first.mask is None else torch.tensor(first.mask, device=self.device),
+        )
+        prediction = self.model.dit(
+            torch.stack([item.work.latents for item in group]),
+            torch.tensor([item.work.sigmas for item in group], device=self.device),
+            torch.stack([item.work.condition for item in group]),
+            torch.stack([item.work.drive for item in group]),
+            self.model.context,
+            view,
+            torch.tensor([item.work.positions for item in group], device=self.device),
+        )
+        return prediction.float()
+
+    def make_chunk(
+        self, slot: int, rollout: Rollout, state: RolloutState, drive: Tensor, held: Pass | None = None
+    ) -> tuple[Tensor, Pass | None]:
+        """One chunk of one call from start to end: its latents and the commit still to run (or to join)."""
+        job = ChunkJob(rollout.denoise(state, drive.to(self.device)), held)
+        while job.next_pass is not None:
+            job.answer(self.run([SlottedPass(slot, job.next_pass)])[0])
+        assert job.latents is not None
+        return job.latents, job.held
+
+    @torch.inference_mode()
+    def encode_reference(self, portrait: Portrait) -> Reference:
+        return self.model.codec.encode_reference(portrait)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, reference: Reference, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Pictures uint8 [N, H, W, 3] of latents [F, C, h, w]; chunk by chunk equals whole."""
+        return self.model.codec.decode(latents, reference, state)
+
+    @staticmethod
+    def to_i420(frames: Tensor) -> np.ndarray:
+        """uint8 RGB [N, H, W, 3] to I420 [N, H*3/2, W] in host memory."""
+        import cv2
+
+        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420) for frame in frames.cpu().numpy()])

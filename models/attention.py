@@ -1,0 +1,146 @@
+"""Attention as the transformer sees it: one kernel facade, rotary angles, and the view of a cache it reads and writes.
+
+The kernel is picked once per device and logged; every other kernel is held against plain SDPA by a test on a GPU.
+Knows nothing of rollouts, calls or what the cached frames mean.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+log = logging.getLogger(__name__)
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class CacheView(Protocol):
+    """What one forward may attend to besides its own frames. Keys are held before rotation.
+
+    positions: [B, K] temporal positions of the K cached frames, None when there are none.
+    mask: [F, K + F] bool over frames, True = may attend, own frames last; None = everything.
+    """
+
+    positions: Tensor | None
+    mask: Tensor | None
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the cached frames, [B, K*T, H, D]."""
+        ...
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Called once a layer after ``read``, with the own frames' unrotated keys and values [B, F, T, H, D]."""
+        ...
+
+
+class BlockMask:
+    """No cache: own frames only, under a frame mask [F, F] (True = may attend). Training and exactness tests use it."""
+
+    positions: Tensor | None = None
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self.mask = mask
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        raise AssertionError("a BlockMask holds no cached frames")
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Nothing is kept."""
+
+
+def rotary_angles(positions: Tensor, grid: tuple[int, int], split: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of the 3-axis rotary embedding for whole frames: two [B, F*T, 1, D/2] in fp32.
+
+    positions: [B, F] temporal positions. grid: tokens (height, width) of a frame. split: head channels per axis; each axis
+    has its own frequencies 10000^(-2i/channels) (Wan2.1). Angles are formed in fp64 so that far positions stay exact.
+    """
+    device = positions.device
+
+    def axis(index: Tensor, channels: int) -> Tensor:
+        rate = 10000.0 ** (-torch.arange(0, channels, 2, dtype=torch.float64, device=device) / channels)
+        return index.to(torch.float64)[..., None] * rate
+
+    height, width = grid
+    batch, frames = positions.shape
+    time = axis(positions, split[0])[:, :, None, None].expand(batch, frames, height, width, -1)
+    rows = axis(torch.arange(height, device=device), split[1])[:, None].expand(batch, frames, height, width, -1)
+    columns = axis(torch.arange(width, device=device), split[2]).expand(batch, frames, height, width, -1)
+    angles = torch.cat([time, rows, columns], dim=-1).reshape(batch, frames * height * width, 1, -1)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate interleaved channel pairs (2i, 2i+1) of x [B, S, H, D] by the angles [B, S, 1, D/2]."""
+    cos, sin = angles
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def token_mask(mask: Tensor, tokens: int) -> Tensor:
+    """A frame mask [F, K] as a token mask [F*T, K*T]."""
+    return mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention, scale 1/sqrt(D). q [B, Q, H, D], k and v [B, K, H, D], mask [Q, K] bool; returns [B, Q, H, D].
+
+    A mask always takes plain SDPA, without one the kernel chosen for the device runs.
+    """
+    if mask is not None:
+        return sdpa(q, k, v, mask)
+    return kernel_for(q.device.type, q.dtype)(q, k, v)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """torch's own choice of kernel: the yardstick of the others."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+    return out.transpose(1, 2)
+
+
+def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return sdpa(q, k, v)
+
+
+def flash_attention_3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from flash_attn_interface import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
+
+    out = flash_attn_func(q, k, v)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def flash_attention_2(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    from flash_attn import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
+
+    out: Tensor = flash_attn_func(q, k, v)
+    return out
+
+
+# Best first. Plain SDPA needs nothing and ends the list.
+KERNELS: dict[str, Kernel] = {
+    "flash-attention-3": flash_attention_3,
+    "flash-attention-2": flash_attention_2,
+    "cudnn": cudnn,
+    "sdpa": sdpa,
+}
+
+
+@cache
+def kernel_for(device: str, dtype: torch.dtype) -> Kernel:
+    """The first kernel that runs on this device and dtype. Tried once on a small input, then kept for the process."""
+    if device == "cuda" and dtype in (torch.float16, torch.bfloat16):
+        probe = torch.randn(1, 128, 2, 128, device=device, dtype=dtype)
+        for name, kernel in KERNELS.items():
+            try:
+                kernel(probe, probe, probe)
+            except (ImportError, RuntimeError) as reason:
+                log.debug("attention: %s not used (%s)", name, reason)
+                continue
+            log.info("attention: %s on %s %s", name, device, dtype)
+            return kernel
+    log.info("attention: sdpa on %s %s", device, dtype)
+    return sdpa

@@ -1,0 +1,124 @@
+"""Frozen descriptions of models: the transformer's shape, and what a call needs to know about its content.
+
+One dataclass pair describes every family; presets are a base plus ``dataclasses.replace``. Plain data, no torch.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Prediction = Literal["flow", "x0"]
+
+
+@dataclass(frozen=True, slots=True)
+class DiTConfig:
+    """Shape of one ``CausalWanDiT`` (Wan2.1 block structure).
+
+    latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside the noisy
+    latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text encoder, None =
+    no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent frame, 0 = none;
+    drive_blocks: after which blocks they are attended. prediction: what the head predicts.
+    """
+
+    dim: int
+    layers: int
+    heads: int
+    ffn_dim: int
+    latent_channels: int = 16
+    inpainting: bool = True
+    reference_channels: int = 0
+    text_dim: int | None = 4096
+    drive_dim: int = 0
+    drive_tokens: int = 0
+    drive_blocks: tuple[int, ...] = ()
+    frequency_dim: int = 256
+    patch: tuple[int, int, int] = (1, 2, 2)
+    eps: float = 1e-6
+    prediction: Prediction = "flow"
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+    @property
+    def condition_channels(self) -> int:
+        """Condition latent, mask and reference features."""
+        return self.latent_channels + 1 + self.reference_channels if self.inpainting else 0
+
+    @property
+    def in_dim(self) -> int:
+        """2z + 1 + r with the mask-inpainting input, z without."""
+        return self.latent_channels + self.condition_channels
+
+    @property
+    def rope_split(self) -> tuple[int, int, int]:
+        """Head channels that rotate with time, height and width: 44/42/42 for 128, the same rule for others."""
+        spatial = 2 * (self.head_dim // 6)
+        return self.head_dim - 2 * spatial, spatial, spatial
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
+
+    latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one latent
+    stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``). trained_latents:
+    length of a training clip, from which the reference's index follows. running_ahead: the default of ``RolloutSpec``.
+    codec: which codec turns pictures into latents and back, empty = none is built yet (throughput only).
+    """
+
+    name: str
+    dit: DiTConfig
+    fps: int
+    latent_size: tuple[int, int]
+    pixel_size: tuple[int, int]
+    codec: str
+    frames_per_latent: int = 4
+    shift: float = 5.0
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    trained_latents: int = 21
+    running_ahead: str = "countdown"
+
+    @property
+    def tokens_per_latent(self) -> int:
+        _, height, width = self.dit.patch
+        return (self.latent_size[0] // height) * (self.latent_size[1] // width)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[C, h, w] of one latent frame."""
+        return (self.dit.latent_channels, *self.latent_size)
+
+    def at_size(self, width: int, height: int) -> "ModelConfig":
+        """The same model at another picture size (pixels; a latent pixel is 8, a token 16)."""
+        if width % 16 or height % 16:
+            raise ValueError(f"width and height must be multiples of 16, not {width}x{height}")
+        return replace(self, pixel_size=(width, height), latent_size=(height // 8, width // 8))
+
+
+EMBEDDED = ModelConfig(
+    name="embedded",
+    dit=DiTConfig(
+        dim=256, layers=6, heads=4, ffn_dim=1024, reference_channels=20, text_dim=None,
+        drive_dim=672, drive_tokens=4, drive_blocks=(0, 2, 4), prediction="x0",
+    ),
+    fps=25,
+    latent_size=(2, 2),
+    pixel_size=(256, 256),
+    codec="motion",
+    running_ahead="constant",
+)  # fmt: skip
+
+WAN21_T2V_1_3B = DiTConfig(dim=1536, layers=30, heads=12, ffn_dim=8960, inpainting=False)
+
+WAN21_1_3B = ModelConfig(
+    name="wan2.1-1.3b",
+    dit=replace(
+        WAN21_T2V_1_3B, inpainting=True, drive_dim=768, drive_tokens=5, drive_blocks=(0, 4, 8, 12, 16, 20, 24, 28)
+    ),
+    fps=25,
+    latent_size=(60, 104),
+    pixel_size=(832, 480),
+    codec="",
+)
+
+CONFIGS: dict[str, ModelConfig] = {config.name: config for config in (EMBEDDED, WAN21_1_3B)}

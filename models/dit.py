@@ -1,0 +1,234 @@
+"""The causal video diffusion transformer: Wan2.1's blocks and parameter names, per-frame noise levels, a cache it is handed.
+
+One module serves every method and checkpoint family; what differs is a ``DiTConfig``. ``forward`` changes no attribute:
+state lives in the ``CacheView`` that the caller passes. Knows nothing of chunks, knots or calls.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import CacheView, attend, rotary_angles, rotate, token_mask
+from models.config import DiTConfig
+
+Angles = tuple[Tensor, Tensor]
+TextContext = tuple[tuple[Tensor, Tensor], ...]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the full width, before the split into heads (Wan2.1's qk-norm)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Projections shared by self-, text and drive attention."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, H, D] each, keys not rotated."""
+        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
+
+    def output(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.o(x.flatten(-2)))
+
+
+class Block(nn.Module):
+    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.self_attn = Attention(dim, config.heads, eps)
+        if config.text_dim is not None:
+            self.norm3 = nn.LayerNorm(dim, eps)
+            self.cross_attn = Attention(dim, config.heads, eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        angles: tuple[Angles, Angles],
+        mask: Tensor | None,
+        text: tuple[Tensor, Tensor] | None,
+        cache: CacheView,
+        layer: int,
+    ) -> Tensor:
+        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys."""
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.modulation + time).unsqueeze(3).unbind(2)
+        x = x + gate_sa * self.attend_self(
+            self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer
+        )
+        if text is not None:
+            flat = x.flatten(1, 2)
+            attended = attend(self.cross_attn.queries(self.norm3(flat)), *text)
+            x = x + self.cross_attn.output(attended).view_as(x)
+        return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
+
+    def attend_self(
+        self, x: Tensor, angles: tuple[Angles, Angles], mask: Tensor | None, cache: CacheView, layer: int
+    ) -> Tensor:
+        batch, frames, tokens, _ = x.shape
+        flat = x.flatten(1, 2)
+        queries = self.self_attn.queries(flat)
+        keys, values = self.self_attn.keys_values(flat)
+        own_keys, own_values = keys, values
+        if cache.positions is not None:
+            past_keys, past_values = cache.read(layer)
+            keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
+        cache.write(layer, own_keys.unflatten(1, (frames, tokens)), own_values.unflatten(1, (frames, tokens)))
+        out = attend(rotate(queries, angles[0]), rotate(keys, angles[1]), values, mask)
+        return self.self_attn.output(out).view(batch, frames, tokens, -1)
+
+
+class DriveInjector(nn.Module):
+    """Cross-attention of each latent frame to its own driving tokens; adds nothing until it is trained (zero output)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, config.eps)
+        self.attn = Attention(config.dim, config.heads, config.eps)
+        nn.init.zeros_(self.attn.o.weight)
+        nn.init.zeros_(self.attn.o.bias)
+
+    def forward(self, x: Tensor, drive: Tensor) -> Tensor:
+        """x [B, F, T, d], drive [B, F, n, d]."""
+        queries = self.attn.queries(self.norm(x).flatten(0, 1))
+        keys, values = self.attn.keys_values(drive.flatten(0, 1))
+        return x + self.attn.output(attend(queries, keys, values)).view_as(x)
+
+
+class Head(nn.Module):
+    """Final modulation and projection to patches."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.latent_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, F, T, d], time [B, F, d] (not projected)."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
+        return cast(Tensor, self.head(self.norm(x) * (1 + scale) + shift))
+
+
+class CausalWanDiT(nn.Module):
+    """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=config.patch, stride=config.patch)
+        if config.text_dim is not None:
+            self.text_embedding = nn.Sequential(
+                nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            )
+        self.time_embedding = nn.Sequential(nn.Linear(config.frequency_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+        if config.drive_dim:
+            self.drive_embedding = nn.Linear(config.drive_dim, dim)
+            self.drive_injectors = nn.ModuleDict({str(i): DriveInjector(config) for i in config.drive_blocks})
+
+    def encode_text(self, text: Tensor) -> TextContext:
+        """Keys and values of every block's text cross-attention, once per prompt.
+
+        text: [B, 512, text_dim], padding already zero; padding is attended (Wan2.1 uses no mask).
+        """
+        embedded = self.text_embedding(text)
+        return tuple(cast(Block, block).cross_attn.keys_values(embedded) for block in self.blocks)
+
+    def forward(
+        self,
+        latents: Tensor,
+        sigmas: Tensor,
+        condition: Tensor | None,
+        drive: Tensor | None,
+        context: TextContext | None,
+        cache: CacheView,
+        positions: Tensor,
+    ) -> Tensor:
+        """One denoising pass; returns the prediction [B, F, C, h, w] of the config's type.
+
+        latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w] (condition
+        latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; positions [B, F] temporal.
+        """
+        x, grid = self.embed(latents, condition)
+        time = self.embed_time(sigmas, x.dtype)
+        modulation = self.time_projection(time).unflatten(-1, (6, -1))
+        own = rotary_angles(positions, grid, self.config.rope_split)
+        keys = own
+        if cache.positions is not None:
+            past = rotary_angles(cache.positions, grid, self.config.rope_split)
+            keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
+        mask = None if cache.mask is None else token_mask(cache.mask, grid[0] * grid[1])
+        driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
+        for i, block in enumerate(self.blocks):
+            x = block(x, modulation, (own, keys), mask, None if context is None else context[i], cache, i)
+            if driven is not None and i in self.config.drive_blocks:
+                x = self.drive_injectors[str(i)](x, driven)
+        return self.unpatchify(self.head(x, time), grid)
+
+    def embed(self, latents: Tensor, condition: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens [B, F, T, d] and the grid (height, width) of a frame."""
+        dtype = self.patch_embedding.weight.dtype
+        x = latents if condition is None else torch.cat([latents, condition.to(latents.dtype)], dim=2)
+        assert x.shape[2] == self.config.in_dim, f"{x.shape[2]} input channels, the model has {self.config.in_dim}"
+        # A (1, ph, pw) kernel with equal stride is a linear map of patches: one matmul, and no Conv3d set-up cost.
+        _, ph, pw = self.config.patch
+        batch, frames, channels, height, width = x.shape
+        grid = (height // ph, width // pw)
+        x = x.view(batch, frames, channels, grid[0], ph, grid[1], pw).permute(0, 1, 3, 5, 2, 4, 6)
+        patches = x.reshape(batch, frames, grid[0] * grid[1], channels * ph * pw).to(dtype)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias), grid
+
+    def embed_time(self, sigmas: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, F, d]; cosine half first, frequencies 10000^(-i/half), t = 1000 sigma (Wan2.1)."""
+        half = self.config.frequency_dim // 2
+        rate = torch.exp(-math.log(10000.0) * torch.arange(half, device=sigmas.device, dtype=torch.float32) / half)
+        angles = (1000.0 * sigmas.float())[..., None] * rate
+        return cast(Tensor, self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)))
+
+    def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, F, T, pt*ph*pw*C] in Wan's order (pt, ph, pw, C) to [B, F, C, h, w]."""
+        _, ph, pw = self.config.patch
+        batch, frames = x.shape[:2]
+        x = x.view(batch, frames, grid[0], grid[1], ph, pw, self.config.latent_channels)
+        return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, -1, grid[0] * ph, grid[1] * pw)
+
+
+def randomise_(model: nn.Module, seed: int = 0, gain: float = 1.0) -> None:
+    """Fill every parameter from a seeded generator, none left at zero: what tests and throughput figures run on."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+            noise = torch.randn(parameter.shape, generator=generator) * (gain / fan_in**0.5)
+            one = 1.0 if parameter.dim() == 1 and bool((parameter == 1).all()) else 0.0
+            parameter.copy_(noise + one)
