@@ -22,10 +22,8 @@ COPY cli cli
 COPY training training
 COPY benchmarks benchmarks
 COPY client_web client_web
-# The installer is of no use at run time: leave it behind. Byte code now, because the file system is read-only later.
-RUN /opt/knotcast/bin/pip install --no-deps . \
- && /opt/knotcast/bin/pip uninstall -y pip setuptools \
- && python -m compileall -q -j 0 /opt/knotcast/lib || true
+# The installer is of no use at run time: leave it behind.
+RUN /opt/knotcast/bin/pip install --no-deps . && /opt/knotcast/bin/pip uninstall -y pip
 
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="knotcast" \
