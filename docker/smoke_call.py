@@ -1,4 +1,4 @@
-"""One call through the public API, as a program would make it: portrait, session, offer, a sentence, moving frames, hang up.
+"""One call through the public API, as a program makes it: portrait, session, offer, a sentence, moving frames, hang up.
 
 Knows the server only by its address; needs httpx, aiortc and numpy. Exit status 0 when the avatar spoke: at least
 `--frames` pictures that differ from the one before, and sound.
@@ -15,7 +15,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import MediaStreamError
 
 SAMPLES = Path(__file__).resolve().parent.parent / "client_web" / "samples"
 # A repeated picture changes by less than this after VP8 (mean of absolute luma steps, 0..255); a speaking face by more.
@@ -56,13 +55,6 @@ async def hear_audio(track: MediaStreamTrack, seen: Seen) -> None:
     while True:
         frame = await track.recv()
         seen.loudest = max(seen.loudest, int(np.abs(frame.to_ndarray().astype(np.int32)).max()))  # type: ignore[union-attr]
-
-
-async def until_ended(work: "asyncio.Future[None] | asyncio.Task[None]") -> None:
-    try:
-        await work
-    except (MediaStreamError, asyncio.CancelledError):
-        pass
 
 
 async def call(options: argparse.Namespace) -> Seen:
@@ -118,7 +110,7 @@ async def call(options: argparse.Namespace) -> Seen:
             await peer.close()
             for task in tasks:
                 task.cancel()
-                await until_ended(task)
+            await asyncio.gather(*tasks, return_exceptions=True)  # a track that ended raises; its work is done
         return seen
 
 
