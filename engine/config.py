@@ -47,7 +47,9 @@ class RolloutSpec:
         if self.steps[0] > 1000:
             raise RequestError("invalid_rollout", "steps index a grid of 1000 points")
         if self.start < self.chunk + self.knot or self.stride < self.chunk:
-            raise RequestError("invalid_rollout", "the reference must start at least chunk + knot ahead and jump by at least chunk")
+            raise RequestError(
+                "invalid_rollout", "the reference must start at least chunk + knot ahead and jump by at least chunk"
+            )
 
     @property
     def context(self) -> int:

@@ -1,8 +1,8 @@
 """The key/value cache: for every call pinned frames plus a ring of past latents, allocated once and never moved.
 
-Keys are kept before rotation, so a frame may be read at any temporal position: a call has no length limit and moving the
-reference is free. Counters are the caller's integers; eviction is a ring index. Knows no rollout: passes name the frames
-they read (slot in the cache, position) and where their own frames go.
+Keys are kept before rotation, so a frame may be read at any temporal position: a call has no length limit and moving
+the reference is free. Counters are the caller's integers; eviction is a ring index. Knows no rollout: passes name the
+frames they read (slot in the cache, position) and where their own frames go.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,8 @@ class KVCache:
     ) -> "BatchView":
         """A view for a batch of passes, one row a call.
 
-        reads: per row (cached frame, temporal position) pairs, all rows equally long. commits: per row, for each own frame
-        the cached frame it is written to, -1 = nowhere.
+        reads: per row (cached frame, temporal position) pairs, all rows equally long. commits: per row, for each own
+        frame the cached frame it is written to, -1 = nowhere.
         """
         return BatchView(self, slots, reads, commits, mask)
 
@@ -71,7 +71,9 @@ class BatchView:
         self.slots = torch.tensor(slots, device=device)[:, None]
         self.frames = torch.tensor([[frame for frame, _ in row] for row in reads], device=device)
         self.positions = torch.tensor([[at for _, at in row] for row in reads], device=device) if reads[0] else None
-        kept = [(row, own, frame) for row, frames in enumerate(commits) for own, frame in enumerate(frames) if frame >= 0]
+        kept = [
+            (row, own, frame) for row, frames in enumerate(commits) for own, frame in enumerate(frames) if frame >= 0
+        ]
         self.kept = torch.tensor(kept, device=device).T if kept else None  # rows: batch row, own frame, cached frame
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:

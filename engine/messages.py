@@ -1,7 +1,7 @@
 """Everything that crosses the wall between the gateway and a worker: typed msgpack structs, never pickle.
 
-Each message is one frame on an inherited AF_UNIX stream socket (see engine/channel.py for the framing and the passing of
-file descriptors). Pictures never travel here: they lie in the frame ring, and ``ChunkReady`` names where.
+Each message is one frame on an inherited AF_UNIX stream socket (see engine/channel.py for the framing and the passing
+of file descriptors). Pictures never travel here: they lie in the frame ring, and ``ChunkReady`` names where.
 Times: ``frame`` counts content frames, ``sample`` counts 16 kHz voice samples, both of the call's media time.
 ``*_ms`` are milliseconds, ``deadline`` is seconds of CLOCK_MONOTONIC, which all processes of a machine share.
 """
@@ -78,8 +78,8 @@ class PushVoice(_Message):
 
 
 class PushPose(_Message):
-    """What the caller commands from ``frame`` on: absolute control values by channel name (models/motion.py), radians and
-    0..1. Interpolated between records; stale 500 ms after the last one, when the voice leads again."""
+    """What the caller commands from ``frame`` on: absolute control values by channel name (models/motion.py), radians
+    and 0..1. Interpolated between records; stale 500 ms after the last one, when the voice leads again."""
 
     stream: str
     frame: float
@@ -87,8 +87,8 @@ class PushPose(_Message):
 
 
 class Deadline(_Message):
-    """When playout would run dry if the chunk that begins at ``frame`` were not there: then silence is taken for voice that
-    has not come. ``deadline`` 0 means: never, wait for the voice (a file)."""
+    """When playout would run dry if the chunk that begins at ``frame`` were not there: then silence is taken for
+    voice that has not come. ``deadline`` 0 means: never, wait for the voice (a file)."""
 
     stream: str
     frame: int
@@ -153,13 +153,14 @@ class StreamClosed(_Message):
 
 
 class Failure(_Message):
-    """An error that ends a stream (``stream`` set) or the worker (``stream`` empty)."""
+    """An error that ends a stream (``stream`` set) or the worker (``stream`` empty). family: as in engine/errors.py."""
 
     stream: str
     epoch: int
     code: str
     message: str
     retryable: bool
+    family: str = "engine_error"
 
 
 ToWorker = Ping | OpenStream | PushVoice | PushPose | Deadline | FramesRead | CloseStream | Shutdown

@@ -5,16 +5,18 @@ The only code that knows dtypes, devices and inference mode. It is told what to 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
+from engine.errors import EngineError
 from engine.kv_cache import PINNED, KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
-from models.codec import DecoderState, Portrait, Reference
+from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 
 
@@ -35,12 +37,21 @@ class ModelRunner:
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
 
+    @property
+    def codec(self) -> Codec[Any]:
+        if self.model.codec is None:
+            raise EngineError(
+                "no_codec", f"the model {self.config.name} has no codec yet: it can be benchmarked, not called"
+            )
+        return self.model.codec
+
     @classmethod
     def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
         """Load the model that the config names and allocate the cache."""
         if config.threads:
             torch.set_num_threads(config.threads)
-        return cls(load_model(config), slots=config.slots, context=context)
+        model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
+        return cls(model, slots=config.slots, context=context)
 
     @property
     def context(self) -> int:
@@ -79,7 +90,7 @@ class ModelRunner:
             view,
             torch.tensor([item.work.positions for item in group], device=self.device),
         )
-        return prediction.float()
+        return cast(Tensor, prediction.float())
 
     def make_chunk(
         self, slot: int, rollout: Rollout, state: RolloutState, drive: Tensor, held: Pass | None = None
@@ -93,12 +104,13 @@ class ModelRunner:
 
     @torch.inference_mode()
     def encode_reference(self, portrait: Portrait) -> Reference:
-        return self.model.codec.encode_reference(portrait)
+        """Once per call; latent and features on the model's device."""
+        return self.codec.encode_reference(portrait)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, reference: Reference, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:
         """Pictures uint8 [N, H, W, 3] of latents [F, C, h, w]; chunk by chunk equals whole."""
-        return self.model.codec.decode(latents, reference, state)
+        return self.codec.decode(latents, reference, state)
 
     @staticmethod
     def to_i420(frames: Tensor) -> np.ndarray:

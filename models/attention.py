@@ -55,8 +55,9 @@ class BlockMask:
 def rotary_angles(positions: Tensor, grid: tuple[int, int], split: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the 3-axis rotary embedding for whole frames: two [B, F*T, 1, D/2] in fp32.
 
-    positions: [B, F] temporal positions. grid: tokens (height, width) of a frame. split: head channels per axis; each axis
-    has its own frequencies 10000^(-2i/channels) (Wan2.1). Angles are formed in fp64 so that far positions stay exact.
+    positions: [B, F] temporal positions. grid: tokens (height, width) of a frame. split: head channels per axis; each
+    axis has its own frequencies 10000^(-2i/channels) (Wan2.1). Angles are formed in fp64 so that far positions stay
+    exact.
     """
     device = positions.device
 
@@ -76,7 +77,7 @@ def rotary_angles(positions: Tensor, grid: tuple[int, int], split: tuple[int, in
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate interleaved channel pairs (2i, 2i+1) of x [B, S, H, D] by the angles [B, S, 1, D/2]."""
     cos, sin = angles
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -109,7 +110,7 @@ def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def flash_attention_3(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from flash_attn_interface import flash_attn_func  # type: ignore[import-not-found,unused-ignore]
 
-    out = flash_attn_func(q, k, v)
+    out: Tensor | tuple[Tensor, ...] = flash_attn_func(q, k, v)
     return out[0] if isinstance(out, tuple) else out
 
 

@@ -13,9 +13,9 @@ Prediction = Literal["flow", "x0"]
 class DiTConfig:
     """Shape of one ``CausalWanDiT`` (Wan2.1 block structure).
 
-    latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside the noisy
-    latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text encoder, None =
-    no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent frame, 0 = none;
+    latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside the
+    noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text encoder,
+    None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent frame, 0 = none;
     drive_blocks: after which blocks they are attended. prediction: what the head predicts.
     """
 
@@ -60,10 +60,11 @@ class DiTConfig:
 class ModelConfig:
     """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
 
-    latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one latent
-    stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``). trained_latents:
-    length of a training clip, from which the reference's index follows. running_ahead: the default of ``RolloutSpec``.
-    codec: which codec turns pictures into latents and back, empty = none is built yet (throughput only).
+    latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
+    latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
+    trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default
+    of ``RolloutSpec``. codec: which codec turns pictures into latents and back, empty = none is built yet (throughput
+    only).
     """
 
     name: str

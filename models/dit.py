@@ -1,4 +1,5 @@
-"""The causal video diffusion transformer: Wan2.1's blocks and parameter names, per-frame noise levels, a cache it is handed.
+"""The causal video diffusion transformer: Wan2.1's blocks and parameter names, per-frame noise levels, a cache it is
+handed.
 
 One module serves every method and checkpoint family; what differs is a ``DiTConfig``. ``forward`` changes no attribute:
 state lives in the ``CacheView`` that the caller passes. Knows nothing of chunks, knots or calls.
@@ -27,7 +28,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype) * self.weight
+        normed: Tensor = F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+        return normed * self.weight
 
 
 class Attention(nn.Module):
@@ -40,7 +42,7 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
 
     def queries(self, x: Tensor) -> Tensor:
-        return self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1))
+        return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, H, D] each, keys not rotated."""
@@ -79,9 +81,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys."""
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.modulation + time).unsqueeze(3).unbind(2)
-        x = x + gate_sa * self.attend_self(
-            self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer
-        )
+        x = x + gate_sa * self.attend_self(self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer)
         if text is not None:
             flat = x.flatten(1, 2)
             attended = attend(self.cross_attn.queries(self.norm3(flat)), *text)
@@ -99,13 +99,15 @@ class Block(nn.Module):
         if cache.positions is not None:
             past_keys, past_values = cache.read(layer)
             keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
-        cache.write(layer, own_keys.unflatten(1, (frames, tokens)), own_values.unflatten(1, (frames, tokens)))
+        own_shape = (batch, frames, tokens, *own_keys.shape[2:])
+        cache.write(layer, own_keys.view(own_shape), own_values.view(own_shape))
         out = attend(rotate(queries, angles[0]), rotate(keys, angles[1]), values, mask)
         return self.self_attn.output(out).view(batch, frames, tokens, -1)
 
 
 class DriveInjector(nn.Module):
-    """Cross-attention of each latent frame to its own driving tokens; adds nothing until it is trained (zero output)."""
+    """Cross-attention of each latent frame to its own driving tokens; adds nothing until it is trained (zero
+    output)."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -156,6 +158,12 @@ class CausalWanDiT(nn.Module):
             self.drive_embedding = nn.Linear(config.drive_dim, dim)
             self.drive_injectors = nn.ModuleDict({str(i): DriveInjector(config) for i in config.drive_blocks})
 
+    @classmethod
+    def on_meta(cls, config: DiTConfig) -> "CausalWanDiT":
+        """The module without memory: to compare shapes, or to be filled by a loader."""
+        with torch.device("meta"):
+            return cls(config)
+
     def encode_text(self, text: Tensor) -> TextContext:
         """Keys and values of every block's text cross-attention, once per prompt.
 
@@ -176,8 +184,9 @@ class CausalWanDiT(nn.Module):
     ) -> Tensor:
         """One denoising pass; returns the prediction [B, F, C, h, w] of the config's type.
 
-        latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w] (condition
-        latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; positions [B, F] temporal.
+        latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
+        (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; positions [B, F]
+        temporal.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -223,12 +232,14 @@ class CausalWanDiT(nn.Module):
         return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, -1, grid[0] * ph, grid[1] * pw)
 
 
-def randomise_(model: nn.Module, seed: int = 0, gain: float = 1.0) -> None:
-    """Fill every parameter from a seeded generator, none left at zero: what tests and throughput figures run on."""
-    generator = torch.Generator().manual_seed(seed)
+def randomise_(model: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter with seeded noise of unit gain, none left at zero: tests and throughput figures run on
+    it."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
-            noise = torch.randn(parameter.shape, generator=generator) * (gain / fan_in**0.5)
-            one = 1.0 if parameter.dim() == 1 and bool((parameter == 1).all()) else 0.0
-            parameter.copy_(noise + one)
+            parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+            if "norm" in name and name.endswith("weight"):
+                parameter.add_(1.0)

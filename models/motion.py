@@ -1,7 +1,7 @@
 """The vocabulary of the motion latent: which channel moves what, in which unit, and how it is packed.
 
-Shared by the rig that renders it, the tracks that train it and the drive that commands it. Knows no pixels and no network.
-Left and right are always the avatar's own: its left is the right side of the picture.
+Shared by the rig that renders it, the tracks that train it and the drive that commands it. Knows no pixels and no
+network. Left and right are always the avatar's own: its left is the right side of the picture.
 """
 
 from dataclasses import dataclass

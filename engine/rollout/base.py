@@ -1,7 +1,8 @@
 """What a rollout is: a generator that asks for passes, is sent predictions and returns the clean latents of one chunk.
 
-It owns no model, no device and no clock; its noise comes from the generator in its state. So a strategy is about a hundred
-lines, is tested against a toy oracle in closed form, and passes of different calls that share a shape run as one batch.
+It owns no model, no device and no clock; its noise comes from the generator in its state. So a strategy is about a
+hundred lines, is tested against a toy oracle in closed form, and passes of different calls that share a shape run as
+one batch.
 """
 
 from collections.abc import Generator
@@ -20,11 +21,11 @@ REFERENCE_SLOT = 0  # pinned frame of the cache
 class Pass:
     """One run of the transformer over F latent frames of one call.
 
-    latents [F, C, h, w]; sigmas: noise level per frame; condition [F, C+1+r, h, w] (condition latent, mask with 1 = given,
-    reference features); drive [F, n, d]; positions: temporal position per frame, relative to ``origin``, the latent index of
-    window position 0. reads: (cached frame, position) attended besides the own frames. commits: for each own frame the cached
-    frame that takes its keys and values, -1 = none. mask: [F, K + F] which frames see which, None = all see all.
-    A commit pass (all frames clean, nothing predicted) is answered with None.
+    latents [F, C, h, w]; sigmas: noise level per frame; condition [F, C+1+r, h, w] (condition latent, mask with 1 =
+    given, reference features); drive [F, n, d]; positions: temporal position per frame, relative to ``origin``, the
+    latent index of window position 0. reads: (cached frame, position) attended besides the own frames. commits: for
+    each own frame the cached frame that takes its keys and values, -1 = none. mask: [F, K + F] which frames see
+    which, None = all see all. A commit pass (all frames clean, nothing predicted) is answered with None.
     """
 
     latents: Tensor
@@ -71,7 +72,8 @@ Denoise = Generator[Pass, Tensor | None, Tensor]
 
 
 class Rollout(Protocol):
-    """A strategy. ``drive_latents`` is how many latents of drive the next chunk needs, from ``state.next_latent`` on."""
+    """A strategy. ``drive_latents`` is how many latents of drive the next chunk needs, from ``state.next_latent``
+    on."""
 
     spec: RolloutSpec
 
@@ -81,8 +83,8 @@ class Rollout(Protocol):
     def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState: ...
 
     def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
-        """Make one chunk: returns clean latents [c, C, h, w] and moves the state on. The last pass it asks for is the commit
-        of these latents; the driver may hold that and ``join`` it with the next chunk's first pass."""
+        """Make one chunk: returns clean latents [c, C, h, w] and moves the state on. The last pass it asks for is the
+        commit of these latents; the driver may hold that and ``join`` it with the next chunk's first pass."""
         ...
 
 
@@ -98,21 +100,23 @@ def make_condition(given: Tensor | None, features: Tensor, frames: int, shape: t
 
 
 def reference_pass(state: RolloutState, drive: Tensor) -> Pass:
-    """Cache the reference: alone, clean, given by its mask, with a null (all-zero) drive. It attends only to itself at one
-    temporal position, so its keys may later be rotated to any index without another pass."""
+    """Cache the reference: alone, clean, given by its mask, with a null (all-zero) drive. It attends only to itself
+    at one temporal position, so its keys may later be rotated to any index without another pass."""
     latent = state.reference[None]
     return Pass(
         latents=latent, sigmas=(0.0,), condition=make_condition(latent, state.features, 1, tuple(latent.shape[1:])),
-        drive=torch.zeros_like(drive[:1]), positions=(0,), origin=state.next_latent, reads=(), commits=(REFERENCE_SLOT,),
+        drive=torch.zeros_like(drive[:1]), positions=(0,), origin=state.next_latent, reads=(),
+        commits=(REFERENCE_SLOT,),
     )  # fmt: skip
 
 
 def join(commit: Pass, first: Pass) -> Pass:
     """One forward for the commit of a chunk and the first pass of the next: same result, one forward fewer.
 
-    The committed frames see what they would have seen alone (never a noisy frame); the noisy frames see them as own frames
-    instead of through the cache. The reference stands twice among the keys when the two passes read it at different
-    positions, each copy seen by its own queries. A prediction of it covers the noisy frames only: take ``[commit.frames:]``.
+    The committed frames see what they would have seen alone (never a noisy frame); the noisy frames see them as own
+    frames instead of through the cache. The reference stands twice among the keys when the two passes read it at
+    different positions, each copy seen by its own queries. A prediction of it covers the noisy frames only: take
+    ``[commit.frames:]``.
     """
     shift = commit.origin - first.origin  # bring the commit's window positions into the first pass's
     committed = {slot for slot in commit.commits if slot >= 0}

@@ -1,8 +1,9 @@
 """Knot Forcing (arXiv:2512.21734, Algorithm 1): chunks bound by a temporal knot, under a reference that runs ahead.
 
-Each chunk denoises c + k latents and emits c. The k latents beyond are the knot: the next chunk gets them as a *condition*
-(channels and mask, its own noise stays noise) and its last step averages its estimate of them with the knot. The reference
-is one pinned frame whose temporal index n stays ahead of the rollout; as keys are cached unrotated, moving it costs nothing.
+Each chunk denoises c + k latents and emits c. The k latents beyond are the knot: the next chunk gets them as a
+*condition* (channels and mask, its own noise stays noise) and its last step averages its estimate of them with the
+knot. The reference is one pinned frame whose temporal index n stays ahead of the rollout; as keys are cached
+unrotated, moving it costs nothing.
 """
 
 import torch
@@ -61,8 +62,8 @@ class KnotForcing:
         state.reference_index = n
 
     def reads(self, state: RolloutState) -> tuple[tuple[int, int], ...]:
-        """The reference and the last L - c emitted latents, at positions relative to the window: past 0 .. L-c-1, chunk from
-        L-c on, reference n - i ahead of the chunk's first latent."""
+        """The reference and the last L - c emitted latents, at positions relative to the window: past 0 .. L-c-1,
+        chunk from L-c on, reference n - i ahead of the chunk's first latent."""
         i, context = state.next_latent, self.spec.context
         past = tuple((ring_slot(j, context), j - i + context) for j in range(max(0, i - context), i))
         return ((REFERENCE_SLOT, context + state.reference_index - i), *past)
@@ -74,12 +75,14 @@ class KnotForcing:
         return Pass(
             latents=noisy, sigmas=(sigma,) * frames,
             condition=make_condition(given, state.features, frames, tuple(state.reference.shape)), drive=drive,
-            positions=tuple(range(context, context + frames)), origin=state.next_latent - context, reads=self.reads(state),
+            positions=tuple(range(context, context + frames)), origin=state.next_latent - context,
+            reads=self.reads(state),
         )  # fmt: skip
 
     def commit_pass(self, state: RolloutState, emitted: Tensor, drive: Tensor) -> Pass:
-        """The clean pass (line 19): emitted latents at sigma 0 see the old window and the reference; their keys replace the
-        oldest. Older latents keep the keys they had (append, not recompute). The fused latent is its own condition."""
+        """The clean pass (line 19): emitted latents at sigma 0 see the old window and the reference; their keys
+        replace the oldest. Older latents keep the keys they had (append, not recompute). The fused latent is its own
+        condition."""
         i, c, context = state.next_latent, self.spec.chunk, self.spec.context
         given = emitted[: self.spec.knot] if state.knot is not None else None
         first_kept = i + c - context

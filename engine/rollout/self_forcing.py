@@ -1,4 +1,5 @@
-"""Self Forcing (arXiv:2506.08009) with a rolling window: chunks without a knot, the start image as a pinned first frame.
+"""Self Forcing (arXiv:2506.08009) with a rolling window: chunks without a knot, the start image as a pinned first
+frame.
 
 Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
 image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead.

@@ -1,0 +1,124 @@
+"""Models by name: builds the transformer and its codec, loads their weights, places them on a device.
+
+Weights are safetensors only. Shapes are checked before memory is taken; a mismatch is named and refused.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from models.codec import Codec
+from models.config import CONFIGS, ModelConfig
+from models.dit import CausalWanDiT, TextContext, randomise_
+
+log = logging.getLogger(__name__)
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class ModelError(Exception):
+    """A model that cannot be had: unknown name, weights missing, or weights that do not fit. The message says what to
+    do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model on its device. codec is None where none is built yet (throughput only). context: the text, encoded
+    once."""
+
+    config: ModelConfig
+    dit: CausalWanDiT
+    codec: Codec[Any] | None
+    context: TextContext | None
+    device: torch.device
+    dtype: torch.dtype
+
+
+def find_config(name: str) -> ModelConfig:
+    if name not in CONFIGS:
+        raise ModelError(f"unknown model {name!r}: choose one of {', '.join(CONFIGS)}")
+    return CONFIGS[name]
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError("no CUDA device is visible to torch: use --device cpu, or install a CUDA build of torch")
+    return torch.device(name)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto``: bf16 where the machine computes in it, else fp32."""
+    if name == "auto":
+        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    if name not in dtypes:
+        raise ModelError(f"unknown dtype {name!r}: choose one of auto, {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    random_weights: bool = False,
+    size: tuple[int, int] | None = None,
+) -> LoadedModel:
+    """Build a model. random_weights: seeded noise instead of a checkpoint, for tests and throughput figures.
+    size: (width, height) in pixels, None = the model's own."""
+    config = find_config(name)
+    if size is not None:
+        config = config.at_size(*size)
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
+    if random_weights:
+        dit = random_dit(config, place, kind)
+    else:
+        dit = CausalWanDiT.on_meta(config.dit)
+        load_weights(dit, WEIGHTS / name / "dit.safetensors", place, kind)
+    dit.eval().requires_grad_(False)
+    codec = build_codec(config)
+    context = None
+    if config.dit.text_dim is not None:  # an empty prompt: 512 zero embeddings, which are attended (Wan2.1)
+        with torch.inference_mode():
+            context = dit.encode_text(torch.zeros(1, 512, config.dit.text_dim, device=place, dtype=kind))
+    return LoadedModel(config, dit, codec, context, place, kind)
+
+
+def build_codec(config: ModelConfig) -> Codec[Any] | None:
+    if config.codec == "motion":
+        from models.motion_codec import MotionCodec
+
+        return MotionCodec()
+    return None
+
+
+def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:
+    """Noise of a trained model's scale, drawn where it is to live. Reproducible on the CPU."""
+    dit = CausalWanDiT.on_meta(config.dit).to(dtype).to_empty(device=device)
+    randomise_(dit)
+    return dit
+
+
+def load_weights(dit: CausalWanDiT, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Fill a transformer that stands on the meta device; names and shapes are compared before anything is read."""
+    if not path.is_file():
+        raise ModelError(
+            f"the weights of this model are missing ({path.name}): reinstall, or start with random weights"
+        )
+    with safe_open(path, framework="pt") as file:
+        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    wanted = {key: tuple(value.shape) for key, value in dit.state_dict().items()}
+    wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if wrong:
+        raise ModelError(f"{path.name} does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}")
+    state = {key: value.to(dtype) for key, value in load_file(path, device=str(device)).items()}
+    dit.load_state_dict(state, assign=True)
+    log.info("loaded %s: %d tensors on %s %s", path.name, len(state), device, dtype)
