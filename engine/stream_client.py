@@ -1,0 +1,153 @@
+"""One call's stream in a worker, as the gateway holds it: voice and pose go in, chunks of pictures come out.
+
+What is pushed is handed to the socket at once and never waited for. Pictures stay in the frame ring until
+``next_chunk`` copies them, and only then may the worker write their slots again: a reader that stops stops the
+worker, nothing piles up. Never imports torch.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import AvatarError, EngineError
+from engine.frame_ring import FrameRing
+from engine.messages import ChunkReady, CloseStream, Deadline, FramesRead, PushPose, PushVoice, Rollout, ToWorker
+
+VOICE_RATE = 16000
+_PUSH_SAMPLES = VOICE_RATE  # one message carries at most a second
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a worker must know to animate one portrait for one call.
+
+    portrait: framed RGB uint8 [H, W, 3] with its landmarks (``engine.framing``). first_frame: media time at which the
+    stream begins. epoch: which engine of this call, 0 first; returned with every chunk.
+    """
+
+    stream: str
+    portrait: NDArray[np.uint8]
+    landmarks: dict[str, float]
+    confidence: float = 1.0
+    seed: int = 0
+    rollout: Rollout = field(default_factory=Rollout)
+    first_frame: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MediaChunk:
+    """Pictures made together. ``frames`` is I420, uint8 [n, H*3/2, W], the reader's own copy.
+
+    first_frame: media time of the first picture. missing: 16 kHz sample ranges [start, end) of the voice that had not
+    come by the deadline; the pictures were made for silence there, so the sound must be silent too.
+    """
+
+    epoch: int
+    index: int
+    first_frame: int
+    frames: NDArray[np.uint8]
+    chunk_ms: float
+    decode_ms: float
+    queue_ms: float
+    missing: tuple[tuple[int, int], ...]
+
+
+class Send(Protocol):
+    def __call__(self, message: ToWorker, descriptor: int | None = None) -> None: ...
+
+
+class EngineStream:
+    """Made by ``WorkerClient.open``. Pushes to a stream that has ended are dropped; ``next_chunk`` says why it
+    ended.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, ring: FrameRing, send: Send, forget: Callable[["EngineStream"], None], patience: float
+    ) -> None:
+        self.name, self.epoch = spec.stream, spec.epoch
+        self.closed = asyncio.Event()  # set by the client when the worker has let the stream go
+        self._ring, self._send, self._forget, self._patience = ring, send, forget, patience
+        self._ready: deque[ChunkReady] = deque()
+        self._news = asyncio.Event()
+        self._error: AvatarError | None = None
+
+    def push_voice(self, pcm: NDArray[np.int16], at_sample: int) -> None:
+        """16 kHz mono samples that begin at ``at_sample`` of media time."""
+        assert pcm.dtype == np.int16 and pcm.ndim == 1
+        for start in range(0, len(pcm), _PUSH_SAMPLES):
+            part = pcm[start : start + _PUSH_SAMPLES].astype("<i2", copy=False).tobytes()
+            self._push(PushVoice(self.name, at_sample + start, part))
+
+    def push_pose(self, controls: Mapping[str, float], at_frame: float) -> None:
+        """Absolute control values by channel name (``models/motion.py``) that hold at ``at_frame``."""
+        self._push(PushPose(self.name, at_frame, dict(controls)))
+
+    def set_deadline(self, frame: int, deadline: float) -> None:
+        """Playout would run dry at ``deadline`` (seconds of ``engine.clock.monotonic``) if ``frame`` were not there.
+
+        Holds for later frames too, one frame's time each, until it is set anew. 0 = never, wait for the voice (a file).
+        """
+        self._push(Deadline(self.name, frame, deadline))
+
+    async def next_chunk(self) -> MediaChunk:
+        """Wait for the next pictures. Chunks made before the stream ended still come; then its error is raised.
+
+        A worker that dies or hangs ends the wait (``worker_lost``); voice that does not come does not.
+        """
+        while not self._ready:
+            if self._error is not None:
+                raise self._error.with_traceback(None)  # fresh: it may be raised many times
+            self._news.clear()
+            await self._news.wait()
+        return self._take(self._ready.popleft())
+
+    async def close(self) -> None:
+        """Let the worker's slot go. Bounded; twice is fine."""
+        if self._error is None:
+            self._push(CloseStream(self.name))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self.closed.wait()
+        self.abandon()
+
+    def deliver(self, chunk: ChunkReady) -> None:
+        """Client: a chunk lies in the ring."""
+        self._ready.append(chunk)
+        self._news.set()
+
+    def fail(self, error: AvatarError) -> None:
+        """Client: the stream has ended; the first reason counts."""
+        self._error = self._error or error
+        self._news.set()
+        self.closed.set()
+
+    def abandon(self) -> None:
+        """Client: free what is held on this side, without a word to the worker."""
+        self.fail(EngineError("stream_closed", "the stream is closed"))
+        self._ready.clear()
+        self._forget(self)
+        self._ring.close()
+
+    def _take(self, chunk: ChunkReady) -> MediaChunk:
+        ring = self._ring
+        frames = np.empty((chunk.frames, ring.height * 3 // 2, ring.width), np.uint8)
+        for i in range(chunk.frames):
+            if not ring.read_into(chunk.first_frame + i, frames[i]):
+                raise EngineError("frame_lost", "a picture was overwritten before it was read", retryable=True)
+        self._push(FramesRead(self.name, chunk.first_frame + chunk.frames))
+        return MediaChunk(
+            chunk.epoch, chunk.index, chunk.first_frame, frames, chunk.chunk_ms, chunk.decode_ms, chunk.queue_ms,
+            tuple((start, end) for start, end in chunk.missing),
+        )  # fmt: skip
+
+    def _push(self, message: ToWorker) -> None:
+        if self._error is None:
+            with contextlib.suppress(EngineError):  # the client learns of a lost worker by itself and calls ``fail``
+                self._send(message)
