@@ -1,0 +1,193 @@
+// Wires the page together: picker, call, microphone, screen, meters, figures. The one place that knows them all.
+import { ApiError, interrupt, say } from "./api.js";
+import { Call } from "./call.js";
+import { HeadPad } from "./headpad.js";
+import { Meters } from "./meter.js";
+import { Microphone } from "./microphone.js";
+import { Notices } from "./notices.js";
+import { PortraitPicker } from "./portrait.js";
+import { Screen } from "./screen.js";
+import { Stats } from "./stats.js";
+import { Talk } from "./talk.js";
+
+const SENTENCE = "samples/sentence.wav";
+const PICTURE_MS = 10000; // connected, but nothing to see for so long: say so
+
+const $ = (id) => document.getElementById(id);
+const notices = new Notices($("toasts"));
+const picker = new PortraitPicker();
+const microphone = new Microphone();
+const talk = new Talk(microphone, { notices, retry: retryMicrophone });
+const meters = new Meters();
+const screen = new Screen();
+const stats = new Stats($("stats"), screen.video, (still) => call?.state === "live" && screen.cover(still ? "The picture is held up. It comes back by itself." : null));
+const pad = new HeadPad($("pad"), (pose) => call?.send("pose", pose));
+
+/** @type {Call|null} */
+let call = null;
+let starting = false;
+let speakingUntil = 0;
+let speakingTimer = null;
+
+function setStatus(text) {
+  $("status").textContent = text;
+}
+
+function show(state) {
+  document.body.dataset.state = state;
+  const busy = state !== "idle";
+  for (const element of document.querySelectorAll(".before")) element.hidden = busy;
+  for (const element of document.querySelectorAll(".during")) element.hidden = !busy;
+  picker.enabled = !busy;
+  $("say").disabled = state !== "live";
+  pad.setEnabled(state === "live");
+  talk.setLive(busy);
+}
+
+function showPicker() {
+  $("call").disabled = starting || picker.state === "checking" || picker.state === "refused";
+  if (!call) setStatus({ checking: "Checking the picture", refused: "Picture refused" }[picker.state] ?? "Ready");
+}
+
+async function startCall() {
+  if (call || starting) return;
+  starting = true;
+  showPicker();
+  notices.clear();
+  meters.start();
+  try {
+    const portraitId = await picker.ready();
+    begin(new Call(portraitId, microphone.request()));
+  } catch (error) {
+    if (error.code !== "refused") notices.error(error.message); // the reasons of a refusal stand beside the picture
+    meters.stop();
+  }
+  starting = false;
+  showPicker();
+}
+
+function begin(next) {
+  call = next;
+  next.addEventListener("state", ({ detail }) => call === next && onState(detail));
+  next.addEventListener("media", ({ detail }) => call === next && onMedia(detail.stream));
+  next.addEventListener("message", ({ detail }) => call === next && onMessage(detail));
+  next.start();
+}
+
+function onState({ state, reason, message }) {
+  if (state === "connecting") {
+    show("connecting");
+    setStatus("Connecting");
+    screen.cover("Connecting…");
+    $("hang").focus({ preventScroll: true });
+  } else if (state === "live") {
+    show("live");
+    setStatus("Live");
+    stats.start(call);
+    if (!screen.screen.classList.contains("shown")) waitForPicture(call);
+    if (!talk.talk.disabled) talk.talk.focus({ preventScroll: true });
+  } else if (state === "ended") {
+    endCall(reason, message);
+  }
+}
+
+function waitForPicture(current) {
+  screen.cover("Connected. Waiting for the first picture…");
+  setTimeout(() => {
+    if (call !== current || screen.screen.classList.contains("shown")) return;
+    notices.error("Connected, but no picture has come yet. The server may be very busy, or its log may say why.");
+  }, PICTURE_MS);
+}
+
+function onMedia(stream) {
+  screen.play(stream, () => screen.cover(null));
+  meters.connect("avatar", stream, [$("level-avatar")]);
+}
+
+function onMessage(message) {
+  if (message.type === "stats") stats.heard(message);
+  if (message.type === "error") notices.error(message.message ?? "Something went wrong on the server.");
+  if (message.type === "state") onServerState(message);
+}
+
+function onServerState({ state }) {
+  if (state === "recovering") screen.cover("The engine is restarting. The picture comes back by itself.");
+  if (state === "live" && screen.screen.classList.contains("shown")) screen.cover(null);
+}
+
+function endCall(reason, message) {
+  call = null;
+  stats.stop();
+  meters.stop();
+  microphone.release();
+  speaking(0);
+  screen.clear();
+  show("idle");
+  showPicker();
+  setStatus("Call ended");
+  if (reason === "portrait_not_found" || reason === "not_found") picker.forget();
+  if (message) notices.error(message);
+  else if (reason !== "hang_up") notices.info(`The call was ended by the server (${String(reason).replaceAll("_", " ")}).`);
+  $("call").focus({ preventScroll: true });
+}
+
+async function retryMicrophone() {
+  const track = await microphone.request();
+  const sender = call?.peer?.getTransceivers()[0]?.sender;
+  if (track && sender) await sender.replaceTrack(track);
+}
+
+async function saySentence() {
+  const current = call;
+  if (!current?.session) return;
+  $("say").disabled = true;
+  try {
+    const response = await fetch(SENTENCE).catch(() => null);
+    if (!response?.ok) throw new ApiError("The sample sentence could not be loaded. Is the server still running?");
+    const { duration_ms: duration } = await say(current.session, await response.blob());
+    if (call === current) speaking(duration + 1200);
+  } catch (error) {
+    if (call === current) notices.error(error.message);
+  }
+  $("say").disabled = call?.state !== "live";
+}
+
+/** Enables "Stop" for so long as the sentences said are likely to play, ms from now. 0: no more. */
+function speaking(duration) {
+  clearTimeout(speakingTimer);
+  speakingUntil = duration ? Math.max(speakingUntil, performance.now()) + duration : 0;
+  $("interrupt").disabled = duration === 0;
+  if (duration) speakingTimer = setTimeout(() => speaking(0), speakingUntil - performance.now());
+}
+
+async function stopSpeaking() {
+  try {
+    if (call?.session) await interrupt(call.session);
+  } catch (error) {
+    notices.error(error.message);
+  }
+  speaking(0);
+}
+
+$("call").addEventListener("click", startCall);
+$("hang").addEventListener("click", () => call?.end("hang_up"));
+$("say").addEventListener("click", saySentence);
+$("interrupt").addEventListener("click", stopSpeaking);
+$("speaker").addEventListener("click", () => {
+  screen.video.muted = !screen.video.muted;
+  $("speaker").setAttribute("aria-pressed", String(!screen.video.muted));
+});
+$("stats-toggle").addEventListener("click", () => {
+  $("stats").hidden = !$("stats").hidden;
+  $("stats-toggle").setAttribute("aria-pressed", String(!$("stats").hidden));
+});
+picker.addEventListener("change", showPicker);
+microphone.addEventListener("change", () => {
+  if (microphone.stream && !meters.channels.has("you")) meters.connect("you", microphone.stream, [$("level-you"), $("level-you-2")]);
+  if (!microphone.stream) meters.disconnect("you");
+});
+// A page that is kept for "back" would otherwise hold a place at the server that nobody watches.
+window.addEventListener("pagehide", () => call?.end("hang_up"));
+
+show("idle");
+showPicker();
