@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 $(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "== 1/2  torch, by far the largest part =="
 ifneq ($(UV),)
-	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) torch || { echo "uv could not get torch. To use pip instead: make $(or $(MAKECMDGOALS),setup) UV="; exit 1; }
 else ifneq ($(TORCH_INDEX),)
 	$(PIP_INSTALL) --no-deps --index-url $(TORCH_INDEX) torch
 else
