@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
+from models.motion_codec import MotionCodec
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -84,7 +85,7 @@ def load_model(
         dit = CausalWanDiT.on_meta(config.dit)
         load_weights(dit, WEIGHTS / name / "dit.safetensors", place, kind)
     dit.eval().requires_grad_(False)
-    codec = build_codec(config)
+    codec = build_codec(config, place)
     context = None
     if config.dit.text_dim is not None:  # an empty prompt: 512 zero embeddings, which are attended (Wan2.1)
         with torch.inference_mode():
@@ -92,12 +93,8 @@ def load_model(
     return LoadedModel(config, dit, codec, context, place, kind)
 
 
-def build_codec(config: ModelConfig) -> Codec[Any] | None:
-    if config.codec == "motion":
-        from models.motion_codec import MotionCodec
-
-        return MotionCodec()
-    return None
+def build_codec(config: ModelConfig, device: torch.device) -> Codec[Any] | None:
+    return MotionCodec(device) if config.codec == "motion" else None
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:

@@ -1,0 +1,121 @@
+"""The command `knotcast`: one Typer app. Each command imports what it needs when it runs.
+
+What the world did wrong ends in one line on standard error and exit code 2, never in a traceback.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(
+    help="A real-time avatar server: a browser calls, one portrait answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Figures of this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+RolloutName = Literal["knot_forcing", "self_forcing"]
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """The edge of the program: errors meant for a person become one line and exit code 2."""
+    from engine.errors import AvatarError
+
+    try:
+        yield
+    except AvatarError as error:
+        fail(error.message)
+
+
+def fail(message: str) -> None:
+    typer.echo(f"knotcast: {message}", err=True)
+    raise typer.Exit(2)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on; beyond loopback a key is demanded")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one")] = None,
+    model: Annotated[str | None, typer.Option(help="model by name")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto")] = None,
+    workers: Annotated[int | None, typer.Option(help="engine worker processes")] = None,
+    slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
+    tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
+    advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,
+    random_weights: Annotated[bool | None, typer.Option(help="noise instead of a checkpoint, for tests")] = None,
+) -> None:
+    """Serve the page and the API. Options left out come from KNOTCAST_* variables, then from the defaults."""
+    from pydantic import ValidationError
+
+    from server.run import serve as run_server
+    from server.settings import Settings
+
+    given = {name: value for name, value in locals().items() if value is not None and name in Settings.model_fields}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        fail(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}")
+        return
+    with one_line_errors():
+        run_server(settings)
+
+
+@app.command()
+def animate(
+    portrait: Annotated[Path, typer.Option(help="photograph of one face: JPEG, PNG or WebP")],
+    audio: Annotated[Path, typer.Option(help="voice: WAV, 8 to 48 kHz, mono or stereo")],
+    out: Annotated[Path, typer.Option(help="the video to write, .mp4")],
+    pose: Annotated[Path | None, typer.Option(help="head poses and blendshapes, one JSON record a line")] = None,
+    model: Annotated[str, typer.Option(help="model by name")] = "embedded",
+    rollout: Annotated[RolloutName | None, typer.Option(help="default: the model's own")] = None,
+    running_ahead: Annotated[
+        Literal["constant", "countdown"] | None, typer.Option(help="where the reference stands")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="same seed and input, same video", min=0)] = 0,
+    seconds: Annotated[float | None, typer.Option(help="length; default: the voice's", min=0.04, max=3600)] = None,
+    report: Annotated[Path | None, typer.Option(help="write figures of the run as JSON")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto")] = "auto",
+    random_weights: Annotated[bool, typer.Option(help="noise instead of a checkpoint, for tests")] = False,
+) -> None:
+    """Make a video of a portrait speaking a recording, by the same worker as a live call."""
+    from cli.animate import AnimateJob
+    from cli.animate import animate as run_animate
+    from engine.config import EngineConfig
+    from engine.messages import Rollout
+
+    with one_line_errors():
+        run_animate(
+            AnimateJob(
+                portrait=portrait,
+                audio=audio,
+                out=out,
+                pose=pose,
+                engine=EngineConfig(model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights),
+                rollout=Rollout(rollout or "", running_ahead or ""),
+                seed=seed,
+                seconds=seconds,
+                report=report,
+            )
+        )
+
+
+@bench.command("engine", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench_engine(context: typer.Context) -> None:
+    """Chunks per second of a model on this machine. Options: see `python -m benchmarks.engine --help`."""
+    import subprocess
+
+    # By name and in its own process: benchmarks use everything and are imported by nothing.
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "benchmarks.engine", *context.args]))
+
+
+if __name__ == "__main__":
+    app()
