@@ -4,10 +4,11 @@ Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of 
 
     python -m benchmarks.engine --model embedded --json
     python -m benchmarks.engine --model wan2.1-1.3b --random-weights --size 832x480 --json
-    python -m benchmarks.engine --chunks 2000 --json        # is a long call flat in time and memory?
+    python -m benchmarks.engine --chunks 2000 --json
 
-The commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit run apart
-are the baseline of the same run, interleaved. Figures exclude loading and warm-up.
+The last one tells whether a long call stays flat in time and memory.
+The commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit
+run apart are the baseline of the same run, interleaved. Figures exclude loading and warm-up.
 """
 
 import argparse
@@ -205,12 +206,9 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=60)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    report = run(parser.parse_args())
-    print(
-        json.dumps(report)
-        if report and parser.parse_args().json
-        else "\n".join(f"{k:24} {v}" for k, v in report.items())
-    )
+    arguments = parser.parse_args()
+    report = run(arguments)
+    print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`knotcast animate`: a portrait, a recording and perhaps poses to an MP4, through the same pool and worker as a call.
+"""`knotcast animate`: a portrait, a recording and perhaps poses to an MP4, through the same pool and worker as a
+call.
 
-The voice is pushed without a deadline, so the worker makes chunks as fast as the frame ring is read; pictures go straight
-to the encoder and nothing but the recording itself grows with the length.
+The voice is pushed without a deadline, so the worker makes chunks as fast as the frame ring is read; pictures go
+straight to the encoder and nothing but the recording itself grows with the length.
 """
 
 import asyncio
@@ -169,8 +170,9 @@ def resident_mb() -> float:
 
 
 def make_report(job: AnimateJob, figures: Figures, frames: int, info: ModelInfo) -> dict[str, Any]:
-    """realtime_factor: seconds of video over seconds from the open stream to the closed file, so with denoising, decoding
-    and encoding, without the model's start."""
+    """realtime_factor: seconds of video over seconds from the open stream to the closed file, so with denoising,
+    decoding and encoding, without the model's start.
+    """
     wall = time.perf_counter() - figures.began
 
     def percentiles(values: list[float]) -> dict[str, float]:

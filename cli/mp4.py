@@ -47,8 +47,9 @@ class Mp4Writer:
         self._file.close()
 
     def write(self, pictures: NDArray[np.uint8], voice: NDArray[np.int16]) -> None:
-        """pictures: I420 [n, H*3/2, W], the next n frames. voice: the whole recording at 48 kHz; of it the samples up to the
-        end of these frames are written, silence where it has ended."""
+        """pictures: I420 [n, H*3/2, W], the next n frames. voice: the whole recording at 48 kHz; of it the samples up
+        to the end of these frames are written, silence where it has ended.
+        """
         for pixels in pictures:
             frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
             frame.pts = self._frames

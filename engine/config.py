@@ -63,7 +63,7 @@ class EngineConfig:
 
     model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
     ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
-    threads: CPU threads for torch, 0 = leave torch's default. random_weights: for tests and throughput figures.
+    threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
     """
 
     model: str = "embedded"

@@ -3,6 +3,7 @@
 The only code that knows dtypes, devices and inference mode. It is told what to run; it never decides when.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -28,6 +29,11 @@ class SlottedPass:
     work: Pass
 
 
+def default_threads() -> int:
+    """Half the cores this process may use: the gateway, the encoder and perhaps a browser need the others."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 class ModelRunner:
     """Runs one loaded model. ``slots`` calls have a place in its cache; ``context`` past latents each."""
 
@@ -48,9 +54,9 @@ class ModelRunner:
     @classmethod
     def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
         """Load the model that the config names and allocate the cache."""
-        if config.threads:
-            torch.set_num_threads(config.threads)
         model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
+        if model.device.type == "cpu":
+            torch.set_num_threads(config.threads or default_threads())
         return cls(model, slots=config.slots, context=context)
 
     @property

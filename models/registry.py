@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from models.codec import Codec
@@ -110,8 +110,11 @@ def load_weights(dit: CausalWanDiT, path: Path, device: torch.device, dtype: tor
         raise ModelError(
             f"the weights of this model are missing ({path.name}): reinstall, or start with random weights"
         )
-    with safe_open(path, framework="pt") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ModelError(f"{path.name} is not a readable safetensors file") from error
     wanted = {key: tuple(value.shape) for key, value in dit.state_dict().items()}
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:

@@ -102,7 +102,10 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
     blocked = "fastapi aiortc av msgspec pydantic soundfile librosa typer uvicorn"
     for name in blocked.split():
         (tmp_path / f"{name}.py").write_text("raise ImportError('a bare GPU machine does not have this')\n")
-    command = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('benchmarks.engine', run_name='__main__')"
+    command = (
+        "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); "
+        "runpy.run_module('benchmarks.engine', run_name='__main__')"
+    )
     run = subprocess.run(
         [sys.executable, "-c", command, str(tmp_path), "--random-weights", "--chunks", "4", "--warmup", "1", "--json"],
         capture_output=True, text=True, timeout=120,

@@ -1,0 +1,77 @@
+"""Loading models by name: what is refused, and that nothing is read before it fits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.config import CONFIGS, WAN21_1_3B
+from models.dit import CausalWanDiT, randomise_
+from models.registry import ModelError, choose_dtype, find_config, load_model, load_weights
+from tests.toy import TOY
+
+
+def test_names() -> None:
+    assert find_config("embedded").codec == "motion"
+    with pytest.raises(ModelError, match="choose one of embedded, wan"):
+        find_config("nothing")
+    assert all(config.name == name for name, config in CONFIGS.items())
+
+
+def test_sizes_follow_the_strides() -> None:
+    small = WAN21_1_3B.at_size(512, 512)
+    assert small.latent_size == (64, 64) and small.tokens_per_latent == 1024
+    assert WAN21_1_3B.tokens_per_latent == 1560
+    with pytest.raises(ValueError, match="multiples of 16"):
+        WAN21_1_3B.at_size(500, 512)
+
+
+def test_random_weights_repeat() -> None:
+    one = load_model("embedded", device="cpu", dtype="float32", random_weights=True)
+    two = load_model("embedded", device="cpu", dtype="float32", random_weights=True)
+    assert all(torch.equal(a, b) for a, b in zip(one.dit.parameters(), two.dit.parameters(), strict=True))
+    assert all(bool(p.abs().max() > 0) for p in one.dit.parameters())
+
+
+def saved(path: Path, **changes: torch.Tensor | None) -> Path:
+    dit = CausalWanDiT(TOY.dit)
+    randomise_(dit)
+    state = {**dit.state_dict(), **changes}
+    save_file({key: value.contiguous() for key, value in state.items() if value is not None}, path)
+    return path
+
+
+def test_weights_round_trip(tmp_path: Path) -> None:
+    path = saved(tmp_path / "dit.safetensors")
+    dit = CausalWanDiT.on_meta(TOY.dit)
+    load_weights(dit, path, torch.device("cpu"), torch.float32)
+    expected = CausalWanDiT(TOY.dit)
+    randomise_(expected)
+    assert all(torch.equal(a, b) for a, b in zip(dit.parameters(), expected.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"head.head.bias": None}, {"head.head.bias": torch.zeros(3)}, {"surprise": torch.zeros(1)}],
+    ids=["missing", "shape", "unexpected"],
+)
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    path = saved(tmp_path / "dit.safetensors", **changes)
+    with pytest.raises(ModelError, match=next(iter(changes))):
+        load_weights(CausalWanDiT.on_meta(TOY.dit), path, torch.device("cpu"), torch.float32)
+
+
+def test_missing_and_broken_weights(tmp_path: Path) -> None:
+    dit = CausalWanDiT.on_meta(TOY.dit)
+    with pytest.raises(ModelError, match="missing"):
+        load_weights(dit, tmp_path / "none.safetensors", torch.device("cpu"), torch.float32)
+    path = saved(tmp_path / "dit.safetensors")
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_weights(dit, path, torch.device("cpu"), torch.float32)
+
+
+def test_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ModelError, match="float32"):
+        choose_dtype("int3", torch.device("cpu"))
