@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from engine.errors import EngineError, RequestError
 from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
@@ -19,11 +20,6 @@ from models.motion_codec import MotionCodec
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
-
-
-class ModelError(Exception):
-    """A model that cannot be had: unknown name, weights missing, or weights that do not fit. The message says what to
-    do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,9 @@ class LoadedModel:
 
 def find_config(name: str) -> ModelConfig:
     if name not in CONFIGS:
-        raise ModelError(f"unknown model {name!r}: choose one of {', '.join(CONFIGS)}")
+        raise RequestError(
+            "unknown_model", f"unknown model {name!r}: choose one of {', '.join(CONFIGS)}", param="model"
+        )
     return CONFIGS[name]
 
 
@@ -49,7 +47,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError("no CUDA device is visible to torch: use --device cpu, or install a CUDA build of torch")
+        raise EngineError(
+            "no_device", "no CUDA device is visible to torch: use --device cpu, or install a CUDA build of torch"
+        )
     return torch.device(name)
 
 
@@ -60,7 +60,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if native else torch.float32
     dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     if name not in dtypes:
-        raise ModelError(f"unknown dtype {name!r}: choose one of auto, {', '.join(dtypes)}")
+        raise RequestError("unknown_dtype", f"unknown dtype {name!r}: choose one of auto, {', '.join(dtypes)}")
     return dtypes[name]
 
 
@@ -107,18 +107,22 @@ def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
 def load_weights(dit: CausalWanDiT, path: Path, device: torch.device, dtype: torch.dtype) -> None:
     """Fill a transformer that stands on the meta device; names and shapes are compared before anything is read."""
     if not path.is_file():
-        raise ModelError(
-            f"the weights of this model are missing ({path.name}): reinstall, or start with random weights"
+        raise EngineError(
+            "checkpoint_missing",
+            f"the weights of this model are missing ({path.name}): reinstall, or start with random weights",
         )
     try:
         with safe_open(path, framework="pt") as file:
             found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ModelError(f"{path.name} is not a readable safetensors file") from error
+        raise EngineError("checkpoint_broken", f"{path.name} is not a readable safetensors file") from error
     wanted = {key: tuple(value.shape) for key, value in dit.state_dict().items()}
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:
-        raise ModelError(f"{path.name} does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}")
+        raise EngineError(
+            "checkpoint_mismatch",
+            f"{path.name} does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
+        )
     state = {key: value.to(dtype) for key, value in load_file(path, device=str(device)).items()}
     dit.load_state_dict(state, assign=True)
     log.info("loaded %s: %d tensors on %s %s", path.name, len(state), device, dtype)

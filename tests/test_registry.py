@@ -6,15 +6,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.errors import AvatarError
 from models.config import CONFIGS, WAN21_1_3B
 from models.dit import CausalWanDiT, randomise_
-from models.registry import ModelError, choose_dtype, find_config, load_model, load_weights
+from models.registry import choose_dtype, find_config, load_model, load_weights
 from tests.toy import TOY
 
 
 def test_names() -> None:
     assert find_config("embedded").codec == "motion"
-    with pytest.raises(ModelError, match="choose one of embedded, wan"):
+    with pytest.raises(AvatarError, match="choose one of embedded, wan"):
         find_config("nothing")
     assert all(config.name == name for name, config in CONFIGS.items())
 
@@ -58,20 +59,20 @@ def test_weights_round_trip(tmp_path: Path) -> None:
 )
 def test_weights_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, torch.Tensor | None]) -> None:
     path = saved(tmp_path / "dit.safetensors", **changes)
-    with pytest.raises(ModelError, match=next(iter(changes))):
+    with pytest.raises(AvatarError, match=next(iter(changes))):
         load_weights(CausalWanDiT.on_meta(TOY.dit), path, torch.device("cpu"), torch.float32)
 
 
 def test_missing_and_broken_weights(tmp_path: Path) -> None:
     dit = CausalWanDiT.on_meta(TOY.dit)
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(AvatarError, match="missing"):
         load_weights(dit, tmp_path / "none.safetensors", torch.device("cpu"), torch.float32)
     path = saved(tmp_path / "dit.safetensors")
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ModelError, match="not a readable safetensors file"):
+    with pytest.raises(AvatarError, match="not a readable safetensors file"):
         load_weights(dit, path, torch.device("cpu"), torch.float32)
 
 
 def test_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ModelError, match="float32"):
+    with pytest.raises(AvatarError, match="float32"):
         choose_dtype("int3", torch.device("cpu"))
