@@ -63,8 +63,6 @@ def launch_chromium(playwright: Playwright, microphone: Path | None) -> Browser:
 
 def install_probe(context: BrowserContext) -> None:
     """Every page of ``context`` notes pictures and sound (live_probe.js) in ``window.knotcastProbe``."""
-    worklet = (HERE / "live_worklet.js").read_text()
-    context.route("**/probe-worklet.js", lambda route: route.fulfill(body=worklet, content_type="text/javascript"))
     context.add_init_script(path=HERE / "live_probe.js")
 
 
@@ -97,7 +95,10 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running_server(settings: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
-    """``knotcast serve`` on a free port with stamped frames; ready when this yields. settings: further KNOTCAST_ variables."""
+    """``knotcast serve`` on a free port with stamped frames, ready when this yields.
+
+    settings: further KNOTCAST_ variables.
+    """
     port = _free_port()
     names = {"HOST": "127.0.0.1", "PORT": str(port), "STAMP_FRAMES": "true", **(settings or {})}
     environment = os.environ | {f"KNOTCAST_{name}": value for name, value in names.items()}

@@ -29,7 +29,9 @@ from benchmarks.browser import install_probe, launch_chromium, running_server, w
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
 HEARD = 0.004  # root mean square: -48 dB of full scale
 BEEP = 0.05
-BEEP_AT = np.cumsum([0.5, 0.9, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3, 0.9, 1.1])  # seconds; uneven, so that no two can be mistaken
+BEEP_AT = np.cumsum(
+    [0.5, 0.9, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3, 0.9, 1.1]
+)  # seconds; uneven, so that no two can be mistaken
 LEVEL_OFF_S = 1.5  # the voice before the beeps has died away
 
 
@@ -180,7 +182,11 @@ def av_figures(recording: Recording, state: Mapping[str, Any], turn_id: str) -> 
     offsets = av_offsets(recording, [started[0] / 1000 + float(at) for at in BEEP_AT], 25.0)
     if not offsets:
         return None
-    return {"median": _rounded(statistics.median(offsets)), "worst": _rounded(max(offsets, key=abs)), "beeps": len(offsets)}
+    return {
+        "median": _rounded(statistics.median(offsets)),
+        "worst": _rounded(max(offsets, key=abs)),
+        "beeps": len(offsets),
+    }
 
 
 @contextlib.contextmanager
