@@ -2,8 +2,8 @@
 
     python -m benchmarks.live_call [--seconds 20] [--url http://127.0.0.1:8000] [--out figures.json]
 
-Starts a server of its own with numbered frames (KNOTCAST_STAMP_FRAMES) unless --url names one that runs with them. A frame
-counts once, however often it is sent again. Needs the `dev` extra and Chromium; imported by nothing but tests.
+Starts a server of its own with numbered frames (KNOTCAST_STAMP_FRAMES) unless --url names one that runs with them. A
+frame counts once, however often it is sent again. Needs the `dev` extra and Chromium; imported by nothing but tests.
 """
 
 import argparse

@@ -37,6 +37,12 @@ function headers(token, extra = {}) {
   return bearer ? { ...extra, Authorization: `Bearer ${bearer}` } : extra;
 }
 
+/** The server's words begin small, as a part of a log line does. */
+export function sentence(text) {
+  const whole = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}
+
 async function errorOf(response) {
   let error = {};
   try {
@@ -44,6 +50,7 @@ async function errorOf(response) {
   } catch {
     // Not our server's shape (a proxy's page, say): the status must do.
   }
+  if (error.message) error.message = sentence(error.message);
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const retryAfter = Number.isFinite(seconds) ? seconds : null;
   let message = error.message ?? `The server answered with status ${response.status}.`;

@@ -1,5 +1,5 @@
 // Wires the page together: picker, call, microphone, screen, meters, figures. The one place that knows them all.
-import { ApiError, interrupt, say } from "./api.js";
+import { ApiError, interrupt, say, sentence } from "./api.js";
 import { Call } from "./call.js";
 import { HeadPad } from "./headpad.js";
 import { Meters } from "./meter.js";
@@ -106,7 +106,7 @@ function onMedia(stream) {
 
 function onMessage(message) {
   if (message.type === "stats") stats.heard(message);
-  if (message.type === "error") notices.error(message.message ?? "Something went wrong on the server.");
+  if (message.type === "error") notices.error(sentence(message.message ?? "something went wrong on the server"));
   if (message.type === "state") onServerState(message);
 }
 
@@ -126,7 +126,7 @@ function endCall(reason, message) {
   showPicker();
   setStatus("Call ended");
   if (reason === "portrait_not_found" || reason === "not_found") picker.forget();
-  if (message) notices.error(message);
+  if (message) notices.error(sentence(message));
   else if (reason !== "hang_up") notices.info(`The call was ended by the server (${String(reason).replaceAll("_", " ")}).`);
   $("call").focus({ preventScroll: true });
 }

@@ -1,6 +1,6 @@
 // Choosing who answers: a sample, a file, or a dropped picture; uploading it; showing the crop, warnings and reasons.
 // Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
-import { ApiError, uploadPortrait } from "./api.js";
+import { ApiError, sentence, uploadPortrait } from "./api.js";
 
 const LARGEST = 20 * 1024 * 1024; // the server has its own cap; this only saves a hopeless upload
 
@@ -127,7 +127,7 @@ export class PortraitPicker extends EventTarget {
   }
 
   #accepted(portrait, { sample }) {
-    const warnings = (portrait.warnings ?? []).map((warning) => warning.message ?? String(warning));
+    const warnings = (portrait.warnings ?? []).map((warning) => sentence(warning.message ?? String(warning)));
     if (warnings.length === 0) return this.#say(sample ? "" : "This face will do. The picture shows how it is cropped.");
     this.#say("This face can answer, but the result may suffer:", "warned");
     const list = document.createElement("ul");

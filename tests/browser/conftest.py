@@ -1,6 +1,6 @@
 """A real server, a real worker and a real Chromium for the tests of this folder; each test gets a page of its own.
 
-Playwright's synchronous interface keeps an event loop for as long as it is open, so it is opened and closed with each module.
+Playwright's synchronous interface keeps an event loop while it is open, so it is opened and closed with each module.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,8 +53,10 @@ def chromium(playwright: Playwright, microphone: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(server: RunningServer, chromium: Browser) -> Iterator[PageOpener]:
-    """``open_page(width, height, browser=...)``: the page, freshly opened. Errors in it, of its content policy too, fail the
-    test at the end."""
+    """``open_page(width, height, browser=...)``: the page, freshly opened.
+
+    Errors in it, of its content policy too, fail the test at the end.
+    """
     errors: list[str] = []
     contexts = []
 

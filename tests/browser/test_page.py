@@ -1,4 +1,4 @@
-"""The page as a person meets it, in headless Chromium against the real server: choose, call, see, hear, speak, hang up."""
+"""The page as a person meets it, in headless Chromium against the real server: choose, call, see, hear, hang up."""
 
 import os
 import re
