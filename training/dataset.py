@@ -1,0 +1,167 @@
+"""Clips for training the motion transformer, cut from a corpus: latents relative to a photograph, drive tokens, features.
+
+A clip is 22 latents (seven chunks and the last knot) of one voice with one of its heads, seen through a random training
+portrait. Its photograph is a frame that lies ahead in time, without a blink and looking about straight ahead; all pose is
+relative to it. What the caller would give (pose, blinks, lips) is given at random, and then obeyed exactly.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.features import LogMelConfig
+from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
+from models.motion_codec import pack_controls, reference_features
+from training.given import GivenConfig, give
+from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
+
+FloatArray = NDArray[np.float32]
+POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
+HELD_OUT_PORTRAITS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """latents: of a clip. reference_ahead: range of the reference's index, counted from the clip's first latent: for the
+    last of seven chunks it lies 4..22 ahead. Probabilities are per clip."""
+
+    latents: int = 22
+    reference_ahead: tuple[int, int] = (22, 40)
+    reference_tries: int = 6
+    start_probability: float = 0.10
+    voice_dropped: float = 0.08
+    gain_db: tuple[float, float] = (-6.0, 6.0)
+    noise_floor_probability: float = 0.30
+    given: GivenConfig = GivenConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """latents [B, F, 16, 2, 2]; drive [B, F, 4, 672]; features [B, 20]; reference [B], its index from the first latent."""
+
+    latents: Tensor
+    drive: Tensor
+    features: Tensor
+    reference: Tensor
+
+
+class Corpus:
+    """An .npz of training.synthetic.corpus, by session."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as file:
+            self.frames, self.hops = file["frames"], file["hops"]
+            self.lips, self.heads = file["lips"], file["heads"]
+        self.starts = np.concatenate([[0], np.cumsum(self.frames)[:-1]])
+        self.head_starts = self.starts + HEAD_TAIL * np.arange(len(self.frames))
+        self.hop_starts = 4 * self.starts + 8 * np.arange(len(self.frames))
+
+
+def training_portraits(landmarks: Path, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Names of the portraits to train on, and of those set aside for good (the same 40 for every model)."""
+    names = sorted(json.loads(landmarks.read_text()))
+    held = set(np.random.default_rng(seed).choice(names, min(HELD_OUT_PORTRAITS, len(names) // 4), replace=False))
+    return [n for n in names if n not in held], sorted(held)
+
+
+def load_portraits(landmarks: Path) -> tuple[FloatArray, FloatArray]:
+    """Features [N, 20] and own mouth opening [N] of the training portraits."""
+    entries = json.loads(landmarks.read_text())
+    chosen = [entries[name] for name in training_portraits(landmarks)[0]]
+    opening = np.array([entry["th"] / (JAW_SPAN * entry["mw"]) for entry in chosen], np.float32)
+    return np.stack([reference_features(entry) for entry in chosen]), opening
+
+
+class ClipSampler:
+    """Draws batches without end; the same seed gives the same batches."""
+
+    def __init__(self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int) -> None:
+        self.corpus, self.features, self.opening, self.config = corpus, features, opening, config
+        self.mel = LogMelConfig()
+        self.rng = np.random.default_rng(seed)
+        self.frames = config.latents * FRAMES_PER_LATENT
+        usable = np.maximum(corpus.frames - self.frames, 0)
+        self.weights = usable / usable.sum()
+
+    def batch(self, size: int) -> ClipBatch:
+        clips = [self._clip() for _ in range(size)]
+        controls = np.stack([c[0] for c in clips])
+        hops = np.stack([c[1] for c in clips])
+        reference = np.array([c[2] for c in clips])
+        who = self.rng.integers(len(self.features), size=size)
+        controls, given, mask = give(controls, self.config.given, self.rng)
+        return self._pack(controls, hops, given, mask, self.features[who], self.opening[who], reference)
+
+    def _pack(
+        self, controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,
+        features: FloatArray, opening: FloatArray, reference: NDArray[np.int64],
+    ) -> ClipBatch:  # fmt: skip
+        """Absolute controls and what is given of them [B, T, 16], hops [B, 4T + 12, 40] to a batch of tensors."""
+        batch, frames, _ = controls.shape
+        scales = np.array(SCALES, np.float32)
+        own = np.zeros((batch, 1, len(CHANNELS)), np.float32)
+        own[:, 0, INDEX["jaw"]] = opening
+        relative = torch.from_numpy((controls - own) / scales)
+        latents = torch.stack([pack_controls(clip) for clip in relative])
+        windows = np.lib.stride_tricks.sliding_window_view(hops, 16, axis=1)[:, ::4][:, :frames]
+        tokens = np.ascontiguousarray(windows.transpose(0, 1, 3, 2)).reshape(batch, frames, -1)
+        drive = np.concatenate([tokens, given / scales * mask, mask], axis=2).astype(np.float32)
+        packed = torch.from_numpy(drive).view(batch, frames // 4, 4, -1)
+        return ClipBatch(latents, packed, torch.from_numpy(features), torch.from_numpy(reference))
+
+    def _clip(self) -> tuple[FloatArray, FloatArray, int]:
+        """Absolute controls [T, 16], hops [4T + 12, 40] and the reference's index."""
+        corpus, rng = self.corpus, self.rng
+        session = int(rng.choice(len(self.weights), p=self.weights))
+        starts_call = rng.random() < self.config.start_probability
+        # The clip's frames are first-3 .. first+84; a session's first three frames may stand for those before a call.
+        first = int(rng.integers(0, corpus.frames[session] - self.frames + 4))
+        index = np.arange(first - 3, first - 3 + self.frames)
+        head = corpus.heads[rng.integers(len(corpus.heads))]
+        at = corpus.head_starts[session]
+        controls = np.zeros((self.frames, len(CHANNELS)), np.float32)
+        controls[:, HEAD] = head[at + np.maximum(index, 0)]
+        controls[:, LIPS] = corpus.lips[corpus.starts[session] + np.clip(index, 0, None)]
+        controls[index < 0, LIPS] = 0
+        reference, pose = self._reference(head, at, first, int(corpus.frames[session]))
+        controls[:, POSE] -= pose
+        hops = self._hops(session, index, starts_call)
+        if rng.random() < self.config.voice_dropped:
+            hops[:] = self.mel.silence
+            controls[:, LIPS] = 0
+        return controls, hops, reference
+
+    def _reference(self, head: NDArray[np.float16], at: int, first: int, frames: int) -> tuple[int, FloatArray]:
+        """Index and pose of the photograph: of a few frames ahead, the one looking straightest, without a blink."""
+        low, high = self.config.reference_ahead
+        high = min(high, (frames + HEAD_TAIL - 1 - first) // FRAMES_PER_LATENT)
+        tries = self.rng.integers(low, max(high, low + 1), self.config.reference_tries)
+        rows = head[at + np.minimum(first + FRAMES_PER_LATENT * tries, frames + HEAD_TAIL - 1)].astype(np.float32)
+        pose = rows[:, [i - HEAD.start for i in POSE]]
+        scales = np.array([SCALES[i] for i in POSE], np.float32)
+        badness = ((pose / scales) ** 2).sum(1) + 100 * (rows[:, 0] > 0.05)
+        best = int(badness.argmin())
+        return int(tries[best]), pose[best]
+
+    def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool) -> FloatArray:
+        """Hops 4 * index[0] - 8 .. 4 * index[-1] + 7 at another level, perhaps over another noise."""
+        rng, config, mel = self.rng, self.config, self.mel
+        wanted = np.arange(4 * index[0] - 8, 4 * index[-1] + 8)
+        hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)
+        floor = np.float32(mel.silence)
+        hops = np.where(hops > floor + 0.05, hops + np.float32(rng.uniform(*config.gain_db) / 10 / mel.scale), hops)
+        if rng.random() < config.noise_floor_probability:
+            tilt = np.linspace(0, rng.uniform(-2.0, 0.5), mel.mels) + rng.uniform(-7.5, -3.5)
+            noise = tilt + 0.25 * rng.normal(size=hops.shape)
+            power = 10 ** (hops * mel.scale + mel.mean) + 10**noise
+            hops = ((np.log10(power) - mel.mean) / mel.scale).astype(np.float32)
+        hops = np.maximum(hops, floor)
+        if starts_call:  # latent 0 shows frame index[0] + 3; nothing was heard before it
+            hops[wanted < 4 * (index[0] + 3)] = floor
+        hops[wanted < 0] = floor
+        return hops

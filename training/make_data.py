@@ -1,0 +1,27 @@
+"""Command that makes the corpus: `python -m training.make_data --out corpus.npz --voices DIR`."""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from training.synthetic.corpus import CorpusConfig, CorpusMaker, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
+    parser.add_argument("--sessions", type=int, default=CorpusConfig().sessions, help="half-minute sessions of espeak-ng")
+    parser.add_argument("--seed", type=int, default=CorpusConfig().seed)
+    args = parser.parse_args()
+    config = replace(CorpusConfig(), sessions=args.sessions, seed=args.seed)
+    began = time.monotonic()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    made = write(args.out, CorpusMaker(config, args.voices).sessions())
+    print(json.dumps({**made, "seconds": round(time.monotonic() - began, 1)}))
+
+
+if __name__ == "__main__":
+    main()
