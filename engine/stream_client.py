@@ -1,8 +1,8 @@
 """One call's stream in a worker, as the gateway holds it: voice and pose go in, chunks of pictures come out.
 
-What is pushed is handed to the socket at once and never waited for. Pictures stay in the frame ring until
-``next_chunk`` copies them, and only then may the worker write their slots again: a reader that stops stops the
-worker, nothing piles up. Never imports torch.
+What is pushed is handed to the socket at once (what is far ahead, in time) and never waited for. Pictures stay in the
+frame ring until ``next_chunk`` copies them, and only then may the worker write their slots again: a reader that stops
+stops the worker, nothing piles up. Never imports torch.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from engine.frame_ring import FrameRing
 from engine.messages import ChunkReady, CloseStream, Deadline, FramesRead, PushPose, PushVoice, Rollout, ToWorker
 
 VOICE_RATE = 16000
+AHEAD_SECONDS = 20  # of what the reader has taken: the worker holds a little more, the rest waits here
 _PUSH_SAMPLES = VOICE_RATE  # one message carries at most a second
 
 
@@ -69,25 +70,37 @@ class EngineStream:
     """
 
     def __init__(
-        self, spec: StreamSpec, ring: FrameRing, send: Send, forget: Callable[["EngineStream"], None], patience: float
+        self,
+        spec: StreamSpec,
+        fps: int,
+        ring: FrameRing,
+        send: Send,
+        forget: Callable[["EngineStream"], None],
+        patience: float,
     ) -> None:
+        """patience: seconds that ``close`` waits for the worker."""
         self.name, self.epoch = spec.stream, spec.epoch
         self.closed = asyncio.Event()  # set by the client when the worker has let the stream go
         self._ring, self._send, self._forget, self._patience = ring, send, forget, patience
+        self._fps = fps
+        self._horizon = float(spec.first_frame + AHEAD_SECONDS * fps)
+        self._voice: deque[tuple[int, NDArray[np.int16]]] = deque()  # views of what the caller pushed
+        self._poses: deque[tuple[float, Mapping[str, float]]] = deque()
         self._ready: deque[ChunkReady] = deque()
         self._news = asyncio.Event()
         self._error: AvatarError | None = None
 
     def push_voice(self, pcm: NDArray[np.int16], at_sample: int) -> None:
-        """16 kHz mono samples that begin at ``at_sample`` of media time."""
+        """16 kHz mono samples that begin at ``at_sample`` of media time; a whole file may be pushed at once."""
         assert pcm.dtype == np.int16 and pcm.ndim == 1
         for start in range(0, len(pcm), _PUSH_SAMPLES):
-            part = pcm[start : start + _PUSH_SAMPLES].astype("<i2", copy=False).tobytes()
-            self._push(PushVoice(self.name, at_sample + start, part))
+            self._voice.append((at_sample + start, pcm[start : start + _PUSH_SAMPLES]))
+        self._pump()
 
     def push_pose(self, controls: Mapping[str, float], at_frame: float) -> None:
         """Absolute control values by channel name (``models/motion.py``) that hold at ``at_frame``."""
-        self._push(PushPose(self.name, at_frame, dict(controls)))
+        self._poses.append((at_frame, controls))
+        self._pump()
 
     def set_deadline(self, frame: int, deadline: float) -> None:
         """Playout would run dry at ``deadline`` (seconds of ``engine.clock.monotonic``) if ``frame`` were not there.
@@ -131,7 +144,8 @@ class EngineStream:
     def abandon(self) -> None:
         """Client: free what is held on this side, without a word to the worker."""
         self.fail(EngineError("stream_closed", "the stream is closed"))
-        self._ready.clear()
+        for kept in (self._ready, self._voice, self._poses):
+            kept.clear()
         self._forget(self)
         self._ring.close()
 
@@ -141,11 +155,23 @@ class EngineStream:
         for i in range(chunk.frames):
             if not ring.read_into(chunk.first_frame + i, frames[i]):
                 raise EngineError("frame_lost", "a picture was overwritten before it was read", retryable=True)
-        self._push(FramesRead(self.name, chunk.first_frame + chunk.frames))
+        end = chunk.first_frame + chunk.frames
+        self._push(FramesRead(self.name, end))
+        self._horizon = float(end + AHEAD_SECONDS * self._fps)
+        self._pump()
         return MediaChunk(
             chunk.epoch, chunk.index, chunk.first_frame, frames, chunk.chunk_ms, chunk.decode_ms, chunk.queue_ms,
             tuple((start, end) for start, end in chunk.missing),
         )  # fmt: skip
+
+    def _pump(self) -> None:
+        """Hand over what is near enough."""
+        while self._poses and self._poses[0][0] < self._horizon:
+            at_frame, controls = self._poses.popleft()
+            self._push(PushPose(self.name, at_frame, dict(controls)))
+        while self._voice and self._voice[0][0] * self._fps < self._horizon * VOICE_RATE:
+            at_sample, pcm = self._voice.popleft()
+            self._push(PushVoice(self.name, at_sample, pcm.astype("<i2", copy=False).tobytes()))
 
     def _push(self, message: ToWorker) -> None:
         if self._error is None:

@@ -121,7 +121,7 @@ class WorkerClient:
         info = self.info
         assert spec.stream not in self._streams, f"stream {spec.stream} is open"
         ring = FrameRing.create(RING_CHUNKS * info.chunk_frames, info.width, info.height)
-        stream = EngineStream(spec, ring, self.send, self._forget, self._limits.close)
+        stream = EngineStream(spec, info.fps, ring, self.send, self._forget, self._limits.close)
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams[spec.stream], self._opening[spec.stream] = stream, opened
         height, width, _ = spec.portrait.shape

@@ -1,0 +1,102 @@
+"""Which call's chunk comes next, and whether one more call fits: earliest deadline first, from measured cost.
+
+Pure: the clock is passed in, and cost is what the owner measured. All times are seconds of one monotonic clock. Knows
+no chunk, no stream and no drive; a call is a key.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+_MEMORY = 0.8  # weight of the past in a call's measured cost
+
+
+@dataclass(slots=True)
+class _Call:
+    """cost: seconds of work a chunk takes. since: when its present work was first offered."""
+
+    cost: float
+    live: bool = True  # until it turns out to have no deadline
+    offered: bool = False
+    complete: bool = False
+    deadline: float = inf
+    since: float = 0.0
+
+
+class DeadlineScheduler(Generic[K]):
+    """``period``: seconds between two chunks of one live call. ``cost``: what a chunk took at warm-up, the first guess.
+
+    A call that has no deadline (a file) takes what time the live ones leave and is no load.
+    """
+
+    def __init__(self, period: float, cost: float, limit: float = 0.9, margin: float = 1.25) -> None:
+        """limit: the share of the time that may be promised. margin: how much longer than measured a chunk may take."""
+        self.period, self.cost = period, cost
+        self._limit, self._margin = limit, margin
+        self._calls: dict[K, _Call] = {}
+
+    @property
+    def load(self) -> float:
+        """Promised share of the time, 0..1."""
+        return sum(call.cost for call in self._calls.values() if call.live) / self.period
+
+    def admit(self, cost: float | None = None) -> bool:
+        """Whether one more live call of that cost fits beside those there are. The first always does: whether a
+        machine is quick enough for any call is for its owner to say beforehand."""
+        live = any(call.live for call in self._calls.values())
+        return not live or self.load + (self.cost if cost is None else cost) / self.period <= self._limit
+
+    def join(self, key: K) -> None:
+        """A call that was admitted."""
+        self._calls[key] = _Call(self.cost)
+
+    def leave(self, key: K) -> None:
+        del self._calls[key]
+
+    def offer(self, key: K, now: float, deadline: float, complete: bool) -> None:
+        """The call's next chunk can be made now. ``deadline``: when it must be there, infinite for a file.
+
+        complete: its drive is all there. If not, it is made for silence, but only once its time would not suffice
+        any more. Offer again whenever something changed.
+        """
+        call = self._calls[key]
+        call.since = call.since if call.offered else now
+        call.offered, call.complete, call.deadline = True, complete, deadline
+        call.live = deadline < inf
+
+    def withdraw(self, key: K) -> None:
+        """There is nothing to do for the call until it is offered again."""
+        self._calls[key].offered = False
+
+    def finish(self, key: K, cost: float) -> None:
+        """The offered chunk is made; it took ``cost`` seconds of work."""
+        call = self._calls[key]
+        call.cost = _MEMORY * call.cost + (1 - _MEMORY) * cost
+        call.offered = False
+
+    def order(self, now: float) -> list[K]:
+        """Everything that should be worked on now, the most urgent first."""
+        due = [
+            (call.deadline, call.since, key)
+            for key, call in self._calls.items()
+            if call.offered and (call.complete or now >= self._latest_start(call))
+        ]
+        return [key for _, _, key in sorted(due, key=lambda item: item[:2])]
+
+    def next(self, now: float) -> K | None:
+        """What to work on now, None = nothing yet."""
+        order = self.order(now)
+        return order[0] if order else None
+
+    def wake_at(self) -> float:
+        """When ``next`` may answer differently though nothing is offered anew; infinite = never."""
+        starts = [self._latest_start(call) for call in self._calls.values() if call.offered and not call.complete]
+        return min(starts, default=inf)
+
+    def _latest_start(self, call: _Call) -> float:
+        """Everything as urgent as this call must fit before its deadline."""
+        work = sum(other.cost for other in self._calls.values() if other.offered and other.deadline <= call.deadline)
+        return call.deadline - self._margin * work

@@ -1,0 +1,233 @@
+"""What moves one call's face: voice and pose in packets of any size, out come the driving tokens of any latent.
+
+Times are the call's media time: sample and frame numbers that never restart. The buffer never waits: it says how far it
+is complete, and whoever takes more than that gets silence for what is missing and is told so. Knows no model beyond its
+fps and its tokens, no clock and no deadline. Its memory is fixed.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import EngineError
+from models.config import ModelConfig
+from models.features import LogMelConfig, StreamingLogMel
+from models.motion import CHANNELS, INDEX, SCALES
+
+FloatArray = NDArray[np.float32]
+
+HORIZON_SECONDS = 30  # how far voice and poses may run ahead of what was taken
+STALE_SECONDS = 0.5  # a pose holds so long after its record
+MAX_POSES = 4096
+
+_LOWS = np.array([channel.low for channel in CHANNELS], np.float32)
+_HIGHS = np.array([channel.high for channel in CHANNELS], np.float32)
+_SCALES = np.array(SCALES, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveChunk:
+    """tokens: float32 [F, n, d]: features, then given controls over their scale, then the mask of what is given.
+    missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
+    them again."""
+
+    tokens: FloatArray
+    missing: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class DriveCounts:
+    """Degradations of one call, in samples and in pose records."""
+
+    late_samples: int = 0
+    repeated_samples: int = 0
+    missing_samples: int = 0
+    dropped_poses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _PoseRecord:
+    """NaN = not given."""
+
+    frame: float
+    values: tuple[float, ...]
+
+
+class DriveBuffer:
+    """One call's drive. Latent 0 is the call's first; it ends with ``first_frame`` of media time.
+
+    Sound before ``first_frame`` gives the first features their past if it was pushed, and is silence if not.
+    """
+
+    def __init__(self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None) -> None:
+        self._features = StreamingLogMel(features)
+        self._mel = self._features.config
+        self._fps, self._frames, self._tokens = config.fps, config.frames_per_latent, config.dit.drive_tokens
+        self._first_frame = first_frame
+        assert config.dit.drive_dim == self._mel.token_size + 2 * len(CHANNELS), "the model wants another kind of drive"
+        self._stale = STALE_SECONDS * config.fps
+        capacity = HORIZON_SECONDS * self._mel.sample_rate
+        self._pcm = np.zeros(capacity, np.int16)
+        self._have = np.zeros(capacity, np.bool_)
+        self._base = self._sample_of(self._hop(0, 0) - self._mel.hops_before)  # media time of the buffers' first sample
+        self._fixed = max(0, first_frame * self._mel.sample_rate // config.fps)  # below: taken, or history
+        self._begin = self._fixed
+        self._complete = self._fixed  # first sample from ``_fixed`` on that has not come
+        self._end = self._fixed  # beyond the last that has
+        self._poses: list[_PoseRecord] = []
+        self.counts = DriveCounts()
+
+    def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
+        """Add 16 kHz mono samples that begin at sample ``at``, in any order. What comes too late is dropped and
+        counted.
+
+        Raises EngineError ``voice_overflow`` for voice more than ``HORIZON_SECONDS`` ahead.
+        """
+        end = at + len(pcm)
+        if end > self._base + len(self._pcm):
+            raise EngineError("voice_overflow", f"voice may run at most {HORIZON_SECONDS} s ahead of the pictures")
+        # History may still come while nothing was taken; later, a sample that was taken as silence stays silent.
+        open_from = self._base if self._fixed == self._begin else self._fixed
+        start = min(max(at, open_from), end)
+        self.counts.late_samples += start - at
+        if start == end:
+            return
+        have = self._have[start - self._base : end - self._base]
+        new = ~have
+        self.counts.repeated_samples += int(have.sum())
+        self._pcm[start - self._base : end - self._base][new] = pcm[start - at :][new]
+        have[:] = True
+        self._end = max(self._end, end)
+        self._advance()
+
+    def push_pose(self, controls: Mapping[str, float], at: float) -> None:
+        """Add a record of absolute controls by channel name that holds from frame ``at`` on; what it does not name is
+        not given. Values are clamped; unknown names and values that are no numbers are ignored."""
+        if len(self._poses) >= MAX_POSES or not np.isfinite(at):
+            self.counts.dropped_poses += 1
+            return
+        values = np.full(len(CHANNELS), np.nan, np.float32)
+        for name, value in controls.items():
+            if name in INDEX and np.isfinite(value):
+                values[INDEX[name]] = value
+        record = _PoseRecord(at, tuple(np.clip(values, _LOWS, _HIGHS).tolist()))
+        at_index = bisect_right(self._poses, at, key=lambda pose: pose.frame)
+        if at_index and self._poses[at_index - 1].frame == at:
+            self._poses[at_index - 1] = record
+        else:
+            self._poses.insert(at_index, record)
+
+    def ready_until(self) -> int:
+        """The media frame before which the features of every frame are complete."""
+        mel = self._mel
+        hops = (self._complete - mel.window) // mel.hop + 1  # hops that exist
+        start = hops - mel.hops_from  # the last start hop whose token is complete
+        # The largest frame n with floor(n * rate / (hop * fps)) <= start, plus one.
+        return max(0, ((start + 1) * mel.hop * self._fps - 1) // mel.sample_rate + 1)
+
+    def can_take(self, first_latent: int, latents: int) -> bool:
+        """Whether all voice of these latents has come."""
+        return self._needed(first_latent + latents - 1) <= self._complete
+
+    def take(self, first_latent: int, latents: int) -> DriveChunk:
+        """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""
+        first_hop = self._hop(first_latent, 0) - self._mel.hops_before
+        fixed = max(self._fixed, self._needed(first_latent + latents - 1))
+        missing = self._missing(self._fixed, fixed)
+        self._drop_before(self._sample_of(first_hop))
+        self._fixed = fixed
+        self._complete = max(self._complete, fixed)
+        self._end = max(self._end, fixed)
+        self._advance()
+        times = self._first_frame - self._frames + 1 + self._frames * (
+            np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
+        )  # fmt: skip
+        voice = self._voice_tokens(first_hop, first_latent, latents)
+        tokens = np.concatenate([voice, self._pose_tokens(times)], axis=1)
+        self._drop_poses_before(float(times[0]))
+        return DriveChunk(tokens.reshape(latents, self._tokens, -1), missing)
+
+    def _hop(self, latent: int, token: int) -> int:
+        """The hop at which a token's time begins: token j of latent l stands at frame 4l - 3 + 4j/n of the call."""
+        mel, n = self._mel, self._tokens
+        time = (self._first_frame + self._frames * latent - self._frames + 1) * n + self._frames * token
+        return time * mel.sample_rate // (mel.hop * self._fps * n)
+
+    def _sample_of(self, hop: int) -> int:
+        """Hops before the call's start are silence, not sound."""
+        return max(0, hop) * self._mel.hop
+
+    def _needed(self, latent: int) -> int:
+        """Samples, counted from media time 0, that a latent's last token needs."""
+        last_hop = self._hop(latent, self._tokens - 1) + self._mel.hops_from - 1
+        return max(0, last_hop * self._mel.hop + self._mel.window)
+
+    def _advance(self) -> None:
+        """Move ``_complete`` over what has come."""
+        ahead = self._have[self._complete - self._base : self._end - self._base]
+        gap = int(ahead.argmin()) if len(ahead) else 0
+        self._complete = self._end if len(ahead) and ahead[gap] else self._complete + gap
+
+    def _missing(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        end = min(end, self._base + len(self._have))
+        gaps = ~self._have[start - self._base : max(start, end) - self._base]
+        edges = np.flatnonzero(np.diff(gaps, prepend=False, append=False)) + start
+        self.counts.missing_samples += int(gaps.sum())
+        return tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+    def _drop_before(self, sample: int) -> None:
+        count = sample - self._base
+        assert count >= 0, "drive that was given up is asked for again"
+        count = min(count, len(self._pcm))
+        if count:
+            kept = len(self._pcm) - count
+            self._pcm[:kept], self._have[:kept] = self._pcm[count:].copy(), self._have[count:].copy()
+            self._pcm[kept:], self._have[kept:] = 0, False
+        self._base = sample
+
+    def _voice_tokens(self, first_hop: int, first_latent: int, latents: int) -> FloatArray:
+        """[latents * n, token_size]"""
+        mel = self._mel
+        starts = [
+            self._hop(latent, j) for latent in range(first_latent, first_latent + latents) for j in range(self._tokens)
+        ]
+        end_hop = starts[-1] + mel.hops_from
+        hops = np.full((end_hop - first_hop, mel.mels), mel.silence, np.float32)
+        if end_hop > 0:
+            begin = self._sample_of(first_hop)
+            sound = self._pcm[begin - self._base : (end_hop - 1) * mel.hop + mel.window - self._base]
+            hops[max(0, -first_hop) :] = self._features.whole(sound)
+        span = mel.hops_before + mel.hops_from
+        rows = [start - mel.hops_before - first_hop for start in starts]
+        return np.stack([hops[row : row + span].reshape(-1) for row in rows])
+
+    def _pose_tokens(self, times: NDArray[np.float64]) -> FloatArray:
+        """[len(times), 2 * channels]: values over their scales, 0 where not given, and the mask."""
+        values = np.array([self._pose_at(float(time)) for time in times], np.float32)
+        given = np.isfinite(values)
+        return np.concatenate([np.where(given, values / _SCALES, 0.0), given], axis=1, dtype=np.float32)
+
+    def _pose_at(self, time: float) -> FloatArray:
+        """Absolute controls at a frame time, NaN = not given: on the line between two records near each other, else the
+        last one until it is stale."""
+        after = bisect_right(self._poses, time, key=lambda pose: pose.frame)
+        nothing = np.full(len(CHANNELS), np.nan, np.float32)
+        if after == 0 or time - self._poses[after - 1].frame > self._stale:
+            return nothing
+        last = self._poses[after - 1]
+        held = np.array(last.values, np.float32)
+        if after == len(self._poses) or self._poses[after].frame - last.frame > self._stale:
+            return held
+        following = self._poses[after]
+        weight = (time - last.frame) / (following.frame - last.frame)
+        between = held + np.float32(weight) * (np.array(following.values, np.float32) - held)
+        return np.where(np.isfinite(between), between, held)
+
+    def _drop_poses_before(self, time: float) -> None:
+        """Keep the record that still holds at ``time``."""
+        last = bisect_right(self._poses, time, key=lambda pose: pose.frame) - 1
+        if last > 0:
+            del self._poses[:last]

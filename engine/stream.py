@@ -1,0 +1,180 @@
+"""One call inside the worker: its slot, rollout, drive, reference, decoder and frame ring.
+
+It says whether its next chunk can be made and which pass that needs now; the worker decides when and runs it. Owns no
+model, no clock and no socket.
+"""
+
+from math import inf
+
+import numpy as np
+import torch
+
+from engine.drive import DriveBuffer
+from engine.errors import EngineError, RequestError
+from engine.frame_ring import FrameRing
+from engine.messages import ChunkReady, Deadline, OpenStream
+from engine.rollout.base import Pass
+from engine.rollout.job import ChunkJob
+from engine.rollout.strategies import default_spec, make_rollout
+from engine.runner import ModelRunner, SlottedPass
+from models.codec import Portrait
+
+
+class Stream:
+    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` gives it back."""
+
+    def __init__(self, opened: OpenStream, slot: int, ring: FrameRing, runner: ModelRunner) -> None:
+        self.name, self.epoch, self.slot = opened.stream, opened.epoch, slot
+        self._runner, self._ring, self._config = runner, ring, runner.config
+        if (ring.width, ring.height) != self._config.pixel_size:
+            raise EngineError("bad_frame_ring", "the frame ring is not of the model's picture size")
+        spec = default_spec(
+            self._config, strategy=opened.rollout.strategy, running_ahead=opened.rollout.running_ahead
+        )  # fmt: skip
+        if spec.context > runner.context:
+            raise RequestError("invalid_rollout", "the rollout looks further back than this worker remembers")
+        self._rollout = make_rollout(spec, self._config)
+        self._reference = runner.encode_reference(_portrait(opened))
+        self._state = self._rollout.new_state(self._reference.latent, self._reference.features, opened.seed)
+        self._decoder_state = runner.codec.initial_state()
+        self.drive = DriveBuffer(self._config, opened.first_frame)
+        self._first_frame = self._next_frame = self._read = opened.first_frame
+        self._index = 0
+        self._deadline: Deadline | None = None
+        self._job: ChunkJob | None = None
+        self._held: Pass | None = None
+        self._missing: tuple[tuple[int, int], ...] = ()
+        self._ready_at: float | None = None
+        self._began_at = 0.0
+        self.work = 0.0  # seconds of work in the present chunk; the worker's to count
+
+    def push_voice(self, pcm: bytes, sample: int) -> None:
+        """16 kHz mono s16 little-endian."""
+        if len(pcm) % 2:
+            raise RequestError("invalid_voice", "a packet of voice ends in the middle of a sample")
+        self.drive.push_voice(np.frombuffer(pcm, "<i2").astype(np.int16, copy=False), sample)
+
+    def set_deadline(self, deadline: Deadline) -> None:
+        self._deadline = deadline if deadline.deadline > 0 else None
+
+    def frames_read(self, frame: int) -> None:
+        """The reader has copied everything below ``frame``."""
+        self._read = max(self._read, frame)
+
+    @property
+    def deadline(self) -> float:
+        """When the next chunk must be there, in seconds of the monotonic clock; infinite for a file. What the gateway
+        said of one frame holds for later ones, as playout goes on at content speed."""
+        if self._deadline is None:
+            return inf
+        return self._deadline.deadline + (self._next_frame - self._deadline.frame) / self._config.fps
+
+    @property
+    def live(self) -> bool:
+        return self._deadline is not None
+
+    @property
+    def busy(self) -> bool:
+        """A chunk is in the making."""
+        return self._job is not None
+
+    @property
+    def has_room(self) -> bool:
+        """The next chunk's pictures fit into what the reader has left free of the ring."""
+        return self._next_frame + self._chunk_frames - self._read <= self._ring.capacity
+
+    def drive_complete(self, now: float) -> bool:
+        """All drive of the next chunk has come; ``now`` is noted the first time."""
+        complete = self.drive.can_take(self._state.next_latent, self._rollout.drive_latents)
+        if complete and self._ready_at is None:
+            self._ready_at = now
+        return complete
+
+    def begin(self, now: float) -> None:
+        """Start the next chunk on whatever drive there is."""
+        assert self._job is None
+        chunk = self.drive.take(self._state.next_latent, self._rollout.drive_latents)
+        self._missing, self._began_at, self.work = chunk.missing, now, 0.0
+        drive = torch.from_numpy(chunk.tokens).to(self._runner.device)
+        self._job = ChunkJob(self._rollout.denoise(self._state, drive), self._held)
+        self._held = None
+
+    @property
+    def pending(self) -> SlottedPass:
+        """The pass that the chunk in the making waits for."""
+        assert self._job is not None and self._job.next_pass is not None
+        return SlottedPass(self.slot, self._job.next_pass)
+
+    def answer(self, prediction: torch.Tensor | None) -> None:
+        """What ``pending`` came to."""
+        assert self._job is not None
+        self._job.answer(prediction)
+
+    def run_pending(self) -> None:
+        """Run the pass at once, with no other call's beside it."""
+        self.answer(self._runner.run([self.pending])[0])
+
+    @property
+    def finished(self) -> bool:
+        """The chunk's latents are there: ``emit`` it."""
+        return self._job is not None and self._job.next_pass is None
+
+    def emit(self) -> ChunkReady:
+        """Decode the finished chunk into the ring. The worker fills in the times."""
+        job = self._job
+        assert job is not None and job.latents is not None
+        self._job, self._held = None, job.held
+        frames, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
+        pictures = self._runner.to_i420(frames)
+        assert len(pictures) == self._chunk_frames, "the codec made another number of frames than its latents stand for"
+        first, index = self._next_frame, self._index
+        for offset, picture in enumerate(pictures):
+            self._ring.write(first + offset, picture)
+        self._next_frame, self._index = first + len(pictures), index + 1
+        queue = 0.0 if self._ready_at is None else max(0.0, self._began_at - self._ready_at)
+        self._ready_at = None
+        return ChunkReady(
+            stream=self.name, epoch=self.epoch, index=index, first_frame=first, frames=len(pictures), chunk_ms=0.0,
+            decode_ms=0.0, queue_ms=1000 * queue, missing=list(self._missing),
+        )  # fmt: skip
+
+    @property
+    def began_at(self) -> float:
+        """When the present chunk was begun."""
+        return self._began_at
+
+    def take_held(self) -> SlottedPass | None:
+        """The last chunk's commit, to be run by itself in idle time instead of joined with the next chunk's first pass.
+
+        Only for a live call, whose next chunk then starts sooner. For a file the join saves a pass, and whether it
+        happens must not hang on timing, so that equal input gives equal pictures to the bit.
+        """
+        if self._held is None or self.busy or not self.live:
+            return None
+        held, self._held = self._held, None
+        return SlottedPass(self.slot, held)
+
+    @property
+    def summary(self) -> str:
+        """For the log: how much was made and what was not in time."""
+        counts = self.drive.counts
+        return f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples}"
+
+    def close(self) -> None:
+        self._ring.close()
+
+    @property
+    def _chunk_frames(self) -> int:
+        return chunk_frames(self._rollout.spec.chunk, self._config.frames_per_latent, self._index)
+
+
+def chunk_frames(latents: int, frames_per_latent: int, index: int) -> int:
+    """A stream's first latent shows one frame, every later one all of its frames."""
+    return latents * frames_per_latent - (frames_per_latent - 1 if index == 0 else 0)
+
+
+def _portrait(opened: OpenStream) -> Portrait:
+    if len(opened.portrait) != opened.width * opened.height * 3:
+        raise RequestError("invalid_portrait", "the portrait's pixels do not match its size")
+    rgb = np.frombuffer(opened.portrait, np.uint8).reshape(opened.height, opened.width, 3).copy()  # writable, for torch
+    return Portrait(rgb, opened.landmarks, opened.confidence)

@@ -1,0 +1,308 @@
+"""The worker process: one model on one device, the calls that share it, and the loop that serves them.
+
+Started by name by ``engine.worker_client`` with the number of an inherited socket; speaks ``engine.messages``. An error
+of one stream ends that stream; a device that cannot be used any more, a broken protocol or a gateway that has gone end
+the process. Holds no decision about time (``engine.deadline``) and no method (``engine.rollout``).
+"""
+
+import argparse
+import contextlib
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from time import perf_counter
+
+import msgspec
+import torch
+
+from engine.channel import WorkerChannel
+from engine.clock import Clock, monotonic
+from engine.config import EngineConfig
+from engine.deadline import DeadlineScheduler
+from engine.errors import AvatarError, CapacityError, EngineError
+from engine.frame_ring import FrameRing
+from engine.messages import (
+    PROTOCOL_VERSION,
+    CloseStream,
+    Deadline,
+    Failure,
+    FramesRead,
+    ModelInfo,
+    OpenStream,
+    Ping,
+    Pong,
+    PushPose,
+    PushVoice,
+    Ready,
+    Shutdown,
+    StreamClosed,
+    StreamOpened,
+    ToWorker,
+)
+from engine.runner import ModelRunner
+from engine.stream import Stream
+from engine.warm_up import warm_up
+
+log = logging.getLogger("engine.worker")
+
+IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
+_PR_SET_PDEATHSIG = 1
+
+
+class DeviceLost(Exception):
+    """The device answers every further call with an error: only a new process helps."""
+
+
+class Worker:
+    """Serves streams until told to stop."""
+
+    def __init__(self, channel: WorkerChannel, runner: ModelRunner, info: ModelInfo, clock: Clock = monotonic) -> None:
+        self._channel, self._runner, self._clock = channel, runner, clock
+        self._streams: dict[str, Stream] = {}
+        self._free = list(range(info.slots))
+        self._scheduler: DeadlineScheduler[str] = DeadlineScheduler(
+            period=info.chunk_frames / info.fps, cost=info.warmup_chunk_ms / 1000
+        )
+        self._running = True
+
+    def run(self) -> None:
+        """Raises EngineError when the gateway has gone or talks nonsense, DeviceLost when the device is done for."""
+        batch: list[Stream] = []
+        while self._running:
+            self._channel.wait(0.0 if batch else self._idle_time())
+            self._drain_inbox()
+            batch = self._schedule()
+            self._run_batch(batch)
+            self._emit(batch)
+
+    def stop(self) -> None:
+        """May be called from a signal handler."""
+        self._running = False
+
+    def close(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        self._channel.close()
+
+    def _idle_time(self) -> float:
+        return min(IDLE_SECONDS, max(0.0, self._scheduler.wake_at() - self._clock()))
+
+    def _drain_inbox(self) -> None:
+        for message, descriptor in self._channel.receive():
+            self._handle(message, descriptor)
+
+    def _schedule(self) -> list[Stream]:
+        """The most urgent stream, and whoever's pass can run with its pass as one batch."""
+        now = self._clock()
+        for stream in self._streams.values():
+            self._offer(stream, now)
+        due = [self._streams[name] for name in self._scheduler.order(now)]
+        for stream in due:
+            if not stream.busy:
+                with self._guard(stream):
+                    stream.begin(now)
+        ready = [stream for stream in due if stream.busy]
+        if not ready:
+            self._run_held()
+            return []
+        shape = ready[0].pending.work.shape_key
+        return [stream for stream in ready if stream.pending.work.shape_key == shape]
+
+    def _offer(self, stream: Stream, now: float) -> None:
+        if stream.busy:
+            return
+        complete = stream.has_room and stream.drive_complete(now)
+        if complete or (stream.has_room and stream.live):
+            self._scheduler.offer(stream.name, now, stream.deadline, complete)
+        else:
+            self._scheduler.withdraw(stream.name)
+
+    def _run_held(self) -> None:
+        """Idle time is for the commits that live streams hold back; one at a time, then look at the inbox again."""
+        for stream in list(self._streams.values()):
+            held = stream.take_held()
+            if held is not None:
+                with self._guard(stream):
+                    self._runner.run([held])
+                return
+
+    def _run_batch(self, batch: list[Stream]) -> None:
+        began = perf_counter()
+        answers: list[torch.Tensor | None] = [None] * len(batch)
+        with self._guard(*batch):
+            answers = self._runner.run([stream.pending for stream in batch])
+        share = (perf_counter() - began) / max(1, len(batch))
+        for stream, answer in zip(list(batch), answers, strict=True):
+            if stream.name not in self._streams:
+                continue
+            stream.work += share
+            with self._guard(stream):
+                stream.answer(answer)
+
+    def _emit(self, batch: list[Stream]) -> None:
+        for stream in batch:
+            if not (stream.finished and self._streams.get(stream.name) is stream):
+                continue
+            with self._guard(stream):
+                began = perf_counter()
+                chunk = stream.emit()
+                decoding = perf_counter() - began
+                wall = self._clock() - stream.began_at
+                self._channel.send(msgspec.structs.replace(chunk, chunk_ms=1000 * wall, decode_ms=1000 * decoding))
+                self._scheduler.finish(stream.name, stream.work + decoding)
+
+    def _handle(self, message: ToWorker, descriptor: int | None) -> None:
+        match message:
+            case Ping(nonce=nonce):
+                self._channel.send(Pong(nonce))
+            case Shutdown():
+                self.stop()
+            case OpenStream():
+                assert descriptor is not None
+                self._open(message, descriptor)
+            case _ if (stream := self._streams.get(message.stream)) is not None:
+                with self._guard(stream):
+                    self._tell(stream, message)
+            case _:
+                pass  # for a stream that has just ended
+
+    def _tell(self, stream: Stream, message: PushVoice | PushPose | Deadline | FramesRead | CloseStream) -> None:
+        match message:
+            case PushVoice(sample=sample, pcm=pcm):
+                stream.push_voice(pcm, sample)
+            case PushPose(frame=frame, controls=controls):
+                stream.drive.push_pose(controls, frame)
+            case Deadline():
+                stream.set_deadline(message)
+            case FramesRead(frame=frame):
+                stream.frames_read(frame)
+            case CloseStream():
+                self._drop(stream)
+                self._channel.send(StreamClosed(stream.name, stream.epoch))
+
+    def _open(self, message: OpenStream, descriptor: int) -> None:
+        if (old := self._streams.get(message.stream)) is not None:
+            self._drop(old)
+        try:
+            ring = FrameRing.attach(descriptor)
+            try:
+                self._streams[message.stream] = stream = self._admit(message, ring)
+            except BaseException:
+                ring.close()
+                raise
+        except AvatarError as error:
+            self._report(message.stream, message.epoch, error)
+        except Exception as error:
+            log.exception("stream=%s event=open_failed", message.stream)
+            self._report(message.stream, message.epoch, _internal(error))
+        else:
+            log.info("stream=%s event=opened epoch=%d slot=%d", stream.name, stream.epoch, stream.slot)
+            self._channel.send(StreamOpened(stream.name, stream.epoch, stream.slot))
+
+    def _admit(self, message: OpenStream, ring: FrameRing) -> Stream:
+        if not self._free:
+            raise CapacityError("no_slot", "every slot of this worker is taken: try again later", status=429)
+        if not self._scheduler.admit():
+            raise CapacityError("machine_busy", "the machine is too slow for one more call: try again later")
+        stream = Stream(message, self._free[-1], ring, self._runner)
+        self._free.pop()
+        self._scheduler.join(stream.name)
+        return stream
+
+    def _drop(self, stream: Stream) -> None:
+        del self._streams[stream.name]
+        self._scheduler.leave(stream.name)
+        self._free.append(stream.slot)
+        stream.close()
+        log.info("stream=%s event=closed epoch=%d %s", stream.name, stream.epoch, stream.summary)
+
+    @contextlib.contextmanager
+    def _guard(self, *streams: Stream) -> Iterator[None]:
+        """What goes wrong inside ends these streams, and no other."""
+        try:
+            yield
+        except AvatarError as error:
+            if error.code in ("gateway_lost", "protocol_error"):
+                raise
+            self._fail(streams, error)
+        except Exception as error:
+            log.exception("streams=%s event=failed", ",".join(stream.name for stream in streams))
+            self._fail(streams, _internal(error))
+
+    def _fail(self, streams: tuple[Stream, ...], error: AvatarError) -> None:
+        for stream in streams:
+            if self._streams.get(stream.name) is stream:
+                self._drop(stream)
+                self._report(stream.name, stream.epoch, error)
+
+    def _report(self, name: str, epoch: int, error: AvatarError) -> None:
+        log.warning("stream=%s event=error code=%s", name, error.code)
+        self._channel.send(failure(error, name, epoch))
+
+
+def _internal(error: Exception) -> EngineError:
+    """What a stream is told of an error that nobody foresaw. Raises DeviceLost where no stream can go on."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return EngineError("out_of_memory", "the device has no memory left for this call", retryable=True)
+    if isinstance(error, torch.AcceleratorError):
+        raise DeviceLost from error
+    return EngineError("internal_error", "the engine failed on this call", retryable=True)
+
+
+def failure(error: AvatarError, stream: str = "", epoch: int = 0) -> Failure:
+    return Failure(stream, epoch, error.code, error.message, error.retryable, error.family)
+
+
+def die_with_parent() -> None:
+    """No orphan: the kernel kills this process with its parent, also while it cannot look at its socket."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def serve(channel: WorkerChannel, config: EngineConfig) -> int:
+    """Load, warm up, serve. The exit code: 0 when told to stop or left alone, 1 for an error, 2 if it cannot start."""
+    try:
+        runner = ModelRunner.start(config)
+        info = warm_up(runner, config)
+    except AvatarError as error:
+        channel.send(failure(error))
+        return 2
+    worker = Worker(channel, runner, info)
+    signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
+    channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
+    log.info("event=ready model=%s device=%s chunk_ms=%.0f", info.name, info.device, info.warmup_chunk_ms)
+    try:
+        worker.run()
+    except DeviceLost:
+        log.exception("event=device_lost")
+        channel.send(failure(EngineError("device_lost", "the worker's device cannot be used any more", retryable=True)))
+        return 1
+    finally:
+        worker.close()
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Internal: started by knotcast.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited AF_UNIX stream socket")
+    parser.add_argument("--config", type=lambda text: msgspec.json.decode(text, type=EngineConfig), required=True)
+    arguments = parser.parse_args()
+    die_with_parent()
+    faulthandler.register(signal.SIGUSR1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s pid=%(process)d %(message)s")
+    os.set_inheritable(arguments.fd, False)
+    try:
+        code = serve(WorkerChannel(socket.socket(fileno=arguments.fd)), arguments.config)
+    except EngineError as error:
+        log.warning("event=ended code=%s", error.code)
+        code = 0 if error.code == "gateway_lost" else 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
