@@ -1,0 +1,111 @@
+"""The desk of a call: reads what comes over the data channel, answers, reports once a second, and notices silence.
+
+Nothing here raises because of what a peer sent: what cannot be used is answered with an ``error`` message.
+"""
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from engine.clock import monotonic
+from engine.errors import AvatarError, RequestError
+from engine.pose import parse_pose
+from server.rtc.peer import Peer
+
+if TYPE_CHECKING:
+    from server.call import Call
+
+REPORT_S = 1.0
+
+
+class MessageDesk:
+    """``{v: 1, type, seq, t_ms, ...}`` both ways. In: ping, pose. Out: pong, stats, state, error."""
+
+    def __init__(self, call: "Call") -> None:
+        self._call = call
+        self._told: dict[str, str] = {}
+        self._before = (0, 0, 0, 0)
+        self._report_at = monotonic()
+
+    async def watch(self, peer: Peer) -> None:
+        """Runs beside the call: the heartbeat, the longest time, the report."""
+        settings = self._call._parts.settings
+        peer.channel.deliver_to(self.receive)
+        peer.channel.on_open(lambda: self._call.send("state", state=self._call.state))
+        live_since = monotonic()
+        report_at = live_since + REPORT_S
+        while True:
+            await asyncio.sleep(min(REPORT_S, settings.heartbeat_s) / 4)
+            now = monotonic()
+            if peer.gone.is_set():
+                self._call.end(peer.gone_reason)
+            elif now - peer.last_heard > settings.heartbeat_s:
+                self._call.end("heartbeat_lost")
+            elif now - live_since > settings.max_call_s:
+                self._call.end("call_too_long")
+            if now >= report_at:
+                report_at += REPORT_S
+                self._report(now)
+
+    def receive(self, text: str) -> None:
+        """One message of the peer."""
+        seq: object = None
+        try:
+            message = json.loads(text)
+            if not isinstance(message, dict) or message.get("v", 1) != 1:
+                raise RequestError("invalid_message", "a message is an object with v 1 and a type")
+            seq = message.get("seq")
+            self._handle(message)
+        except (ValueError, RecursionError):
+            self._refuse(RequestError("invalid_message", "the message is not JSON, or too large"), None)
+        except AvatarError as error:
+            self._refuse(error, seq)
+
+    def _handle(self, message: dict[str, object]) -> None:
+        match message.get("type"):
+            case "ping":
+                self._call.send("pong", ping_seq=_plain(message.get("seq")), ping_t_ms=_plain(message.get("t_ms")))
+            case "pose":
+                self._call.push_pose(parse_pose(message).controls)
+            case _:
+                raise RequestError("unknown_message", "types are ping and pose", param="type")
+
+    def _refuse(self, error: AvatarError, seq: object) -> None:
+        self._call.send("error", code=error.code, message=error.message, param=error.param, to_seq=_plain(seq))
+
+    def _report(self, now: float) -> None:
+        call, playout = self._call, self._call.playout
+        counts = (playout.shown, playout.underruns, playout.skipped, playout.stalls)
+        added = tuple(count - before for count, before in zip(counts, self._before, strict=True))
+        span, self._report_at, self._before = now - self._report_at, now, counts
+        call._parts.metrics.playout(*added)
+        delay_ms = round(playout.lag / 48)
+        call.send(
+            "stats",
+            state=call.state,
+            distinct_fps=round(added[0] / span, 1),
+            generated_frames=playout.shown,
+            chunk_ms=round(call.chunk_ms, 1),
+            delay_ms=delay_ms,
+            latency_ms=delay_ms,
+            underruns=playout.underruns,
+            skipped=playout.skipped,
+            media_ms=round(playout.position / 48),
+        )
+        self._tell_turns()
+
+    def _tell_turns(self) -> None:
+        """Which turns began or ended since the last report; times are media time."""
+        turns = self._call.line.turns
+        for turn in turns:
+            if self._told.get(turn.id, "queued") != turn.state:
+                start = round(turn.start / 48) if turn.start >= 0 else None
+                self._call.send("state", state=self._call.state, turn={"id": turn.id, "state": turn.state, "start_ms": start})
+        self._told = {turn.id: turn.state for turn in turns}
+
+
+def _plain(value: object) -> object:
+    """A number to echo, nothing else: what a peer sent is not sent back at length."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15:
+        return value
+    return None

@@ -1,0 +1,124 @@
+"""What every request passes before a route sees it: whose name it used, which page sent it, how much and how slowly it sends.
+
+Pure ASGI, so that a body is counted while it arrives and refused before it is kept.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.errors import AvatarError, RequestError
+from server.errors import error_response
+from server.security import host_is_allowed, origin_is_allowed
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+BODY_S = 30.0
+SMALL_BODY = 256 * 1024
+
+
+class Gate:
+    """Host allow-list, Origin check, and the headers that every answer carries."""
+
+    def __init__(self, app: ASGIApp, names: frozenset[str], origins: Iterable[str], scheme: str) -> None:
+        self._app, self._names, self._origins, self._scheme = app, names, tuple(origins), scheme
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        guarded = _with_headers(send, scope["path"], secure=self._scheme == "https")
+        if refusal is not None:
+            await error_response(refusal)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> AvatarError | None:
+        headers = Headers(scope=scope)
+        if len(headers.getlist("host")) != 1 or not host_is_allowed(headers["host"], self._names):
+            return RequestError("unknown_host", "this server is not known by that name: see KNOTCAST_ALLOWED_HOSTS", status=400)
+        if scope["method"] not in _READING and not origin_is_allowed(headers, self._scheme, self._origins):
+            return RequestError("foreign_origin", "this page may not call this server", status=403)
+        return None
+
+
+class BodyLimit:
+    """A body larger than its route may take is refused with 413, one that takes too long with 408."""
+
+    def __init__(self, app: ASGIApp, limit: Callable[[str], int], seconds: float = BODY_S) -> None:
+        self._app, self._limit, self._seconds = app, limit, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or len(declared) > 15 or int(declared) > limit:
+            await error_response(_too_large(limit))(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._seconds
+        seen, complete, answered = 0, False, False
+
+        async def counted() -> Message:
+            nonlocal seen, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestError("body_too_slow", "the body took too long to arrive", status=408) from None
+            seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if seen > limit:
+                raise _too_large(limit)
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except AvatarError as error:
+            if answered:
+                raise
+            await error_response(error)(scope, receive, send)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError("body_too_large", f"the body is larger than {limit // 1024} KiB", status=413)
+
+
+def _with_headers(send: Send, path: str, *, secure: bool) -> Callable[[MutableMapping[str, Any]], Awaitable[None]]:
+    api = path.startswith("/v1/") or path in ("/health", "/ready", "/metrics")
+
+    async def guarded(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "no-referrer"
+            headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            headers["Content-Security-Policy"] = _API_POLICY if api else _PAGE_POLICY
+            if api:
+                headers.setdefault("Cache-Control", "no-store")
+            else:
+                headers["Permissions-Policy"] = "microphone=(self), camera=(), geolocation=()"
+                headers["Cache-Control"] = "no-cache"  # revalidated by ETag each time: a new version is seen at once
+            if secure:
+                headers["Strict-Transport-Security"] = "max-age=0"  # a self-signed name must never be pinned
+        await send(message)
+
+    return guarded

@@ -1,0 +1,99 @@
+"""The caller's voice coming in: a jitter buffer that drains, and the track as mono samples on an unbroken time line.
+
+aiortc 1.16's own buffer adds 80 ms, and after one lost packet 300 ms for ever (it fills up and never drains). This one
+releases in order, waits for at most two packets more than the missing one, and then gives out everything it holds.
+"""
+
+from typing import Any
+
+import numpy as np
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.mediastreams import MediaStreamTrack
+from aiortc.rtcrtpreceiver import RTCRtpReceiver
+from aiortc.rtp import RtpPacket
+from aiortc.utils import uint16_add, uint16_gt
+from av import AudioFrame
+from numpy.typing import NDArray
+
+WAIT_PACKETS = 2
+RESTART_GAP = 1000  # packets: the sender began anew
+MAX_FILL = 48_000 // 5  # samples of silence put in for what was lost
+
+
+class PromptJitterBuffer:
+    """Replaces ``aiortc.jitterbuffer.JitterBuffer`` for audio, where every packet is a frame."""
+
+    def __init__(self, receiver: Any = None) -> None:
+        """receiver: where frames beyond the one that ``add`` can return are put; None in a test of the order alone."""
+        self._receiver = receiver
+        self._next: int | None = None
+        self._held: dict[int, RtpPacket] = {}
+        self.lost = 0
+
+    def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        frames = self.release(packet)
+        if not frames:
+            return False, None
+        if self._receiver is not None:
+            self._hand_over(frames[:-1], packet.payload_type)
+        return False, frames[-1]
+
+    def release(self, packet: RtpPacket) -> list[JitterFrame]:
+        """Every frame that may go to the decoder now, in order."""
+        number = packet.sequence_number
+        if self._next is None or _distance(self._next, number) > RESTART_GAP:
+            self._next, self._held = number, {}
+        if uint16_gt(self._next, number):
+            return []  # too late: its place has been passed
+        self._held[number] = packet
+        ready = self._in_order()
+        if not ready and len(self._held) > WAIT_PACKETS:
+            oldest = min(self._held, key=lambda held: _distance(self._next or 0, held))
+            self.lost += _distance(self._next, oldest)
+            self._next = oldest
+            ready = self._in_order()
+        return ready
+
+    def _in_order(self) -> list[JitterFrame]:
+        ready = []
+        while self._next in self._held:
+            packet = self._held.pop(self._next)
+            ready.append(JitterFrame(data=packet._data, timestamp=packet.timestamp))  # type: ignore[attr-defined]
+            self._next = uint16_add(self._next, 1)
+        return ready
+
+    def _hand_over(self, frames: list[JitterFrame], payload_type: int) -> None:
+        codec = self._receiver._RTCRtpReceiver__codecs[payload_type]
+        for frame in frames:
+            frame.timestamp = self._receiver._RTCRtpReceiver__timestamp_mapper.map(frame.timestamp)
+            self._receiver._RTCRtpReceiver__decoder_queue.put((codec, frame))
+
+
+def replace_jitter_buffer(receiver: RTCRtpReceiver) -> None:
+    """aiortc has no public hook for it; a test holds the private name, and the version is pinned."""
+    assert hasattr(receiver, "_RTCRtpReceiver__jitter_buffer"), "aiortc has changed: see server/rtc/microphone.py"
+    receiver._RTCRtpReceiver__jitter_buffer = PromptJitterBuffer(receiver)
+
+
+class MicrophoneSource:
+    """Reads the remote track: int16 mono 48 kHz, silence where packets were lost, so that time stays true."""
+
+    def __init__(self, track: MediaStreamTrack) -> None:
+        self._track = track
+        self._expected: int | None = None
+
+    async def read(self) -> NDArray[np.int16]:
+        """The next samples (20 ms, more after a loss). Raises aiortc's MediaStreamError when the track ends."""
+        frame = await self._track.recv()
+        assert isinstance(frame, AudioFrame)
+        packed = frame.to_ndarray()[0]
+        pcm = packed[:: len(frame.layout.channels)].astype(np.int16, copy=False)
+        gap = 0 if self._expected is None or frame.pts is None else frame.pts - self._expected
+        self._expected = None if frame.pts is None else frame.pts + len(pcm)
+        if 0 < gap <= MAX_FILL:
+            return np.concatenate([np.zeros(gap, np.int16), pcm])
+        return pcm
+
+
+def _distance(start: int, end: int) -> int:
+    return (end - start) & 0xFFFF

@@ -1,0 +1,156 @@
+"""One peer connection under our rules: what aiortc must be told, and what it must be kept from.
+
+Knows nothing of portraits, engines or playout: tracks go out, a microphone and messages come in, and two events say when it
+connected and when it was gone.
+"""
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.rtcrtptransceiver import RTCRtpTransceiver
+from aiortc.sdp import candidate_from_sdp
+
+from engine.clock import monotonic
+from engine.errors import RequestError
+from server.rtc.channel import Channel, guard_sctp
+from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
+from server.rtc.ice import IcePolicy, govern
+from server.rtc.microphone import replace_jitter_buffer
+from server.rtc.offer import clean_offer, usable_candidates
+from server.rtc.tracks import AudioTrack, VideoTrack
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 3.0
+MAX_TRICKLED = 40
+# What aiortc's parser raises on text that no browser sends; each is the offer's fault.
+_BAD_OFFER = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
+    InternalError, InvalidAccessError, InvalidStateError, OperationError,
+)  # fmt: skip
+
+
+class Peer:
+    """``accept`` once, ``close`` any number of times."""
+
+    def __init__(self, policy: IcePolicy, size: tuple[int, int]) -> None:
+        """size: width and height of the pictures, which the bitrate follows."""
+        self._policy, self._size = policy, size
+        # An empty list, not None: aiortc's default asks a public STUN server.
+        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self.audio, self.video = AudioTrack(), VideoTrack()
+        self.channel = Channel(self._hear)
+        self.microphone: asyncio.Future[MediaStreamTrack] = asyncio.get_running_loop().create_future()
+        self.connected, self.gone = asyncio.Event(), asyncio.Event()
+        self.gone_reason = "remote"
+        self.last_heard = monotonic()
+        self._trickled = 0
+        self._closing = False
+        self._pc.on("connectionstatechange", self._on_state)
+        self._pc.on("track", self._on_track)
+        self._pc.on("datachannel", self._on_channel)
+
+    async def accept(self, sdp: str) -> str:
+        """Answer an offer. Raises RequestError ``invalid_offer``."""
+        offer = RTCSessionDescription(sdp=clean_offer(sdp, self._policy), type="offer")
+        try:
+            await self._pc.setRemoteDescription(offer)
+            transceivers = self._pc.getTransceivers()
+            for transceiver in transceivers:
+                self._prepare(transceiver)
+            self._govern(transceivers)
+            answer = await self._pc.createAnswer()
+            assert answer is not None
+            await self._pc.setLocalDescription(answer)
+        except _BAD_OFFER as error:
+            logger.info("offer refused kind=%s", type(error).__name__)
+            raise RequestError("invalid_offer", "the offer cannot be answered", param="sdp") from error
+        local = self._pc.localDescription
+        assert local is not None
+        return str(local.sdp)
+
+    async def add_candidates(self, candidates: list[tuple[str, str | None, int | None]]) -> None:
+        """Trickled candidates as (text, sdpMid, sdpMLineIndex). Raises RequestError ``too_many_candidates``."""
+        self._trickled += len(candidates)
+        if self._trickled > MAX_TRICKLED:
+            raise RequestError("too_many_candidates", f"more than {MAX_TRICKLED} candidates", param="candidates")
+        for text, mid, index in candidates:
+            for usable in usable_candidates([text], self._policy):
+                try:
+                    candidate = candidate_from_sdp(usable.removeprefix("candidate:"))
+                    candidate.sdpMid, candidate.sdpMLineIndex = mid, index
+                    await self._pc.addIceCandidate(candidate)
+                except _BAD_OFFER as error:
+                    raise RequestError(
+                        "invalid_candidate", "a candidate cannot be read", param="candidates"
+                    ) from error
+
+    async def close(self) -> None:
+        """Close everything, in bounded time; twice is fine."""
+        if self._closing:
+            return
+        self._closing = True
+        self.audio.stop()
+        self.video.stop()
+        self.microphone.cancel()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._pc.close()
+        except TimeoutError:
+            logger.error("a peer connection did not close in time")
+        self.gone.set()
+
+    def _prepare(self, transceiver: RTCRtpTransceiver) -> None:
+        if transceiver.kind == "audio":
+            self._pc.addTrack(self.audio)
+            replace_jitter_buffer(transceiver.receiver)
+            return
+        self._pc.addTrack(self.video)
+        transceiver.direction = "sendonly"
+        sender = cast(Any, transceiver.sender)
+        assert hasattr(sender, "_RTCRtpSender__encoder"), "aiortc has changed: see server/rtc/peer.py"
+        mime_type = transceiver._codecs[0].mimeType
+        sender._RTCRtpSender__encoder = make_encoder(mime_type, bitrate_for(*self._size))
+        sender._send_keyframe = KeyframeGate(sender._send_keyframe)
+
+    def _govern(self, transceivers: list[RTCRtpTransceiver]) -> None:
+        transports = [transceiver.receiver.transport for transceiver in transceivers]
+        if self._pc.sctp is not None:
+            transports.append(self._pc.sctp.transport)
+            guard_sctp(self._pc.sctp, lambda: self._lose("flood"))
+        for connection in {id(t): t.transport._connection for t in transports}.values():
+            govern(connection, self._policy, self._hear)
+
+    def _on_state(self) -> None:
+        state = self._pc.connectionState
+        if state == "connected":
+            self._hear()
+            self.connected.set()
+        elif state in ("failed", "closed"):
+            self._lose("ice_failed" if state == "failed" else "remote")
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio" and not self.microphone.done():
+            self.microphone.set_result(track)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self.channel.adopt(channel)
+
+    def _hear(self) -> None:
+        self.last_heard = monotonic()
+
+    def _lose(self, reason: str) -> None:
+        if not self.gone.is_set():
+            self.gone_reason = reason
+            self.gone.set()
+

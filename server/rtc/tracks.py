@@ -1,0 +1,86 @@
+"""The two outgoing tracks: what a call releases is taken by aiortc's senders. They know no clock; the call's ticks are theirs.
+
+aiortc reads a track until ``recv`` raises, encodes in the loop's default executor and stamps the RTCP pair with the moment of
+sending, so sound and picture that belong together must be put here in the same instant.
+"""
+
+import asyncio
+from collections import deque
+from fractions import Fraction
+
+import numpy as np
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from av import AudioFrame, VideoFrame
+from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
+
+RATE = 48_000
+TIME_BASE = Fraction(1, RATE)
+FRAME_SAMPLES = 960  # more than 20 ms in one frame become two Opus packets with one timestamp
+MAX_WAITING = 10  # 200 ms of sound; a sender further behind loses the oldest
+
+
+class AudioTrack(MediaStreamTrack):
+    """Mono s16 frames of 20 ms, in order, none left out unless the sender stands still."""
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[AudioFrame] = deque(maxlen=MAX_WAITING)
+        self._news = asyncio.Event()
+
+    def put(self, pcm: NDArray[np.int16], tick: int) -> None:
+        """pcm: int16 [960]; tick: its place on the call's clock, 20 ms each."""
+        assert pcm.shape == (FRAME_SAMPLES,), "an audio frame holds exactly 20 ms"
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(pcm).reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = RATE, TIME_BASE, tick * FRAME_SAMPLES
+        self._waiting.append(frame)
+        self._news.set()
+
+    async def recv(self) -> AudioFrame:
+        while not self._waiting:
+            if self.readyState != "live":
+                raise MediaStreamError
+            self._news.clear()
+            await self._news.wait()
+        return self._waiting.popleft()
+
+    def stop(self) -> None:
+        super().stop()
+        self._news.set()
+
+
+class VideoTrack(MediaStreamTrack):
+    """The newest picture only: a sender that is late skips, it never bursts."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._newest: tuple[NDArray[np.uint8], int] | None = None
+        self._news = asyncio.Event()
+        self.sent = 0
+
+    def put(self, picture: NDArray[np.uint8], tick: int) -> None:
+        """picture: I420, uint8 [H*3/2, W]; tick: its place on the call's clock, 20 ms each."""
+        self._newest = (picture, tick)
+        self._news.set()
+
+    async def recv(self) -> VideoFrame:
+        while self._newest is None:
+            if self.readyState != "live":
+                raise MediaStreamError
+            self._news.clear()
+            await self._news.wait()
+        (picture, tick), self._newest = self._newest, None
+        self.sent += 1
+        # A new object each time: aiortc marks a frame as keyframe on the object itself and never takes it back.
+        frame = VideoFrame.from_ndarray(picture, format="yuv420p")
+        frame.color_range = ColorRange.MPEG
+        frame.time_base, frame.pts = TIME_BASE, tick * FRAME_SAMPLES
+        return frame
+
+    def stop(self) -> None:
+        super().stop()
+        self._news.set()

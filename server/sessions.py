@@ -1,0 +1,144 @@
+"""The sessions there are: one a call, created with a token, gone a while after it ended. Bounded in number and in time."""
+
+import asyncio
+import datetime
+import hmac
+import logging
+import secrets
+from dataclasses import dataclass, field
+
+from engine.clock import monotonic
+from engine.config import RUNNING_AHEAD, STRATEGIES
+from engine.errors import CapacityError, RequestError
+from engine.messages import Rollout
+from engine.stream_client import StreamSpec
+from server.call import Call, CallParts
+from server.portraits import Portrait, PortraitStore
+from server.security import digest, new_token
+
+logger = logging.getLogger(__name__)
+
+REMEMBER_S = 60.0  # an ended session still says why
+SWEEP_S = 0.5
+MAX_REMEMBERED = 1000
+
+
+@dataclass(slots=True)
+class Session:
+    """state: created, connecting, live, ended. deadline: seconds of the monotonic clock at which it expires or is forgotten."""
+
+    id: str
+    owner: str
+    token: bytes
+    portrait_id: str
+    model: str
+    rollout: Rollout
+    seed: int
+    call: Call
+    expires_at: datetime.datetime
+    deadline: float
+    state: str = "created"
+    reason: str | None = None
+    answering: bool = field(default=False)  # an offer is being answered: a second one is refused at once
+
+
+class Sessions:
+    """``create``, then everything else by id and token."""
+
+    def __init__(self, parts: CallParts, portraits: PortraitStore) -> None:
+        self._parts, self._portraits = parts, portraits
+        self._sessions: dict[str, Session] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def create(self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None) -> tuple[Session, str]:
+        """A session and its token, which is shown only now."""
+        self._check(model, rollout)
+        ttl = self._parts.settings.session_ttl_s
+        token, session_id = new_token(), secrets.token_hex(16)
+        seed = secrets.randbits(31) if seed is None else seed
+        spec = StreamSpec(
+            stream=session_id,
+            portrait=self._portraits.framed(portrait),
+            landmarks=portrait.landmarks,
+            confidence=portrait.confidence,
+            seed=seed,
+            rollout=rollout,
+        )
+
+        def on_state(state: str, reason: str | None) -> None:
+            session.state, session.reason = state, reason
+            session.deadline = monotonic() + REMEMBER_S if state == "ended" else float("inf")
+
+        session = Session(
+            id=session_id,
+            owner=owner,
+            token=digest(token),
+            portrait_id=portrait.id,
+            model=self._parts.pool.info.name,
+            rollout=rollout,
+            seed=seed,
+            call=Call(self._parts, spec, on_state),
+            expires_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ttl),
+            deadline=monotonic() + ttl,
+        )
+        self._sessions[session.id] = session
+        return session, token
+
+    def get(self, session_id: str, token: str | None) -> Session:
+        """Raises RequestError: 401 without a token of ours, 403 with another session's, 404 for no session."""
+        if token is None:
+            raise RequestError("missing_token", "send Authorization: Bearer with the session's token", status=401)
+        given = digest(token)
+        session = self._sessions.get(session_id)
+        if session is not None and hmac.compare_digest(session.token, given):
+            return session
+        if session is None:
+            raise RequestError("session_not_found", "there is no such session", status=404, param="id")
+        if any(hmac.compare_digest(other.token, given) for other in self._sessions.values()):
+            raise RequestError("wrong_token", "this token belongs to another session", status=403)
+        raise RequestError("invalid_token", "this is not the session's token", status=401)
+
+    async def offer(self, session: Session, sdp: str) -> str:
+        """Answer a session's one offer. Raises RequestError 409 for a second, CapacityError when no slot is free."""
+        if session.state == "ended":
+            raise RequestError("session_ended", "the session has ended", status=409)
+        if session.state != "created" or session.answering:
+            raise RequestError("offer_exists", "the session already has its offer: create a new session", status=409)
+        if self._parts.pool.stats().free < 1:
+            raise CapacityError("no_slot", "every slot is taken: try again later")
+        session.answering = True
+        try:
+            return await session.call.accept(sdp)
+        finally:
+            session.answering = False
+
+    async def hang_up(self, session: Session) -> None:
+        await session.call.close("hang_up")
+
+    async def sweep(self) -> None:
+        """Task: end what was never used, forget what ended."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = monotonic()
+            for session in [session for session in self._sessions.values() if session.deadline <= now]:
+                if session.state == "ended":
+                    del self._sessions[session.id]
+                elif not session.answering:
+                    await session.call.close("expired")
+
+    async def close(self) -> None:
+        """End every call."""
+        await asyncio.gather(*(session.call.close("server_shutdown") for session in self._sessions.values()))
+
+    def _check(self, model: str | None, rollout: Rollout) -> None:
+        if model is not None and model != self._parts.pool.info.name:
+            raise RequestError(
+                "unknown_model", f"this server runs the model {self._parts.pool.info.name!r}", param="model"
+            )
+        if rollout.strategy and rollout.strategy not in STRATEGIES:
+            raise RequestError("unknown_rollout", f"choose one of {', '.join(STRATEGIES)}", param="rollout")
+        if rollout.running_ahead and rollout.running_ahead not in RUNNING_AHEAD:
+            raise RequestError("unknown_rollout", f"choose one of {', '.join(RUNNING_AHEAD)}", param="rollout")
+        open_sessions = sum(session.state != "ended" for session in self._sessions.values())
+        if open_sessions >= self._parts.settings.max_sessions or len(self._sessions) >= MAX_REMEMBERED:
+            raise CapacityError("too_many_sessions", "too many sessions are open: try again later")

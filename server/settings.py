@@ -1,0 +1,99 @@
+"""Every setting of the server, read once from ``KNOTCAST_*`` variables (or arguments), frozen afterwards.
+
+The only place that reads the environment. ``engine_config`` is the one function that turns it into what the engine takes.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.config import EngineConfig
+
+
+class IceServer(BaseModel, frozen=True):
+    """A STUN or TURN server, as the browser's RTCIceServer."""
+
+    urls: list[str]
+    username: str | None = None
+    credential: str | None = None
+
+
+class Settings(BaseSettings):
+    """Defaults serve one person on their own machine: loopback, no key, no TLS, nothing kept after the process ends."""
+
+    model_config = SettingsConfigDict(env_prefix="KNOTCAST_", frozen=True, extra="ignore")
+
+    # Where it listens
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    tls: Literal["off", "self-signed"] = "off"
+    allowed_hosts: list[str] = []  # further names by which browsers may call it
+    allowed_origins: list[str] = []  # further pages that may call the API, e.g. https://example.org
+    api_keys: list[SecretStr] = []
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    # WebRTC
+    advertised_address: str | None = None  # the public address when it stands behind 1:1 NAT
+    udp_port_min: int = Field(0, ge=0, le=65535)  # 0: any free port
+    udp_port_max: int = Field(0, ge=0, le=65535)
+    ice_servers: list[IceServer] = []
+
+    # Engine
+    model: str = "embedded"
+    device: str = "auto"
+    dtype: str = "auto"
+    workers: int = Field(1, ge=1, le=16)
+    slots: int = Field(2, ge=1, le=64)
+    threads: int = Field(0, ge=0, le=256)
+    random_weights: bool = False
+
+    # Portraits
+    data_dir: Path | None = None  # None: a temporary folder that goes when the server ends
+    max_portraits: int = Field(200, ge=1)
+    max_portrait_bytes: int = Field(10 * 2**20, ge=1024)
+    max_portrait_pixels: int = Field(25_000_000, ge=65_536)
+
+    # Calls
+    max_sessions: int = Field(16, ge=1)
+    session_ttl_s: float = Field(120.0, gt=0)
+    setup_deadline_s: float = Field(15.0, gt=0)
+    heartbeat_s: float = Field(6.0, gt=0)
+    max_call_s: float = Field(3600.0, gt=0)
+    delay_ms: int = Field(0, ge=0, le=5000)  # 0: from the model's chunk and its measured cost
+    max_say_seconds: float = Field(120.0, gt=0)
+
+    # Measurement: number every generated picture in its lowest rows (server/stamp.py)
+    stamp_frames: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> "Settings":
+        if self.udp_port_max < self.udp_port_min:
+            raise ValueError("udp_port_max must not lie below udp_port_min")
+        if self.advertised_address is not None:
+            ipaddress.ip_address(self.advertised_address)
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Only this machine can reach the HTTP port."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """What one worker process runs under these settings."""
+    return EngineConfig(
+        model=settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        slots=settings.slots,
+        threads=settings.threads,
+        random_weights=settings.random_weights,
+    )

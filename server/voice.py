@@ -1,0 +1,183 @@
+"""The voice of a call as one continuous time line: 20 ms at a time, what is to be said, else the microphone, else silence.
+
+The number of samples appended so far *is* media time; the 16 kHz copy that drives the face carries the same time. Knows
+nothing of networks, engines or wall time: whoever calls ``next_block`` sets the pace.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.decimate import DRIVE_RATE, PLAYOUT_RATE, Decimator
+from engine.errors import CapacityError
+
+BLOCK = 960  # 20 ms at 48 kHz: also the most that one Opus frame may hold
+_FADE = np.linspace(0.0, 1.0, 240, dtype=np.float32)  # 5 ms
+MAX_QUEUED_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceBlock:
+    """One step of the time line. pcm: int16 [960] from 48 kHz sample ``sample``; drive: 16 kHz samples from
+    ``drive_sample`` (2 ms behind: the low-pass waits for its future)."""
+
+    sample: int
+    pcm: NDArray[np.int16]
+    drive_sample: int
+    drive: NDArray[np.int16]
+
+
+@dataclass(slots=True)
+class Turn:
+    """Something said. start: media sample of its first block, -1 while it waits."""
+
+    id: str
+    pcm: NDArray[np.int16]
+    state: str = "queued"  # queued, speaking, finished, interrupted
+    start: int = -1
+    spoken: int = 0
+
+    @property
+    def duration_ms(self) -> int:
+        return round(len(self.pcm) * 1000 / PLAYOUT_RATE)
+
+
+class MicrophoneBuffer:
+    """Between the caller's clock and ours: small, bounded, and corrected by resampling so lightly that no one hears it.
+
+    A caller's sound card runs a little fast or slow. Below and above the target level, up to 1 % more or fewer samples are
+    stretched over a block; only a burst that resampling cannot take back in a second is cut.
+    """
+
+    TARGET = 2 * BLOCK
+    LIMIT = 12 * BLOCK
+
+    def __init__(self) -> None:
+        self._pcm = np.zeros(0, np.int16)
+        self._flowing = False
+        self.cut_samples = 0
+
+    @property
+    def level(self) -> int:
+        return len(self._pcm)
+
+    def push(self, pcm: NDArray[np.int16]) -> None:
+        self._pcm = np.concatenate([self._pcm, pcm])
+        excess = len(self._pcm) - self.LIMIT
+        if excess > 0:
+            self.cut_samples += excess + self.LIMIT - self.TARGET
+            self._pcm = self._pcm[-self.TARGET :]
+
+    def pull(self) -> NDArray[np.int16] | None:
+        """int16 [960], or None while nothing has come or the buffer is filling up again."""
+        if len(self._pcm) < (BLOCK if self._flowing else self.TARGET):
+            self._flowing = False
+            return None
+        off = len(self._pcm) - self.TARGET
+        # Within one packet of the target is only the network's rhythm, not a clock that drifts.
+        wanted = BLOCK if abs(off) <= BLOCK else BLOCK + max(-10, min(10, off // 50))
+        if wanted == BLOCK or len(self._pcm) < wanted + 1:
+            block, self._pcm = self._pcm[:BLOCK], self._pcm[BLOCK:]
+        else:
+            at = np.arange(BLOCK) * (wanted / BLOCK)
+            block = np.interp(at, np.arange(wanted + 1), self._pcm[: wanted + 1]).astype(np.int16)
+            self._pcm = self._pcm[wanted:]
+        fade_in, self._flowing = not self._flowing, True
+        return faded_in(block) if fade_in else block
+
+    def clear(self) -> None:
+        self._pcm = np.zeros(0, np.int16)
+        self._flowing = False
+
+
+class VoiceLine:
+    """``head``: media time in 48 kHz samples, one block further with each ``next_block``."""
+
+    def __init__(self, history_s: float = 4.0) -> None:
+        self.head = 0
+        self.microphone = MicrophoneBuffer()
+        self._decimator = Decimator()
+        self._drive_head = 0
+        self._history: deque[tuple[int, NDArray[np.int16]]] = deque(maxlen=int(history_s * 50))
+        self._queue: deque[Turn] = deque()
+        self._recent: deque[Turn] = deque(maxlen=8)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The last few turns, oldest first."""
+        return list(self._recent)
+
+    @property
+    def speaking(self) -> bool:
+        return bool(self._queue)
+
+    def say(self, turn: Turn) -> None:
+        if len(self._queue) >= MAX_QUEUED_TURNS:
+            raise CapacityError("say_queue_full", "too much is waiting to be said: wait for a turn to end", status=429)
+        self._queue.append(turn)
+        self._recent.append(turn)
+
+    def interrupt(self) -> list[str]:
+        """Forget what is being said and what waits; the ids of those turns."""
+        ids = [turn.id for turn in self._queue]
+        for turn in self._queue:
+            turn.state, turn.pcm = "interrupted", turn.pcm[:0]
+        self._queue.clear()
+        return ids
+
+    def next_block(self) -> VoiceBlock:
+        said = self._said()
+        heard = self.microphone.pull()
+        block = said if said is not None else heard
+        return self._append(block if block is not None else np.zeros(BLOCK, np.int16))
+
+    def silent_block(self) -> VoiceBlock:
+        """One step of silence whatever waits: the run-up before a call's first picture."""
+        return self._append(np.zeros(BLOCK, np.int16))
+
+    def drive_since(self, sample: int) -> tuple[int, NDArray[np.int16]]:
+        """What is kept of the 16 kHz voice from ``sample`` on: (first sample, int16 [n])."""
+        parts = [(at, pcm) for at, pcm in self._history if at + len(pcm) > sample]
+        if not parts:
+            return self._drive_head, np.zeros(0, np.int16)
+        return parts[0][0], np.concatenate([pcm for _, pcm in parts])
+
+    def _said(self) -> NDArray[np.int16] | None:
+        if not self._queue:
+            return None
+        turn = self._queue[0]
+        if turn.start < 0:
+            turn.start, turn.state = self.head, "speaking"
+        block = turn.pcm[turn.spoken : turn.spoken + BLOCK]
+        turn.spoken += BLOCK
+        if turn.spoken >= len(turn.pcm):
+            turn.state, turn.pcm = "finished", turn.pcm[:0]
+            self._queue.popleft()
+        return block if len(block) == BLOCK else np.pad(block, (0, BLOCK - len(block)))
+
+    def _append(self, pcm: NDArray[np.int16]) -> VoiceBlock:
+        drive = self._decimator.push(pcm)
+        block = VoiceBlock(self.head, pcm, self._drive_head, drive)
+        self.head += BLOCK
+        self._drive_head += len(drive)
+        self._history.append((block.drive_sample, drive))
+        return block
+
+
+def faded_in(block: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The block with its first 5 ms raised from nothing."""
+    out = block.astype(np.float32)
+    out[: len(_FADE)] *= _FADE
+    return out.astype(np.int16)
+
+
+def frame_start(frame: int, fps: int) -> int:
+    """Media sample (48 kHz) at which a frame begins."""
+    return -(-frame * PLAYOUT_RATE // fps)
+
+
+def drive_sample(frame: int, fps: int) -> int:
+    """Media sample of the 16 kHz voice at which a frame begins."""
+    return frame * DRIVE_RATE // fps
