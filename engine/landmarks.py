@@ -1,0 +1,222 @@
+"""Where the features of a face are: a short cascade of ridge regressions on gradient histograms.
+
+First the eyes are found more and more exactly and the picture is cropped anew around them (the canonical framing), then
+contour, mouth and lids are read off the crop. Weights come from `python -m training.landmarks`. Needs numpy, OpenCV and
+safetensors alone; knows nothing of detection, uploads or models. Coordinates are -1..1, x right, y down.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights" / "embedded" / "landmarks.safetensors"
+
+CROP = 256  # side of the crop everything is measured on, pixels
+EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical framing: (-EYE_X, EYE_Y), (EYE_X, EYE_Y)
+SHRINK_BELOW = 0.6  # crop pixels a picture pixel below which the picture is shrunk by areas first
+CHIN_TO_CENTRE = 0.18  # cy = eyes + 0.18 x (chin - eyes), how the face ellipse is defined
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A window on the crop: centre and half sizes in -1..1 units, size in pixels (multiples of 8)."""
+
+    x: float
+    y: float
+    half_width: float
+    half_height: float
+    width: int
+    height: int
+    thumbnail: tuple[int, int] = (0, 0)  # width, height of the tone map added to the gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One regression: what it looks at and what it tells."""
+
+    patch: Patch
+    targets: tuple[str, ...]
+
+
+FACE = Patch(0.0, 0.12, 0.8, 0.8, 96, 96)
+EYES = Patch(0.0, -0.11, 0.44, 0.165, 128, 48)
+MOUTH = Patch(0.0, 0.03, 0.35, 0.2, 112, 64, thumbnail=(28, 16))
+LOWER = Patch(0.0, 0.12, 0.62, 0.42, 96, 64)
+
+EYE_POINTS = ("left_x", "left_y", "right_x", "right_y")
+MOUTH_FIELDS = ("mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th")
+LID_FIELDS = ("exl", "eyl", "exr", "eyr", "ea", "eb", "bh")
+CONTOUR_FIELDS = ("cx", "rx", "chin_y")
+
+ALIGN = (Stage(FACE, EYE_POINTS), Stage(FACE, EYE_POINTS), Stage(EYES, EYE_POINTS), Stage(EYES, EYE_POINTS))
+ROUGH = Stage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
+FINE = (Stage(MOUTH, MOUTH_FIELDS), Stage(MOUTH, MOUTH_FIELDS))
+LIDS = Stage(EYES, LID_FIELDS)
+CONTOUR = Stage(LOWER, CONTOUR_FIELDS)
+JUDGES = {"face": FACE, "eyes": EYES, "mouth": MOUTH}  # is it there and uncovered?
+
+
+def canonical_crop(image: Image, eyes: npt.NDArray[np.float64], size: int = CROP) -> tuple[Image, Floats]:
+    """Crop [size, size, 3] with the eye centres [2, 2] (pixels) at their canonical places, and the affine [2, 3].
+
+    The affine maps picture pixels to crop pixels. Outside the picture its edge is repeated. A picture much larger than
+    the crop is shrunk by areas first, so that the crop does not alias.
+    """
+    outer = _similarity(eyes, size)
+    scale = float(np.hypot(outer[0, 0], outer[1, 0]))
+    inner = outer
+    if scale < SHRINK_BELOW:
+        image, shrink, corner = _shrunk(image, outer, scale / SHRINK_BELOW, size)
+        inner = _similarity((eyes - corner + 0.5) * shrink - 0.5, size)
+    crop = cv2.warpAffine(image, inner, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8), outer.astype(np.float32)
+
+
+def _shrunk(
+    image: Image, affine: npt.NDArray[np.float64], shrink: float, size: int
+) -> tuple[Image, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The part of the picture a crop needs, shrunk: picture, the exact factors (x, y), the part's corner (x, y)."""
+    limits = np.array(image.shape[1::-1])
+    ends = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - affine[:, 2]
+    ends = ends @ np.linalg.inv(affine[:, :2]).T
+    low = np.clip(np.floor(ends.min(0)) - 4 / shrink, 0, limits - 2).astype(int)
+    high = np.clip(np.ceil(ends.max(0)) + 4 / shrink, low + 2, limits).astype(int)
+    part = image[low[1] : high[1], low[0] : high[0]]
+    width, height = (max(1, round(n * shrink)) for n in (high - low).tolist())
+    small = np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return small, np.array([width, height]) / (high - low), low.astype(np.float64)
+
+
+def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """The rotation, scale and shift [2, 3] that takes two points to the canonical eye places of a crop."""
+    across = eyes[1] - eyes[0]
+    turn = complex(EYE_X * size, 0) / complex(across[0], across[1])
+    middle = turn * complex(*(eyes[0] + eyes[1])) / 2
+    shift = complex(size / 2, (EYE_Y + 1) * size / 2) - middle - complex(0.5, 0.5)  # pixel centres are at whole numbers
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+@lru_cache(maxsize=8)
+def _hog(width: int, height: int) -> cv2.HOGDescriptor:
+    return cv2.HOGDescriptor((width, height), (16, 16), (8, 8), (8, 8), 9)
+
+
+def describe(crop: Image, patch: Patch, at: tuple[float, float] = (0.0, 0.0)) -> Floats:
+    """What a patch of a crop [S, S, 3] looks like, [d]: gradient histograms and a small tone map.
+
+    at: what the patch is centred on, in -1..1 units, on top of its own centre.
+    """
+    side = crop.shape[0] / 2
+    wide, high = patch.width / (2 * patch.half_width * side), patch.height / (2 * patch.half_height * side)
+    left = (at[0] + patch.x - patch.half_width + 1) * side
+    top = (at[1] + patch.y - patch.half_height + 1) * side
+    place = np.array([[wide, 0, -wide * left + 0.5 * wide - 0.5], [0, high, -high * top + 0.5 * high - 0.5]])
+    source = cv2.blur(crop, (2, 2)) if wide < 0.7 else crop
+    view = cv2.warpAffine(source, place, (patch.width, patch.height), borderMode=cv2.BORDER_REPLICATE)
+    gradients = np.asarray(_hog(patch.width, patch.height).compute(view), np.float32).ravel()
+    if not patch.thumbnail[0]:
+        return gradients
+    small = cv2.resize(view, patch.thumbnail, interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = small.mean(2)
+    tone = (grey - grey.mean()) / (grey.std() + 8)
+    red = (small[..., 0] - small[..., 1]) / (small[..., 0] + small[..., 1] + 16)
+    return np.concatenate([gradients, 0.15 * tone.ravel(), 1.5 * (red - red.mean()).ravel()]).astype(np.float32)
+
+
+def mirrored(landmarks: Mapping[str, float]) -> dict[str, float]:
+    """The landmarks of the mirrored picture."""
+    flipped = dict(landmarks)
+    for name in ("cx", "mx", "mtilt"):
+        flipped[name] = -landmarks[name]
+    flipped |= {"exl": -landmarks["exr"], "exr": -landmarks["exl"], "eyl": landmarks["eyr"], "eyr": landmarks["eyl"]}
+    return flipped
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Landmarks of a crop; doubt: how far the readings of the picture and its mirror image differ, -1..1 units."""
+
+    landmarks: dict[str, float]
+    doubt: float
+
+
+class LandmarkEstimator:
+    """The trained cascade."""
+
+    def __init__(self, tensors: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self._tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
+
+    def apply(self, name: str, features: Floats) -> Floats:
+        """The outputs [k] of the regression called name."""
+        return features @ self._tensors[f"{name}.weight"] + self._tensors[f"{name}.bias"]
+
+    def align(self, image: Image, eyes: npt.NDArray[np.float64], first: int = 0) -> npt.NDArray[np.float64]:
+        """Improve rough eye centres [2, 2] (pixels, the picture's left eye first) from stage ``first`` on."""
+        for number, stage in enumerate(ALIGN[first:], first):
+            crop, affine = canonical_crop(image, eyes)
+            places = self.apply(f"align{number}", describe(crop, stage.patch)).reshape(2, 2).astype(np.float64)
+            eyes = to_picture(places, affine)
+        return eyes
+
+    def judge(self, crop: Image, name: str, at: tuple[float, float] = (0.0, 0.0)) -> float:
+        """Probability 0..1 that an aligned crop shows an uncovered face, eyes or mouth."""
+        value = float(self.apply(f"judge_{name}", describe(crop, JUDGES[name], at))[0])
+        return 1 / (1 + float(np.exp(-np.clip(value, -30, 30))))
+
+    def measure(self, crop: Image) -> Measured:
+        """Landmarks of an aligned crop, the mean of the picture's and its mirror image's."""
+        one = self.read(crop)
+        other = mirrored(self.read(np.ascontiguousarray(crop[:, ::-1])))
+        doubt = float(np.hypot(one["mx"] - other["mx"], one["my"] - other["my"]))
+        doubt = max(doubt, abs(one["th"] - other["th"]), abs(one["mw"] - other["mw"]))
+        mean = {name: 0.5 * (one[name] + other[name]) for name in one}
+        return Measured(finish(mean), doubt)
+
+    def read(self, crop: Image) -> dict[str, float]:
+        """One pass over a crop as it is."""
+        rough = dict(zip(ROUGH.targets, self.apply("rough", describe(crop, ROUGH.patch)).tolist(), strict=True))
+        for number, stage in enumerate(FINE):
+            change = self.apply(f"fine{number}", describe(crop, stage.patch, (rough["mx"], rough["my"])))
+            rough |= {name: rough[name] + float(d) for name, d in zip(stage.targets, change, strict=True)}
+        lids = dict(zip(LIDS.targets, self.apply("lids", describe(crop, LIDS.patch)).tolist(), strict=True))
+        at = (rough["mx"], rough["my"])
+        change = self.apply("contour", describe(crop, CONTOUR.patch, at))
+        contour = {name: rough[name] + float(d) for name, d in zip(CONTOUR.targets, change, strict=True)}
+        return rough | lids | contour
+
+
+def to_picture(places: npt.NDArray[np.float64], affine: Floats, size: int = CROP) -> npt.NDArray[np.float64]:
+    """Points [n, 2] in a crop's -1..1 units to pixels of the picture the crop was cut from."""
+    pixels = (places + 1) * (size / 2) - 0.5
+    return np.asarray((pixels - affine[:, 2]) @ np.linalg.inv(affine[:, :2].astype(np.float64)).T)
+
+
+def finish(raw: Mapping[str, float]) -> dict[str, float]:
+    """Raw readings to a consistent set inside what a face can be: the fields of landmarks.json the rig uses."""
+    face = dict(raw)
+    chin_y = face.pop("chin_y")
+    face["chin"] = max(chin_y - face["my"], 0.15)
+    face["cy"] = EYE_Y + CHIN_TO_CENTRE * (face["my"] + face["chin"] - EYE_Y)
+    face["ry"] = face["my"] + face["chin"] - face["cy"]
+    for name, low, high in (
+        ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
+        ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),
+    ):  # fmt: skip
+        face[name] = min(max(face[name], low), high)
+    face["th"] = 0.0 if face["th"] < 0.008 else min(face["th"], 0.2)  # less than a pixel is a closed mouth
+    return face
+
+
+@lru_cache(maxsize=1)
+def default_estimator() -> LandmarkEstimator:
+    """The shipped estimator, read once."""
+    return LandmarkEstimator(load_file(WEIGHTS))
