@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,7 @@ _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
 _DRAIN_BYTES = 1 << 20  # the worker reads at most so much before it looks at its streams again
 _MAX_DESCRIPTORS = 8  # received and not yet claimed by their message
+_ANCILLARY_BYTES = socket.CMSG_LEN(_MAX_DESCRIPTORS * array("i").itemsize)
 
 TO_WORKER_LIMIT = 8 << 20  # a portrait of 1280x720 is 2.7 MiB
 TO_GATEWAY_LIMIT = 1 << 18
@@ -172,14 +174,12 @@ class WorkerChannel:
         taken = 0
         while taken < _DRAIN_BYTES:
             try:
-                data, descriptors, flags, _ = socket.recv_fds(
-                    self._sock, _READ_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
+                data, ancillary, flags, _ = self._sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except ConnectionError:
-                data, descriptors, flags = b"", [], 0
-            self._descriptors.extend(descriptors)
+                data, ancillary, flags = b"", [], 0
+            self._keep_descriptors(ancillary)
             if not data:
                 raise EngineError("gateway_lost", "the gateway has gone")
             if flags & socket.MSG_CTRUNC or len(self._descriptors) > _MAX_DESCRIPTORS:
@@ -204,6 +204,14 @@ class WorkerChannel:
         while self._descriptors:
             os.close(self._descriptors.popleft())
         self._sock.close()
+
+    def _keep_descriptors(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        """Not ``socket.recv_fds``: that one does not pass the flags on, so that children would inherit them."""
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                self._descriptors.extend(numbers)
 
     def _claim(self, message: ToWorker) -> int | None:
         if not isinstance(message, OpenStream):

@@ -274,6 +274,10 @@ class WorkerClient:
                     await asyncio.sleep(0.005)
         except TimeoutError:
             log.error("worker pid=%s cannot be killed", self.pid)
+        except asyncio.CancelledError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)  # it was killed; who cancels us must not find a zombie
+            raise
         finally:
             self.died.set()
 

@@ -1,0 +1,118 @@
+"""Earliest deadline first, on a clock that is only a number."""
+
+from math import inf
+
+from engine.deadline import DeadlineScheduler
+
+
+def scheduler(cost: float = 0.1, period: float = 0.48) -> DeadlineScheduler[str]:
+    made = DeadlineScheduler[str](period=period, cost=cost, limit=0.9, margin=1.25)
+    for name in ("a", "b", "c"):
+        made.join(name)
+    return made
+
+
+def test_the_earliest_deadline_comes_first_and_files_last() -> None:
+    queue = scheduler()
+    queue.offer("a", 0.0, 3.0, complete=True)
+    queue.offer("b", 0.0, inf, complete=True)
+    queue.offer("c", 0.0, 2.0, complete=True)
+    assert queue.order(0.0) == ["c", "a", "b"] and queue.next(0.0) == "c"
+    queue.finish("c", 0.1)
+    assert queue.order(0.0) == ["a", "b"]
+    queue.withdraw("a")
+    assert queue.next(0.0) == "b"
+
+
+def test_among_files_who_waited_longest_comes_first() -> None:
+    queue = scheduler()
+    for now, name in enumerate("bac"):
+        queue.offer(name, float(now), inf, complete=True)
+    queue.offer("b", 5.0, inf, complete=True)  # offered again, still waiting since 0
+    assert queue.order(6.0) == ["b", "a", "c"]
+    queue.finish("b", 0.1)
+    queue.offer("b", 6.0, inf, complete=True)
+    assert queue.order(6.0) == ["a", "c", "b"]
+
+
+def test_without_its_voice_a_chunk_waits_as_long_as_time_allows() -> None:
+    queue = scheduler(cost=0.1)
+    queue.offer("a", 0.0, 1.0, complete=False)
+    assert queue.wake_at() == 0.875
+    assert queue.next(0.874) is None and queue.next(0.875) == "a"
+
+
+def test_others_as_urgent_bring_the_latest_start_forward() -> None:
+    queue = scheduler(cost=0.1)
+    queue.offer("a", 0.0, 1.0, complete=False)
+    queue.offer("b", 0.0, 0.9, complete=True)
+    queue.offer("c", 0.0, 5.0, complete=True)
+    assert queue.wake_at() == 0.75
+    assert queue.order(0.75) == ["b", "a", "c"]
+
+
+def test_a_file_never_goes_without_its_voice() -> None:
+    queue = scheduler()
+    queue.offer("a", 0.0, inf, complete=False)
+    assert queue.next(1e9) is None and queue.wake_at() == inf
+
+
+def test_cost_is_measured_and_remembered() -> None:
+    queue = scheduler(cost=0.1)
+    for _ in range(60):
+        queue.offer("a", 0.0, 1.0, complete=False)
+        queue.finish("a", 0.2)
+    queue.offer("a", 0.0, 1.0, complete=False)
+    assert abs(queue.wake_at() - 0.75) < 1e-3
+
+
+def test_one_call_too_many_is_refused_before_it_overloads() -> None:
+    queue = DeadlineScheduler[int](period=0.48, cost=0.1, limit=0.9)
+    admitted = 0
+    while queue.admit():
+        queue.join(admitted)
+        admitted += 1
+    assert admitted == 4 and queue.load <= 0.9  # a fifth would promise 1.04 of the time
+    queue.leave(0)
+    assert queue.admit() and not queue.admit(cost=0.3)
+
+
+def test_a_file_is_no_load_and_the_first_call_always_fits() -> None:
+    queue = DeadlineScheduler[str](period=0.48, cost=2.0)
+    assert queue.admit()
+    queue.join("file")
+    assert not queue.admit()  # it may still turn out to be a live call
+    queue.offer("file", 0.0, inf, complete=True)
+    assert queue.load == 0.0 and queue.admit()
+    queue.join("call")
+    assert not queue.admit()
+
+
+def simulate(costs: dict[str, float], period: float, chunks: int, delay: float) -> float:
+    """Calls whose chunk n is ready at n * period and due ``delay`` later, on one device. The worst lateness."""
+    queue = DeadlineScheduler[str](period, cost=max(costs.values()), limit=1.0)
+    made = dict.fromkeys(costs, 0)
+    for name in costs:
+        queue.join(name)
+    now, worst = 0.0, -inf
+    while min(made.values()) < chunks:
+        for name, done in made.items():
+            if now >= done * period:
+                queue.offer(name, now, done * period + delay, complete=True)
+            else:
+                queue.withdraw(name)
+        name_now = queue.next(now)
+        if name_now is None:
+            now = min(done * period for done in made.values())
+            continue
+        due = made[name_now] * period + delay
+        now += costs[name_now]
+        made[name_now] += 1
+        worst = max(worst, now - due)
+        queue.finish(name_now, costs[name_now])
+    return worst
+
+
+def test_what_fits_is_never_late() -> None:
+    assert simulate({"a": 0.2, "b": 0.2, "c": 0.05}, period=0.48, chunks=200, delay=0.48) <= 1e-9
+    assert simulate({"a": 0.3, "b": 0.3}, period=0.48, chunks=200, delay=0.48) > 1.0  # what does not fit is
