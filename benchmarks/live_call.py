@@ -169,14 +169,14 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
     page.wait_for_timeout((float(BEEP_AT[-1]) + 3.0) * 1000)
     state = session.request("GET")
     figures["av_offset_ms"] = av_figures(Recording.read(page), state, turn["turn_id"])
-    figures["session"] = state.get("stats")
+    figures |= {name: state[name] for name in ("generated_frames", "underruns", "delay_ms")}
     page.get_by_role("button", name="Hang up").click()
     return figures
 
 
 def av_figures(recording: Recording, state: Mapping[str, Any], turn_id: str) -> dict[str, Any] | None:
     """Median and spread of the offsets; the server tells at which media time the turn began."""
-    started = [turn["start_ms"] for turn in state.get("turns", []) if turn["id"] == turn_id]
+    started = [turn["start_ms"] for turn in state["turns"] if turn["turn_id"] == turn_id]
     if not started or started[0] is None:
         return None
     offsets = av_offsets(recording, [started[0] / 1000 + float(at) for at in BEEP_AT], 25.0)

@@ -14,16 +14,15 @@ export class ApiError extends Error {
   }
 }
 
-/** Takes the one-time key out of the address (#key=... or ?key=...), so that it is not bookmarked or shown, and keeps it
- * for this tab. */
+/** Takes the access key out of the address (#key=...), so that it is not bookmarked or shown, and keeps it for this tab. A
+ * one-time key is traded for a cookie by the first request that carries it; a configured one is needed each time. */
 function takeAccessKey() {
   const here = new URL(location.href);
   const fragment = new URLSearchParams(here.hash.replace(/^#/, ""));
-  const given = fragment.get("key") ?? here.searchParams.get("key");
+  const given = fragment.get("key");
   if (given) {
     sessionStorage.setItem(KEY_NAME, given);
     fragment.delete("key");
-    here.searchParams.delete("key");
     here.hash = fragment.toString();
     history.replaceState(null, "", here);
   }
@@ -54,7 +53,6 @@ async function errorOf(response) {
   const seconds = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const retryAfter = Number.isFinite(seconds) ? seconds : null;
   let message = error.message ?? `The server answered with status ${response.status}.`;
-  if (response.status === 401 && !error.message) message = "This server asks for an access key: open the address that it printed.";
   if (retryAfter !== null) message += ` Try again in ${retryAfter} s.`;
   return new ApiError(message, { status: response.status, code: error.code ?? "http_error", param: error.param ?? null, retryAfter });
 }

@@ -1,8 +1,9 @@
 // One call: session, peer connection, data channel, liveness, and one way out. Reports by events; knows no page element.
-// Events: "state" {state, reason, message}, "media" {stream}, "message" {one data-channel message}, "trouble" {message}.
+// Events: "state" {state, reason, message}, "progress" {text}, "media" {stream}, "message" (one data-channel message).
 import { ApiError, createSession, deleteSession, sendCandidates, sendOffer } from "./api.js";
 
 const SETUP_MS = 20000; // the server gives up on a call that has not connected after 15 s; we say so soon after
+const ENGINE_START_MS = 90000;
 const PING_MS = 1000;
 const SILENCE_MS = 6000; // nothing heard on the data channel for so long: the server, or the way to it, is gone
 const CANDIDATE_BATCH_MS = 40;
@@ -10,6 +11,7 @@ const CANDIDATE_BATCH_MS = 40;
 const ENDINGS = {
   setup_timeout: "No connection came about. Does a firewall or VPN block UDP between this browser and the server?",
   ice_failed: "The connection was lost. Check the network and call once more.",
+  remote: "The server has closed the call.",
   silent: "The server has stopped answering, so the call was ended.",
 };
 
@@ -40,15 +42,29 @@ export class Call extends EventTarget {
   /** Connects. Does not throw: what goes wrong ends the call with a reason. */
   async start() {
     this.#enter("connecting");
-    this.#later(() => this.state === "connecting" && this.end("setup_timeout"), SETUP_MS);
     try {
       // Permission that is given at once lets the browser offer its real addresses; a prompt must not hold up the call.
-      const [session] = await Promise.all([createSession(this.portraitId), Promise.race([this.microphone, pause(800)])]);
+      const [session] = await Promise.all([this.#createSession(), Promise.race([this.microphone, pause(800)])]);
       this.session = session;
       if (this.state === "ended") return this.#release();
+      this.#later(() => this.state === "connecting" && this.end("setup_timeout"), SETUP_MS);
       await this.#connect(session);
     } catch (error) {
       this.#fail(error);
+    }
+  }
+
+  /** A server that has just been started still loads its model: wait for it, and say so. */
+  async #createSession() {
+    const deadline = performance.now() + ENGINE_START_MS;
+    for (;;) {
+      try {
+        return await createSession(this.portraitId);
+      } catch (error) {
+        if (error.code !== "starting" || this.state === "ended" || performance.now() > deadline) throw error;
+        this.#emit("progress", { text: "The engine is starting…" });
+        await pause(1000);
+      }
     }
   }
 
@@ -138,15 +154,17 @@ export class Call extends EventTarget {
   }
 
   #pong(message, sent) {
-    const echoed = message.ping_seq ?? message.seq;
-    const at = sent.get(echoed);
+    const at = sent.get(message.ping_seq);
     if (at !== undefined) this.roundTripMs = performance.now() - at;
-    sent.delete(echoed);
+    sent.delete(message.ping_seq);
   }
 
   #heard(message) {
-    if (message.type === "state" && message.state === "ended") this.end(message.reason ?? "remote", message.message);
-    else this.#emit("message", message);
+    if (message.type === "error") this.lastError = message.code; // it may be what ends the call, and has been told then
+    if (message.type !== "state" || message.state !== "ended") return this.#emit("message", message);
+    const reason = message.reason ?? "remote";
+    const untold = `The call was ended by the server (${reason.replaceAll("_", " ")}).`;
+    this.end(reason, message.message ?? (reason === this.lastError ? null : untold));
   }
 
   /** Sends one data-channel message; returns its seq, or null if the channel is not open. */

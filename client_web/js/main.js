@@ -26,8 +26,7 @@ const pad = new HeadPad($("pad"), (pose) => call?.send("pose", pose));
 /** @type {Call|null} */
 let call = null;
 let starting = false;
-let speakingUntil = 0;
-let speakingTimer = null;
+const speaking = new Set(); // turns that were said and have not ended
 
 function setStatus(text) {
   $("status").textContent = text;
@@ -69,6 +68,7 @@ async function startCall() {
 function begin(next) {
   call = next;
   next.addEventListener("state", ({ detail }) => call === next && onState(detail));
+  next.addEventListener("progress", ({ detail }) => call === next && screen.cover(detail.text));
   next.addEventListener("media", ({ detail }) => call === next && onMedia(detail.stream));
   next.addEventListener("message", ({ detail }) => call === next && onMessage(detail));
   next.start();
@@ -110,7 +110,8 @@ function onMessage(message) {
   if (message.type === "state") onServerState(message);
 }
 
-function onServerState({ state }) {
+function onServerState({ state, turn }) {
+  if (turn) return onTurn(turn);
   if (state === "recovering") screen.cover("The engine is restarting. The picture comes back by itself.");
   if (state === "live" && screen.screen.classList.contains("shown")) screen.cover(null);
 }
@@ -120,14 +121,13 @@ function endCall(reason, message) {
   stats.stop();
   meters.stop();
   microphone.release();
-  speaking(0);
+  onTurn(null);
   screen.clear();
   show("idle");
   showPicker();
   setStatus("Call ended");
   if (reason === "portrait_not_found" || reason === "not_found") picker.forget();
   if (message) notices.error(sentence(message));
-  else if (reason !== "hang_up") notices.info(`The call was ended by the server (${String(reason).replaceAll("_", " ")}).`);
   $("call").focus({ preventScroll: true });
 }
 
@@ -144,20 +144,20 @@ async function saySentence() {
   try {
     const response = await fetch(SENTENCE).catch(() => null);
     if (!response?.ok) throw new ApiError("The sample sentence could not be loaded. Is the server still running?");
-    const { duration_ms: duration } = await say(current.session, await response.blob());
-    if (call === current) speaking(duration + 1200);
+    const { turn_id: id } = await say(current.session, await response.blob());
+    if (call === current) onTurn({ id, state: "queued" });
   } catch (error) {
     if (call === current) notices.error(error.message);
   }
   $("say").disabled = call?.state !== "live";
 }
 
-/** Enables "Stop" for so long as the sentences said are likely to play, ms from now. 0: no more. */
-function speaking(duration) {
-  clearTimeout(speakingTimer);
-  speakingUntil = duration ? Math.max(speakingUntil, performance.now()) + duration : 0;
-  $("interrupt").disabled = duration === 0;
-  if (duration) speakingTimer = setTimeout(() => speaking(0), speakingUntil - performance.now());
+/** Something said began, waits or ended; null: the call is over. "Stop" is there for as long as there is something to stop. */
+function onTurn(turn) {
+  if (turn === null) speaking.clear();
+  else if (turn.state === "queued" || turn.state === "speaking") speaking.add(turn.id);
+  else speaking.delete(turn.id);
+  $("interrupt").disabled = speaking.size === 0;
 }
 
 async function stopSpeaking() {
@@ -166,7 +166,6 @@ async function stopSpeaking() {
   } catch (error) {
     notices.error(error.message);
   }
-  speaking(0);
 }
 
 $("call").addEventListener("click", startCall);

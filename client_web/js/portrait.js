@@ -2,6 +2,14 @@
 // Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
 import { ApiError, sentence, uploadPortrait } from "./api.js";
 
+const WARNINGS = {
+  low_resolution: "The face is small in this picture, so it will look soft.",
+  blurred: "The picture is blurred.",
+  dark: "The picture is dark.",
+  profile: "The head is turned away from the camera.",
+  occluded: "Something covers part of the face.",
+  low_confidence: "It is not certain where eyes and mouth are.",
+};
 const LARGEST = 20 * 1024 * 1024; // the server has its own cap; this only saves a hopeless upload
 
 export class PortraitPicker extends EventTarget {
@@ -127,7 +135,7 @@ export class PortraitPicker extends EventTarget {
   }
 
   #accepted(portrait, { sample }) {
-    const warnings = (portrait.warnings ?? []).map((warning) => sentence(warning.message ?? String(warning)));
+    const warnings = (portrait.warnings ?? []).map((warning) => WARNINGS[warning] ?? sentence(String(warning)));
     if (warnings.length === 0) return this.#say(sample ? "" : "This face will do. The picture shows how it is cropped.");
     this.#say("This face can answer, but the result may suffer:", "warned");
     const list = document.createElement("ul");
