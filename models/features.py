@@ -1,7 +1,7 @@
 """Log-mel features of a voice, streaming: sound of any packet size in, one row of 40 values every 10 ms out.
 
-The state is a value that goes in and comes out, so one instance serves every call and chunked equals whole. Frames are not
-centred: a row never waits for more than its own 25 ms window. Knows nothing of calls, latents or networks.
+The state is a value that goes in and comes out, so one instance serves every call and chunked equals whole. Frames are
+not centred: a row never waits for more than its own 25 ms window. Knows nothing of calls, latents or networks.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class LogMelConfig:
     low_hz: float = 50.0
     high_hz: float = 7600.0
     floor: float = 1e-10  # of the mel power, full scale = 1
-    mean: float = -4.4  # of log10 power over the training voices, silence included
-    scale: float = 2.0  # their standard deviation, rounded
+    mean: float = -4.9  # of log10 power over the training voices, silence included
+    scale: float = 2.6  # their standard deviation, rounded
     hops_per_frame: int = 4
     hops_before: int = 8
     hops_from: int = 8  # hops of a token from the frame's start on
@@ -92,7 +92,8 @@ class StreamingLogMel:
         return LogMelState(np.zeros(0, np.float32))
 
     def push(self, state: LogMelState, pcm: NDArray[np.float32] | NDArray[np.int16]) -> tuple[LogMelState, FloatArray]:
-        """Add mono samples (int16, or float with full scale 1); return the new state and the completed hops `[n, mels]`."""
+        """Add mono samples (int16, or float with full scale 1); return the new state and the completed hops `[n,
+        mels]`."""
         config = self.config
         sound = np.concatenate([state.tail, _as_float(pcm)])
         count = max(0, (len(sound) - config.window) // config.hop + 1)

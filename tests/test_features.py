@@ -1,4 +1,5 @@
-"""Laws of the streaming log-mel features: chunked equals whole, the filterbank is librosa's, tokens hold what they say."""
+"""Laws of the streaming log-mel features: chunked equals whole, the filterbank is librosa's, tokens hold what they
+say."""
 
 import numpy as np
 import pytest
@@ -75,7 +76,9 @@ def test_token_holds_hops_around_its_frame(frame: int) -> None:
     expected = [h if h >= 0 else CONFIG.silence for h in range(4 * frame - 8, 4 * frame + 8)]
     np.testing.assert_allclose(token, expected)
     kept_from = max(0, 4 * frame - 8)
-    np.testing.assert_array_equal(frame_tokens(hops[kept_from:], frame, CONFIG, first_hop=kept_from)[:: CONFIG.mels], token)
+    np.testing.assert_array_equal(
+        frame_tokens(hops[kept_from:], frame, CONFIG, first_hop=kept_from)[:: CONFIG.mels], token
+    )
 
 
 def test_frames_before_the_start_are_silence_until_their_window_meets_the_call() -> None:

@@ -1,4 +1,5 @@
-"""Training state on disk: safetensors only, complete enough that a resumed run repeats the uninterrupted one exactly."""
+"""Training state on disk: safetensors only, complete enough that a resumed run repeats the uninterrupted one
+exactly."""
 
 import json
 import os

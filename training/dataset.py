@@ -1,8 +1,9 @@
-"""Clips for training the motion transformer, cut from a corpus: latents relative to a photograph, drive tokens, features.
+"""Clips for training the motion transformer, cut from a corpus: latents relative to a photograph, drive tokens,
+features.
 
 A clip is 22 latents (seven chunks and the last knot) of one voice with one of its heads, seen through a random training
-portrait. Its photograph is a frame that lies ahead in time, without a blink and looking about straight ahead; all pose is
-relative to it. What the caller would give (pose, blinks, lips) is given at random, and then obeyed exactly.
+portrait. Its photograph is a frame that lies ahead in time, without a blink and looking about straight ahead; all pose
+is relative to it. What the caller would give (pose, blinks, lips) is given at random, and then obeyed exactly.
 """
 
 import json
@@ -27,8 +28,8 @@ HELD_OUT_PORTRAITS = 40
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
-    """latents: of a clip. reference_ahead: range of the reference's index, counted from the clip's first latent: for the
-    last of seven chunks it lies 4..22 ahead. Probabilities are per clip."""
+    """latents: of a clip. reference_ahead: range of the reference's index, counted from the clip's first latent: for
+    the last of seven chunks it lies 4..22 ahead. Probabilities are per clip."""
 
     latents: int = 22
     reference_ahead: tuple[int, int] = (22, 40)
@@ -42,7 +43,8 @@ class ClipConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClipBatch:
-    """latents [B, F, 16, 2, 2]; drive [B, F, 4, 672]; features [B, 20]; reference [B], its index from the first latent."""
+    """latents [B, F, 16, 2, 2]; drive [B, F, 4, 672]; features [B, 20]; reference [B], its index from the first
+    latent."""
 
     latents: Tensor
     drive: Tensor
@@ -80,7 +82,9 @@ def load_portraits(landmarks: Path) -> tuple[FloatArray, FloatArray]:
 class ClipSampler:
     """Draws batches without end; the same seed gives the same batches."""
 
-    def __init__(self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int
+    ) -> None:
         self.corpus, self.features, self.opening, self.config = corpus, features, opening, config
         self.mel = LogMelConfig()
         self.rng = np.random.default_rng(seed)
@@ -154,14 +158,15 @@ class ClipSampler:
         wanted = np.arange(4 * index[0] - 8, 4 * index[-1] + 8)
         hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)
         floor = np.float32(mel.silence)
-        hops = np.where(hops > floor + 0.05, hops + np.float32(rng.uniform(*config.gain_db) / 10 / mel.scale), hops)
+        gain = np.float32(rng.uniform(*config.gain_db) / 10 / mel.scale)
+        hops = np.where(hops > floor + 0.05, hops + gain, hops).astype(np.float32)
         if rng.random() < config.noise_floor_probability:
             tilt = np.linspace(0, rng.uniform(-2.0, 0.5), mel.mels) + rng.uniform(-7.5, -3.5)
             noise = tilt + 0.25 * rng.normal(size=hops.shape)
             power = 10 ** (hops * mel.scale + mel.mean) + 10**noise
-            hops = ((np.log10(power) - mel.mean) / mel.scale).astype(np.float32)
-        hops = np.maximum(hops, floor)
+            hops = (np.log10(power) - mel.mean) / mel.scale
+        out: FloatArray = np.maximum(hops, floor).astype(np.float32)
         if starts_call:  # latent 0 shows frame index[0] + 3; nothing was heard before it
-            hops[wanted < 4 * (index[0] + 3)] = floor
-        hops[wanted < 0] = floor
-        return hops
+            out[wanted < 4 * (index[0] + 3)] = floor
+        out[wanted < 0] = floor
+        return out

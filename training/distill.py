@@ -1,7 +1,8 @@
-"""Distillation to the rollout's four steps: regress the end of the teacher's path from states along it (ODE regression).
+"""Distillation to the rollout's four steps: regress the end of the teacher's path from states along it (ODE
+regression).
 
-Without it four steps give the mean of what could happen, a dead head. The teacher walks from noise to motion in small Euler
-steps under a fixed context; the student learns to jump from the four noise levels to where the teacher arrives.
+Without it four steps give the mean of what could happen, a dead head. The teacher walks from noise to motion in small
+Euler steps under a fixed context; the student learns to jump from the four noise levels to where the teacher arrives.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What a caller gives: random groups of controls over random spans, with tracks that need not fit the voice.
 
-The given values replace those of the clip, so whoever learns from it learns that what is given wins. Values are absolute
-controls (the photograph's pose counts as zero).
+The given values replace those of the clip, so whoever learns from it learns that what is given wins. Values are
+absolute controls (the photograph's pose counts as zero).
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ class GivenConfig:
     donor: float = 0.6  # that other given groups come from another clip
 
 
-def give(controls: FloatArray, config: GivenConfig, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
+def give(
+    controls: FloatArray, config: GivenConfig, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """controls [B, T, 16] -> changed controls, given values (0 where not given), mask (1 = given)."""
     out = controls.copy()
     mask = np.zeros_like(controls)

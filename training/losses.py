@@ -1,4 +1,5 @@
-"""What the motion transformer is held to: controls, and their speed inside latents, across latents and across chunks."""
+"""What the motion transformer is held to: controls, and their speed inside latents, across latents and across
+chunks."""
 
 from dataclasses import dataclass
 
@@ -8,7 +9,16 @@ from torch import Tensor
 from models.motion import NAMES
 from training.sequence import CHUNKS, SPAN
 
-_CHANNEL_WEIGHTS = {"jaw": 2.5, "pucker": 1.6, "smile": 1.6, "press": 1.5, "upper": 1.3, "yaw": 1.3, "pitch": 1.2, "roll": 1.2}
+_CHANNEL_WEIGHTS = {
+    "jaw": 2.5,
+    "pucker": 1.6,
+    "smile": 1.6,
+    "press": 1.5,
+    "upper": 1.3,
+    "yaw": 1.3,
+    "pitch": 1.2,
+    "roll": 1.2,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
-    parser.add_argument("--sessions", type=int, default=CorpusConfig().sessions, help="half-minute sessions of espeak-ng")
+    parser.add_argument(
+        "--sessions", type=int, default=CorpusConfig().sessions, help="half-minute sessions of espeak-ng"
+    )
     parser.add_argument("--seed", type=int, default=CorpusConfig().seed)
     args = parser.parse_args()
     config = replace(CorpusConfig(), sessions=args.sessions, seed=args.seed)

@@ -29,7 +29,9 @@ from training.sequence import CHUNKS, SPAN, Sequence, build, predict
 class MotionTrainer:
     """One stage of training. `run` goes on from the checkpoint in `folder`, if there is one."""
 
-    def __init__(self, config: TrainConfig, sampler: ClipSampler, folder: Path, start: checkpoint.Ema | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, sampler: ClipSampler, folder: Path, start: checkpoint.Ema | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.folder = config, sampler, folder
         self.model = CausalWanDiT(EMBEDDED.dit)
@@ -94,7 +96,12 @@ class MotionTrainer:
             sequence = build(self.sampler.batch(config.batch), config.exposure, self.generator)
             sigmas = sample_sigmas((config.batch, CHUNKS), config.schedule, self.generator)
             noise = torch.randn(sequence.target.shape, generator=self.generator)
-            return sequence, add_noise(sequence.target, noise, sigmas.repeat_interleave(SPAN, 1)), sigmas, sequence.target
+            return (
+                sequence,
+                add_noise(sequence.target, noise, sigmas.repeat_interleave(SPAN, 1)),
+                sigmas,
+                sequence.target,
+            )
         if self._path is None or self.step % config.reuse == 0:
             sequence = build(self.sampler.batch(config.batch), config.exposure, self.generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):

@@ -1,8 +1,9 @@
 """Causal teacher forcing in one forward: the whole rollout of a clip as one sequence of latents under a block mask.
 
-The sequence is the reference, then the clean latents of every chunk but the last (what the cache would hold), then for each
-chunk its c + k noisy latents, which overlap the next chunk's. Masks, positions and conditions are those of Knot Forcing's
-passes (engine.rollout.knot_forcing), so one gradient step trains what seven chunks of rollout ask of the network.
+The sequence is the reference, then the clean latents of every chunk but the last (what the cache would hold), then for
+each chunk its c + k noisy latents, which overlap the next chunk's. Masks, positions and conditions are those of Knot
+Forcing's passes (engine.rollout.knot_forcing), so one gradient step trains what seven chunks of rollout ask of the
+network.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ CLEAN = CHUNK * (CHUNKS - 1)
 
 @dataclass(frozen=True, slots=True)
 class ExposureConfig:
-    """What the network is shown of the past. Standard deviations are of latents, the noise is not told to the network."""
+    """What the network is shown of the past. Standard deviations are of latents, the noise is not told to the
+    network."""
 
     knot_given: float = 0.84
     knot_noise: float = 0.05
@@ -30,8 +32,8 @@ class ExposureConfig:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Everything of a forward but the noisy latents. context: reference and clean latents, [B, 19, ...]; noisy: condition,
-    drive and positions of the noisy latents [B, 28, ...]; target: their clean values [B, 28, 16, 2, 2]."""
+    """Everything of a forward but the noisy latents. context: reference and clean latents, [B, 19, ...]; noisy:
+    condition, drive and positions of the noisy latents [B, 28, ...]; target: their clean values [B, 28, 16, 2, 2]."""
 
     context_latents: Tensor
     context_condition: Tensor
@@ -162,7 +164,9 @@ def record(model: CausalWanDiT, sequence: Sequence) -> RecordedContext:
 
 
 @torch.no_grad()
-def predict_recorded(model: CausalWanDiT, sequence: Sequence, view: RecordedContext, noisy: Tensor, sigma: float) -> Tensor:
+def predict_recorded(
+    model: CausalWanDiT, sequence: Sequence, view: RecordedContext, noisy: Tensor, sigma: float
+) -> Tensor:
     """x0 of the noisy latents at one noise level, with a recorded context; equals `predict`."""
     sigmas = torch.full(noisy.shape[:2], sigma)
     out: Tensor = model(

@@ -1,7 +1,8 @@
 """Phoneme times for human recordings: an espeak-ng reading of the same text is warped in time onto the recording.
 
-Dynamic time warping on log-mel features, each band brought to zero mean and unit variance in both, so that two voices can be
-compared. Good to about one video frame, which was judged by the closures of p, b and m; pauses are taken from the loudness.
+Dynamic time warping on log-mel features, each band brought to zero mean and unit variance in both, so that two voices
+can be compared. Good to about one video frame, which was judged by the closures of p, b and m; pauses are taken from
+the loudness.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,9 @@ def warp_path(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp
     for i in range(1, n + 1):
         middle = int(i * m / n)
         low, high = max(1, middle - reach), min(m, middle + reach)
-        local = np.sqrt(np.maximum((a[i - 1] ** 2).sum() + norms[low - 1 : high] - 2 * b[low - 1 : high] @ a[i - 1], 0.0))
+        local = np.sqrt(
+            np.maximum((a[i - 1] ** 2).sum() + norms[low - 1 : high] - 2 * b[low - 1 : high] @ a[i - 1], 0.0)
+        )
         diagonal, up = cost[i - 1, low - 1 : high] + local, cost[i - 1, low : high + 1] + 1.15 * local
         best = np.minimum(diagonal, up)
         step = np.where(diagonal <= up, 0, 1).astype(np.int8)

@@ -1,7 +1,8 @@
 """The training corpus: voices with their mel hops, what the lips do, and several heads for each voice.
 
-Sessions of half a minute from espeak-ng voices, human recordings aligned to their text, and sound without speech. Written
-once as an .npz, minutes of work for hours of speech. Plain voices (no variant) and every tenth sentence are kept for testing.
+Sessions of half a minute from espeak-ng voices, human recordings aligned to their text, and sound without speech.
+Written once as an .npz, minutes of work for hours of speech. Plain voices (no variant) and every tenth sentence are
+kept for testing.
 """
 
 import json
@@ -22,15 +23,24 @@ from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import join_silences, lip_tracks
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
-    "en": ("gmw/en", "en-us", "gmw/en-GB-x-rp", "gmw/en-GB-scotland", "gmw/en-029", "gmw/en-GB-x-gbclan", "gmw/en-US-nyc"),
+    "en": (
+        "gmw/en",
+        "en-us",
+        "gmw/en-GB-x-rp",
+        "gmw/en-GB-scotland",
+        "gmw/en-029",
+        "gmw/en-GB-x-gbclan",
+        "gmw/en-US-nyc",
+    ),
     "de": ("de",),
     "es": ("es",),
     "fr": ("fr",),
     "it": ("it",),
 }
 VARIANTS = (
-    *(f"m{i}" for i in range(1, 9)), *(f"f{i}" for i in range(1, 6)), *("klatt", "klatt2", "klatt3", "linda", "steph", "Andy"),
-    *("Alex", "Annie", "belinda", "adam", "david", "edward", "michel", "quincy", "paul", "robert", "travis", "Mario", "Lee"),
+    *(f"m{i}" for i in range(1, 9)), *(f"f{i}" for i in range(1, 6)),
+    "klatt", "klatt2", "klatt3", "linda", "steph", "Andy", "Alex", "Annie", "belinda", "adam", "david", "edward",
+    "michel", "quincy", "paul", "robert", "travis", "Mario", "Lee",
 )  # fmt: skip
 HEAD_TAIL = 4 * 44  # frames of head beyond a session's end, so that a reference can lie ahead of its last clip
 HEAD = slice(INDEX["blinkL"], INDEX["breath"] + 1)
@@ -43,7 +53,13 @@ class CorpusConfig:
 
     sessions: int = 420
     session_s: float = 30.0
-    language_weights: tuple[tuple[str, float], ...] = (("en", 0.72), ("de", 0.09), ("es", 0.07), ("fr", 0.06), ("it", 0.06))
+    language_weights: tuple[tuple[str, float], ...] = (
+        ("en", 0.72),
+        ("de", 0.09),
+        ("es", 0.07),
+        ("fr", 0.06),
+        ("it", 0.06),
+    )
     words_per_minute: tuple[int, int] = (110, 215)
     human_repeats: int = 14
     human_speeds: tuple[float, float] = (0.86, 1.18)
@@ -93,7 +109,11 @@ class CorpusMaker:
         return self._session(sound, lips, decibels, speaking)
 
     def _session(
-        self, sound: NDArray[np.float32], lips: NDArray[np.float64], decibels: NDArray[np.float64], speaking: NDArray[np.bool_]
+        self,
+        sound: NDArray[np.float32],
+        lips: NDArray[np.float64],
+        decibels: NDArray[np.float64],
+        speaking: NDArray[np.bool_],
     ) -> Session:
         frames = len(lips)
         hops = hops_of(self.mel, sound, frames)
@@ -142,7 +162,9 @@ class CorpusMaker:
         samples = int(self.config.session_s * SAMPLE_RATE)
         sound = coloured_noise(samples, self.rng) * np.float32(10 ** self.rng.uniform(-4.5, -1.2))
         t = np.arange(samples) / SAMPLE_RATE
-        sound += np.float32(10 ** self.rng.uniform(-5, -1.5)) * np.sin(2 * np.pi * self.rng.uniform(45, 400) * t).astype(np.float32)
+        sound += np.float32(10 ** self.rng.uniform(-5, -1.5)) * np.sin(
+            2 * np.pi * self.rng.uniform(45, 400) * t
+        ).astype(np.float32)
         for at in self.rng.integers(0, samples - 800, 40):
             click = self.rng.normal(size=800) * np.exp(-np.arange(800) / self.rng.uniform(20, 200))
             sound[at : at + 800] += (10 ** self.rng.uniform(-3, -0.8) * click).astype(np.float32)
@@ -207,7 +229,8 @@ def speaking_frames(phonemes: tuple[Phoneme, ...], frames: int) -> NDArray[np.bo
 
 
 def hops_of(mel: StreamingLogMel, sound: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    """Exactly the `4 F + 8` hops that the tokens of `frames` frames need; sound that is missing at the end is silence."""
+    """Exactly the `4 F + 8` hops that the tokens of `frames` frames need; sound that is missing at the end is
+    silence."""
     config = mel.config
     samples = (config.hops_per_frame * frames + config.hops_from - 1) * config.hop + config.window
     padded = np.zeros(samples, np.float32)

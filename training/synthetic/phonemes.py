@@ -90,7 +90,7 @@ class Synthesiser:
         self._lib.espeak_Synchronize()
         if not self._sound or not self._heard:
             raise ValueError(f"voice {voice.name!r} said nothing for {text!r}")
-        pcm = np.concatenate(self._sound).astype(np.float32) / 32768
+        pcm = np.concatenate(self._sound).astype(np.float32) * np.float32(1 / 32768)
         return Speech(resample(pcm, self._rate, SAMPLE_RATE), phonemes_of(self._heard, len(pcm) / self._rate))
 
 

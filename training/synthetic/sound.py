@@ -31,7 +31,9 @@ def resample(sound: Sound, rate: float, to: float) -> Sound:
     """Band-limited resampling of a whole recording in the frequency domain."""
     if rate == to:
         return sound
-    padded = 1 << int(np.ceil(np.log2(len(sound) + rate / 20)))  # a power of two is quick, and the end cannot wrap around
+    padded = 1 << int(
+        np.ceil(np.log2(len(sound) + rate / 20))
+    )  # a power of two is quick, and the end cannot wrap around
     spectrum = np.fft.rfft(sound, padded)
     size = round(padded * to / rate)
     kept = np.zeros(size // 2 + 1, np.complex128)
@@ -57,7 +59,8 @@ def augment(sound: Sound, rng: np.random.Generator, config: Augmentation, babble
         sound = band_limit(sound, rng.uniform(*config.low_cut_hz), rng.uniform(*config.high_cut_hz))
     peak = float(np.max(np.abs(sound)) + 1e-6)
     gain = min(10 ** (rng.uniform(*config.gain_db) / 20), 1.2 / peak)
-    return np.clip(sound * np.float32(gain), -1.0, 1.0).astype(np.float32)
+    heard: Sound = np.clip(sound * np.float32(gain), -1.0, 1.0).astype(np.float32)
+    return heard
 
 
 def coloured_noise(samples: int, rng: np.random.Generator) -> Sound:
@@ -69,7 +72,8 @@ def coloured_noise(samples: int, rng: np.random.Generator) -> Sound:
     noise = np.fft.irfft(shape * phases, size)[:samples]
     knots = rng.uniform(0.5, 1.5, max(2, samples // SAMPLE_RATE + 2))
     noise *= np.interp(np.linspace(0, len(knots) - 1, samples), np.arange(len(knots)), knots)
-    return (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
+    normal: Sound = (noise / (np.sqrt(np.mean(noise**2)) + 1e-9)).astype(np.float32)
+    return normal
 
 
 def room(sound: Sound, rng: np.random.Generator, reverberation_s: float) -> Sound:

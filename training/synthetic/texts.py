@@ -1,9 +1,15 @@
-"""What the training voices say: sentences written for this project, a small grammar, and word salads, in five languages.
+"""What the training voices say: sentences written for this project, a small grammar and word salads, five languages.
 
-Many p, b, m, oo and ee, because those are what a viewer reads from lips; questions, counting, greetings, because callers say them.
+Many p, b, m, oo and ee, because those are what a viewer reads from lips; questions, counting and greetings, because
+callers say them.
 """
 
 import numpy as np
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]
+
 
 ENGLISH = """\
 Hello, and welcome. How may I help you today?
@@ -216,34 +222,40 @@ Che ore sono? Sono le undici e mezzo.
 Non mi ricordo bene, ma forse abbiamo ancora tempo.
 """.strip().splitlines()
 
-_SUBJECTS = (
-    "the baker,my mother,a young doctor,our neighbour,the old farmer,somebody,the whole team,a woman in blue,his best pupil,"
-    "the prime minister,every member,that small boy,the new mayor,a busy waiter,her uncle Bob,the postman,a group of people,"
-    "the museum guide,my computer,the man upstairs,a famous poet,the bus driver,nobody,everybody,the beekeeper,your cousin"
-).split(",")
-_VERBS = (
-    "bought,moved,remembered,found,painted,broke,kept,measured,opened,borrowed,forgot,improved,mentioned,photographed,pushed,"
-    "showed me,wanted,repaired,saw,believed in,brought,chose,received,examined,dreamed about,used,built,put away,gave up,produced"
-).split(",")
-_OBJECTS = (
-    "a purple umbrella,the blue boat,two bottles of milk,a map of the moon,the wooden spoon,my beautiful piano,a piece of cheese,"
-    "the empty room,a bag of plums,a pair of boots,the green book,three deep bowls,an amber lamp,the top shelf,a new broom,"
-    "fifty balloons,some pepper,the problem,the big drum,a cup of tea,the cream cake,a few good tools,the film,a small bomb shelter,"
-    "the wheel,a flute,thirty feathers,the judge's chair,a vision of peace,the yellow leaves,every number,the smooth stones"
-).split(",")
-_PLACES = (
-    "in the bathroom,by the bridge,before breakfast,at the market,below the museum,on Monday,near the deep pool,in the morning,"
-    "for a moment,on top of the hill,with both hands,behind the pub,after the movie,in a cool room,by the sea,without a word,"
-    "over the weekend,in the middle of the storm,at half past two,because of the rain,beside the river,all afternoon"
-).split(",")
-_WORDS = (
-    "map boom peep poppy mummy baby bubble pump bump mob bib boot moon soon food shoe blue true few you cool pool see tree key "
-    "peace beam meet leaf sheep cheap feet week read seed go home show boat road low cold father calm palm far car hot box dog "
-    "rock cat map hand black bad bed red pen seven six pin big sun cup love much book good foot could bird word first turn "
-    "day may rain face eye time light my cow house out boy noise joy here beer near there chair care fish five voice very life "
-    "think thing this that those ship wash sugar chair much judge page vision red river light yellow king sing young when why "
-    "week quick hat house yes yellow milk bottle apple people simple number remember problem maybe number umbrella computer"
-).split()
+_SUBJECTS = _items("""
+the baker, my mother, a young doctor, our neighbour, the old farmer, somebody, the whole team, a woman in blue,
+his best pupil, the prime minister, every member, that small boy, the new mayor, a busy waiter, her uncle Bob,
+the postman, a group of people, the museum guide, my computer, the man upstairs, a famous poet, the bus driver,
+nobody, everybody, the beekeeper, your cousin
+""")
+_VERBS = _items("""
+bought, moved, remembered, found, painted, broke, kept, measured, opened, borrowed, forgot, improved, mentioned,
+photographed, pushed, showed me, wanted, repaired, saw, believed in, brought, chose, received, examined, dreamed
+about, used, built, put away, gave up, produced
+""")
+_OBJECTS = _items("""
+a purple umbrella, the blue boat, two bottles of milk, a map of the moon, the wooden spoon, my beautiful piano,
+a piece of cheese, the empty room, a bag of plums, a pair of boots, the green book, three deep bowls, an amber
+lamp, the top shelf, a new broom, fifty balloons, some pepper, the problem, the big drum, a cup of tea, the
+cream cake, a few good tools, the film, a small bomb shelter, the wheel, a flute, thirty feathers, the judge's
+chair, a vision of peace, the yellow leaves, every number, the smooth stones
+""")
+_PLACES = _items("""
+in the bathroom, by the bridge, before breakfast, at the market, below the museum, on Monday, near the deep
+pool, in the morning, for a moment, on top of the hill, with both hands, behind the pub, after the movie, in a
+cool room, by the sea, without a word, over the weekend, in the middle of the storm, at half past two, because
+of the rain, beside the river, all afternoon
+""")
+_WORDS = _items("""
+map, boom, peep, poppy, mummy, baby, bubble, pump, bump, mob, bib, boot, moon, soon, food, shoe, blue, true,
+few, you, cool, pool, see, tree, key, peace, beam, meet, leaf, sheep, cheap, feet, week, read, seed, go, home,
+show, boat, road, low, cold, father, calm, palm, far, car, hot, box, dog, rock, cat, map, hand, black, bad, bed,
+red, pen, seven, six, pin, big, sun, cup, love, much, book, good, foot, could, bird, word, first, turn, day,
+may, rain, face, eye, time, light, my, cow, house, out, boy, noise, joy, here, beer, near, there, chair, care,
+fish, five, voice, very, life, think, thing, this, that, those, ship, wash, sugar, chair, much, judge, page,
+vision, red, river, light, yellow, king, sing, young, when, why, week, quick, hat, house, yes, yellow, milk,
+bottle, apple, people, simple, number, remember, problem, maybe, number, umbrella, computer
+""")
 
 POOLS: dict[str, list[str]] = {"en": ENGLISH, "de": GERMAN, "es": SPANISH, "fr": FRENCH, "it": ITALIAN}
 

@@ -1,7 +1,7 @@
 """How a head behaves while its voice speaks or rests: pose, nods, brows, blinks, gaze and breath, 25 times a second.
 
-Everything here is random but tied to the voice: livelier while speaking, nods and brows on accents, blinks at the ends of
-phrases. Two draws for one voice differ, which is what makes the trained model a generator. Knows no pixels.
+Everything here is random but tied to the voice: livelier while speaking, nods and brows on accents, blinks at the ends
+of phrases. Two draws for one voice differ, which is what makes the trained model a generator. Knows no pixels.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ def loudness(sound: NDArray[np.float32], frames: int, sample_rate: int = 16000) 
     return np.clip(decibels - np.percentile(decibels, 95), -60, 6)
 
 
-def head_tracks(decibels: FloatArray, speaking: NDArray[np.bool_], rng: np.random.Generator, style: HeadStyle) -> FloatArray:
+def head_tracks(
+    decibels: FloatArray, speaking: NDArray[np.bool_], rng: np.random.Generator, style: HeadStyle
+) -> FloatArray:
     """All sixteen controls `[frames, 16]` with the lips at rest; `speaking` says where the mouth is busy."""
     frames = len(decibels)
     out = np.zeros((frames, len(CHANNELS)))
@@ -76,7 +78,8 @@ def smooth_noise(frames: int, seconds: float, rng: np.random.Generator) -> Float
         x = _one_pole(x, decay)
     # Variance of white noise after two equal poles: (1 - a)^4 (1 + a^2) / (1 - a^2)^3.
     variance = (1 - decay) ** 4 * (1 + decay**2) / (1 - decay**2) ** 3
-    return x[warm:] / np.sqrt(variance)
+    unit: FloatArray = x[warm:] / np.sqrt(variance)
+    return unit
 
 
 def _one_pole(x: FloatArray, decay: float) -> FloatArray:
@@ -90,7 +93,8 @@ def _one_pole(x: FloatArray, decay: float) -> FloatArray:
 
 def _smooth(x: FloatArray, frames: int) -> FloatArray:
     kernel = np.hanning(2 * frames + 3)[1:-1]
-    return np.convolve(np.pad(x, frames, mode="edge"), kernel / kernel.sum(), "valid")[: len(x)]
+    smoothed: FloatArray = np.convolve(np.pad(x, frames, mode="edge"), kernel / kernel.sum(), "valid")[: len(x)]
+    return smoothed
 
 
 def accent_frames(decibels: FloatArray, speaking: NDArray[np.bool_], rng: np.random.Generator) -> list[int]:
@@ -129,7 +133,7 @@ def blink_track(frames: int, ends: NDArray[np.intp], rng: np.random.Generator, p
     out = np.zeros(frames)
     mean_gap = 60.0 / per_minute
     t = rng.uniform(0, mean_gap) * FPS
-    at_end = set(int(e) + int(rng.integers(-1, 5)) for e in ends if rng.random() < 0.35)
+    at_end = {int(e) + int(rng.integers(-1, 5)) for e in ends if rng.random() < 0.35}
     times: list[float] = []
     while t < frames:
         times.append(t)
@@ -148,7 +152,8 @@ def _blink_shape(rng: np.random.Generator) -> FloatArray:
     closing, held, opening = rng.uniform(1.6, 2.3), rng.uniform(0.6, 1.4), rng.uniform(3.0, 4.2)
     t = np.arange(9) + rng.uniform(0.2, 1.0)
     x = np.minimum(np.clip(t / closing, 0, 1), np.clip((closing + held + opening - t) / opening, 0, 1))
-    return x * x * (3 - 2 * x) * rng.uniform(0.92, 1.0)
+    shape: FloatArray = x * x * (3 - 2 * x) * rng.uniform(0.92, 1.0)
+    return shape
 
 
 def _gaze(out: FloatArray, rng: np.random.Generator, style: HeadStyle) -> None:
@@ -157,7 +162,8 @@ def _gaze(out: FloatArray, rng: np.random.Generator, style: HeadStyle) -> None:
     x, y, t = np.zeros(frames), np.zeros(frames), 0
     while t < frames:
         away = rng.random() < 0.35
-        x[t:], y[t:] = rng.normal(0, style.gaze * (2.2 if away else 0.4)), rng.normal(0, style.gaze * (1.0 if away else 0.3))
+        x[t:] = rng.normal(0, style.gaze * (2.2 if away else 0.4))
+        y[t:] = rng.normal(0, style.gaze * (1.0 if away else 0.3))
         t += int(FPS * (rng.uniform(0.25, 0.9) if away else rng.uniform(0.7, 2.8))) + 1
     kernel = np.array([0.5, 0.5])
     for values, name, turn, gain in ((x, "gazeX", "yaw", 1.0), (y, "gazeY", "pitch", 0.7)):

@@ -1,8 +1,8 @@
 """From phonemes to lips: what each sound asks of jaw, corners and lips, and how neighbours blend (coarticulation).
 
-A sound has targets and, for each, a dominance: how strongly it insists. Targets are blended by smoothed dominance (after
-M. Cohen and D. Massaro, 1993): a t lets the lips of its vowel pass, a w does not, and p, b, m close them whatever stands
-beside. Knows no audio and no head.
+A sound has targets and, for each, a dominance: how strongly it insists. Targets are blended by smoothed dominance
+(after M. Cohen and D. Massaro, 1993): a t lets the lips of its vowel pass, a w does not, and p, b, m close them
+whatever stands beside. Knows no audio and no head.
 """
 
 from collections.abc import Sequence
@@ -63,8 +63,10 @@ _TABLE: dict[str, Viseme] = {
 _VISEMES: dict[str, Viseme] = {name: viseme for names, viseme in _TABLE.items() for name in names.split()}
 # Glides move: (first part, second part, share of the first).
 _GLIDES: dict[str, tuple[str, str, float]] = {
-    "aI": ("a", "I", 0.70), "aU": ("a", "U", 0.68), "eI": ("E", "I", 0.55), "EI": ("E", "I", 0.55), "OI": ("O:", "I", 0.55),
-    "OY": ("O:", "Y", 0.55), "oU": ("o", "u", 0.5), "@U": ("3", "u", 0.4), "U@": ("U", "@", 0.5), "aI@": ("a", "@", 0.6),
+    "aI": ("a", "I", 0.70), "aU": ("a", "U", 0.68), "eI": ("E", "I", 0.55),
+    "EI": ("E", "I", 0.55), "OI": ("O:", "I", 0.55),
+    "OY": ("O:", "Y", 0.55), "oU": ("o", "u", 0.5), "@U": ("3", "u", 0.4), "U@": ("U", "@", 0.5),
+    "aI@": ("a", "@", 0.6),
     "aI3": ("a", "3", 0.6), "i@": ("I", "@", 0.55), "e@": ("E", "@", 0.6), "oI": ("o", "I", 0.5), "VU": ("a", "U", 0.6),
     "U~": ("a", "U", 0.5), "&U~": ("a", "U", 0.5), "iU": ("i", "U", 0.5), "eU": ("E", "U", 0.5), "aU@": ("a", "U", 0.5),
 }  # fmt: skip
@@ -121,7 +123,8 @@ def lip_tracks(phonemes: Sequence[Phoneme], seconds: float, fps: float, blend: B
     fine = np.column_stack([blended[:, 0], blended[:, 1], blended[:, 2], 0.85 * press, blended[:, 3]])
     frames = int(seconds * fps)
     middles = np.minimum(((np.arange(frames) + 0.5) / fps * _RATE).astype(int), points - 1)
-    return fine[middles]
+    at_frames: FloatArray = fine[middles]
+    return at_frames
 
 
 def _segments(phonemes: Sequence[Phoneme]) -> list[tuple[float, float, Viseme]]:
@@ -158,11 +161,13 @@ def _closure(t: FloatArray, start: float, end: float, blend: Blend) -> FloatArra
     rising = np.clip((t - start + blend.closing_s) / blend.closing_s, 0, 1)
     falling = np.clip((shut_until + blend.opening_s - t) / blend.opening_s, 0, 1)
     x: FloatArray = np.minimum(rising, falling)
-    return x * x * (3 - 2 * x)
+    smooth: FloatArray = x * x * (3 - 2 * x)
+    return smooth
 
 
 @lru_cache(maxsize=16)
 def _raised_cosine(width_s: float) -> FloatArray:
     size = max(3, round(width_s * _RATE) | 1)
-    kernel: FloatArray = np.hanning(size + 2)[1:-1]
-    return kernel / kernel.sum()
+    kernel = np.hanning(size + 2)[1:-1]
+    normal: FloatArray = kernel / kernel.sum()
+    return normal

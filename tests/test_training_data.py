@@ -1,0 +1,209 @@
+"""The training data: lips obey phonemes, heads behave like heads, clips hold what they say. Needs no espeak-ng."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.features import LogMelConfig, StreamingLogMel, frame_tokens
+from models.motion import CHANNELS, INDEX, SCALES
+from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, training_portraits
+from training.given import HEAD_POSE, GivenConfig, give
+from training.synthetic import corpus, texts
+from training.synthetic.alignment import align, warp_path
+from training.synthetic.phonemes import SILENCE, Phoneme, Speech, phonemes_of
+from training.synthetic.sound import Augmentation, augment, resample
+from training.synthetic.tracks import FPS, HeadStyle, blink_track, head_tracks, smooth_noise
+from training.synthetic.visemes import LIP_CHANNELS, is_known, lip_tracks
+
+JAW, PUCKER, SMILE, PRESS = (LIP_CHANNELS.index(name) for name in ("jaw", "pucker", "smile", "press"))
+
+
+def _say(*sounds: tuple[str, float]) -> tuple[Phoneme, ...]:
+    out, at = [], 0.0
+    for name, seconds in sounds:
+        out.append(Phoneme(name, at, at + seconds))
+        at += seconds
+    return tuple(out)
+
+
+def _lips(*sounds: tuple[str, float]) -> np.ndarray:
+    return lip_tracks(_say(*sounds), sum(s for _, s in sounds), FPS)
+
+
+@pytest.mark.parametrize("stop", ["p", "b", "m"])
+@pytest.mark.parametrize("vowel", ["A:", "i:", "u:", "a"])
+def test_lips_close_on_p_b_m_between_any_vowels(stop: str, vowel: str) -> None:
+    lips = _lips((vowel, 0.2), (stop, 0.08), (vowel, 0.2))
+    frame = int(0.24 * FPS)
+    assert lips[frame, JAW] < 0.05 and lips[frame, PRESS] > 0.7
+    assert lips[2, JAW] > 0.2 and lips[-3, JAW] > 0.2
+
+
+def test_rounded_and_spread_vowels_differ_and_rounding_comes_early() -> None:
+    lips = _lips(("i:", 0.24), ("t", 0.08), ("u:", 0.24))
+    assert lips[2, SMILE] > 0.3 > lips[-3, SMILE]
+    assert lips[-3, PUCKER] > 0.6 > lips[2, PUCKER]
+    assert lips[int(0.30 * FPS), PUCKER] > lips[int(0.20 * FPS), PUCKER] + 0.1
+
+
+def test_the_mouth_rests_closed_in_pauses_but_not_between_words() -> None:
+    lips = _lips(("a", 0.2), ("_", 0.4), ("_", 0.4), ("a", 0.2), ("_", 0.03), ("a", 0.2))
+    assert np.abs(lips[int(0.4 * FPS) : int(0.8 * FPS)]).max() < 1e-6
+    assert lips[int(1.2 * FPS), JAW] > 0.4
+
+
+def test_glides_move_and_unknown_variants_fall_back() -> None:
+    lips = _lips(("_", 0.2), ("aU", 0.32), ("_", 0.2))
+    assert lips[7, PUCKER] < lips[11, PUCKER]
+    assert is_known("oU") and is_known("p") and not is_known("no such sound")
+    np.testing.assert_array_equal(_lips(("O2", 0.2)), _lips(("O", 0.2)))
+
+
+def test_events_become_phonemes_without_gaps() -> None:
+    phonemes = phonemes_of([(0.1, "'a"), (0.2, "_:"), (0.2, "t"), (0.4, "_")], 0.5)
+    assert [p.name for p in phonemes] == [SILENCE, "a", "t", SILENCE]
+    assert all(a.end == b.start for a, b in zip(phonemes, phonemes[1:], strict=False))
+    assert phonemes[-1].end == 0.5
+
+
+def test_smooth_noise_has_unit_variance_at_any_pace() -> None:
+    rng = np.random.default_rng(0)
+    for seconds in (0.3, 1.0, 2.0):
+        assert smooth_noise(60_000, seconds, rng).std() == pytest.approx(1.0, abs=0.12)
+
+
+def test_heads_stay_alive_and_in_range_and_differ() -> None:
+    frames = 1500
+    speaking = (np.arange(frames) // 100) % 2 == 0
+    decibels = np.where(speaking, -6.0 + 5 * np.sin(np.arange(frames)), -55.0)
+    rng = np.random.default_rng(0)
+    heads = np.stack([head_tracks(decibels, speaking, rng, HeadStyle()) for _ in range(6)])
+    for channel, values in zip(CHANNELS, np.moveaxis(heads, 2, 0), strict=True):
+        assert values.min() >= channel.low and values.max() <= channel.high
+    yaw = heads[..., INDEX["yaw"]]
+    assert 0.05 < yaw.std() < 0.13 and yaw[:, ~speaking].std() > 0.03
+    assert np.abs(np.corrcoef(yaw)[0, 1:]).max() < 0.8
+    assert heads[..., : INDEX["blinkL"]].max() == 0.0
+
+
+def test_blinks_come_at_a_human_rate_and_close_the_eye() -> None:
+    rng = np.random.default_rng(0)
+    track = blink_track(15_000, np.array([], np.intp), rng, 17.0)
+    onsets = ((track[1:] > 0.4) & (track[:-1] <= 0.4)).sum()
+    assert 12 < onsets / 10 < 22
+    assert track.max() > 0.9
+
+
+def test_changed_sound_keeps_its_timing() -> None:
+    rng = np.random.default_rng(0)
+    sound = np.zeros(16000, np.float32)
+    sound[8000:8400] = rng.normal(0, 0.3, 400)
+    for _ in range(8):
+        changed = augment(sound, rng, Augmentation(snr_db=(25.0, 40.0)))
+        assert changed.shape == sound.shape and np.abs(changed).max() <= 1.0
+        energy = np.convolve(changed**2, np.ones(200), "same")
+        assert 7900 < np.argmax(energy) < 8500
+
+
+def test_resampling_keeps_a_tone() -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32)
+    out = resample(tone, 22050, 16000)
+    expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    np.testing.assert_allclose(out[500:-500], expected[500:-500], atol=0.05)  # the grid is rounded to whole samples
+
+
+def test_alignment_finds_a_known_warp() -> None:
+    a = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
+    b = np.repeat(a, np.where(np.arange(120) < 60, 1, 2), axis=0)
+    path = warp_path(b, a)
+    assert tuple(path[0]) == (0, 0) and tuple(path[-1]) == (len(b) - 1, 119)
+    middle = path[np.abs(path[:, 0] - 100).argmin(), 1]
+    assert abs(middle - 80) <= 1
+
+
+def test_a_recording_aligned_with_itself_keeps_its_times() -> None:
+    rng = np.random.default_rng(0)
+    sound = np.concatenate([rng.normal(0, s, 3200) for s in (0.001, 0.3, 0.02, 0.2, 0.05)]).astype(np.float32)
+    phonemes = _say(("_", 0.2), ("a", 0.2), ("s", 0.2), ("o", 0.2), ("f", 0.2))
+    moved = align(sound, Speech(sound, phonemes))
+    kept = {p.name: p.start for p in moved}
+    assert kept["o"] == pytest.approx(0.6, abs=0.02)
+
+
+def test_held_out_sentences_are_never_drawn() -> None:
+    rng = np.random.default_rng(0)
+    for language in texts.POOLS:
+        held = set(corpus.held_out_sentences(language))
+        assert held and not held & {corpus.training_sentence(language, rng) for _ in range(100)}
+
+
+def _corpus(folder: Path) -> Corpus:
+    rng = np.random.default_rng(0)
+    sessions = []
+    for frames in (150, 220):
+        sound = rng.normal(0, 0.1, frames * 640).astype(np.float32)
+        hops = corpus.hops_of(StreamingLogMel(), sound, frames).astype(np.float16)
+        lips = rng.uniform(0, 0.5, (frames, 5)).astype(np.float16)
+        head = rng.normal(0, 0.05, (2, frames + corpus.HEAD_TAIL, 11)).astype(np.float16)
+        sessions.append(corpus.Session(hops, lips, np.abs(head)))
+    corpus.write(folder / "corpus.npz", iter(sessions))
+    return Corpus(folder / "corpus.npz")
+
+
+@pytest.fixture
+def sampler(tmp_path: Path) -> ClipSampler:
+    features, opening = np.zeros((3, 20), np.float32), np.full(3, 0.2, np.float32)
+    config = ClipConfig(given=GivenConfig(some=0.0), voice_dropped=0.0, start_probability=0.0, gain_db=(0, 0),
+                        noise_floor_probability=0.0)  # fmt: skip
+    return ClipSampler(_corpus(tmp_path), features, opening, config, seed=0)
+
+
+def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: ClipSampler) -> None:
+    batch = sampler.batch(8)
+    assert batch.latents.shape == (8, 22, 16, 2, 2) and batch.drive.shape == (8, 22, 4, 672)
+    assert ((batch.reference >= 22) & (batch.reference < 40)).all()
+    jaw = batch.latents[:, :, INDEX["jaw"]].flatten(1) * SCALES[INDEX["jaw"]] + 0.2
+    lips = torch.from_numpy(sampler.corpus.lips[:, 0].astype(np.float32))
+    found = [(lips.unfold(0, 80, 1) - clip[8:]).abs().amax(1).min() for clip in jaw]
+    assert max(found) < 1e-3
+    assert (batch.drive[..., 640:] == 0).all()
+
+
+def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
+    """Tokens of the clip are those of models.features for the same frames."""
+    batch = sampler.batch(4)
+    hops = sampler.corpus.hops.astype(np.float32)
+    spans = zip(sampler.corpus.hop_starts, sampler.corpus.frames, strict=True)
+    known = [hops[at : at + 4 * frames + 8] for at, frames in spans]
+    tokens = np.concatenate([[frame_tokens(h, n, LogMelConfig()) for n in range(len(h) // 4 - 2)] for h in known])
+    for clip in batch.drive[..., :640].flatten(1, 2).numpy():
+        assert np.abs(tokens - clip[40]).max(1).min() < 1e-5
+
+
+def test_the_same_seed_draws_the_same_clips(tmp_path: Path, sampler: ClipSampler) -> None:
+    other = ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, seed=0)
+    torch.testing.assert_close(sampler.batch(3).latents, other.batch(3).latents)
+
+
+def test_what_is_given_wins_and_eases_away() -> None:
+    rng = np.random.default_rng(0)
+    controls = rng.normal(0, 0.05, (40, 88, 16)).astype(np.float32)
+    changed, given, mask = give(controls, GivenConfig(some=1.0, group=(1.0, 0.0, 0.0, 0.0, 1.0), part=0.5), rng)
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    np.testing.assert_array_equal(changed[mask > 0], given[mask > 0])
+    assert (given[mask == 0] == 0).all()
+    assert mask[..., list(HEAD_POSE)].mean() > 0.4
+    untouched = [i for i in range(16) if i not in POSE and i > 4]
+    np.testing.assert_array_equal(changed[..., untouched], controls[..., untouched])
+    assert np.abs(changed[..., INDEX["yaw"]]).max() > 0.3
+
+
+def test_the_same_portraits_are_always_set_aside(tmp_path: Path) -> None:
+    file = tmp_path / "landmarks.json"
+    file.write_text(json.dumps({f"{i:04}.jpg": {} for i in range(200)}))
+    train, held = training_portraits(file)
+    assert len(held) == 40 and not set(train) & set(held)
+    assert training_portraits(file) == (train, held)
