@@ -72,6 +72,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     const video = document.querySelector("video[data-testid=avatar]");
+    if (!video) return; // some other page
     watch(video);
     const timer = setInterval(() => {
       if (!(video.srcObject?.getAudioTracks().length > 0)) return;
