@@ -30,7 +30,7 @@ from engine.pool import LocalPool
 from engine.pose import read_poses
 from engine.stream_client import EngineStream, StreamSpec
 from engine.wav import read_wav
-from server.portraits import read_portrait
+from server.picture_reader import read_portrait
 
 Poses = list[tuple[float, dict[str, float]]]
 

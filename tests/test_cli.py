@@ -9,6 +9,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
+
+from cli.main import app
 
 PORTRAIT = Path("client_web/samples/portrait_1.jpg")
 
@@ -90,12 +93,17 @@ def test_bad_input_ends_in_one_line_and_exit_code_two(voice: Path, tmp_path: Pat
         ({"--pose": broken}, "pose"),
     ):
         options = [str(part) for pair in {**good, **change}.items() for part in pair]
-        run = knotcast("animate", *options)
-        assert run.returncode == 2, (change, run.stderr)
+        run = CliRunner().invoke(app, ["animate", *options])
+        assert run.exit_code == 2, (change, run.stderr)
         lines = [line for line in run.stderr.splitlines() if line.startswith("knotcast:")]
         assert len(lines) == 1 and words in lines[0], run.stderr
-        assert "Traceback" not in run.stderr
         assert not out.exists()
+
+
+def test_a_mistake_leaves_the_real_program_in_one_line(voice: Path, tmp_path: Path) -> None:
+    run = knotcast("animate", "--portrait", tmp_path / "none.jpg", "--audio", voice, "--out", tmp_path / "o.mp4")
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert "none.jpg" in run.stderr and "Traceback" not in run.stderr
 
 
 def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
