@@ -12,6 +12,16 @@ from server.services import OwnerDep, Services, ServicesDep
 
 router = APIRouter(prefix="/v1/portraits")
 
+# What a person can do about each of engine.framing's warnings.
+_WARNINGS = {
+    "low_resolution": "The face is small in the picture: a closer one will look sharper.",
+    "blurred": "The picture is blurred: a sharper one will look better.",
+    "dark": "The face is dark: more light from the front will help.",
+    "profile": "The face is turned aside: one that looks into the camera moves better.",
+    "occluded": "Part of the face seems covered: the mouth or the eyes may move oddly.",
+    "low_confidence": "The mouth or the eyes are hard to make out: they may move oddly.",
+}
+
 
 @router.post("", status_code=201)
 async def post_portrait(request: Request, owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
@@ -86,6 +96,6 @@ def _shown(portrait: Portrait) -> dict[str, Any]:
         "width": portrait.width,
         "height": portrait.height,
         "face": {"confidence": round(portrait.confidence, 3), "crop": portrait.crop},
-        "warnings": portrait.warnings,
+        "warnings": [{"code": code, "message": _WARNINGS.get(code, code)} for code in portrait.warnings],
         "preview_url": portrait.preview_url,
     }
