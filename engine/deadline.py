@@ -19,7 +19,7 @@ class _Call:
     """cost: seconds of work a chunk takes. since: when its present work was first offered."""
 
     cost: float
-    live: bool = True  # until it turns out to have no deadline
+    live: bool
     offered: bool = False
     complete: bool = False
     deadline: float = inf
@@ -27,7 +27,8 @@ class _Call:
 
 
 class DeadlineScheduler(Generic[K]):
-    """``period``: seconds between two chunks of one live call. ``cost``: what a chunk took at warm-up, the first guess.
+    """``period``: seconds between two chunks of one live call. ``cost``: what a chunk took at warm-up, the first guess
+    for a call; then what chunks took of late.
 
     A call that has no deadline (a file) takes what time the live ones leave and is no load.
     """
@@ -49,9 +50,9 @@ class DeadlineScheduler(Generic[K]):
         live = any(call.live for call in self._calls.values())
         return not live or self.load + (self.cost if cost is None else cost) / self.period <= self._limit
 
-    def join(self, key: K) -> None:
-        """A call that was admitted."""
-        self._calls[key] = _Call(self.cost)
+    def join(self, key: K, live: bool = True) -> None:
+        """A call that was admitted. live: it will have deadlines, until it is offered without one."""
+        self._calls[key] = _Call(self.cost, live)
 
     def leave(self, key: K) -> None:
         del self._calls[key]
@@ -75,6 +76,7 @@ class DeadlineScheduler(Generic[K]):
         """The offered chunk is made; it took ``cost`` seconds of work."""
         call = self._calls[key]
         call.cost = _MEMORY * call.cost + (1 - _MEMORY) * cost
+        self.cost = _MEMORY * self.cost + (1 - _MEMORY) * cost
         call.offered = False
 
     def order(self, now: float) -> list[K]:

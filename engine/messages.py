@@ -53,7 +53,8 @@ class OpenStream(_Message):
     """Take a slot for a call. The frame ring's memfd travels beside this message as a file descriptor.
 
     portrait: framed RGB pixels, height x width x 3 bytes. first_frame: media time at which this stream begins (not 0
-    when a lost worker is replaced). epoch: which engine of this call; returned with every chunk.
+    when a lost worker is replaced). epoch: which engine of this call; returned with every chunk. live: False for a
+    file, which gets no deadline, is no load, and so is never refused for want of time.
     """
 
     stream: str
@@ -67,6 +68,7 @@ class OpenStream(_Message):
     rollout: Rollout
     first_frame: int
     ring_frames: int  # capacity of the ring
+    live: bool = True
 
 
 class PushVoice(_Message):

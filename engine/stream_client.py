@@ -29,7 +29,8 @@ class StreamSpec:
     """What a worker must know to animate one portrait for one call.
 
     portrait: framed RGB uint8 [H, W, 3] with its landmarks (``engine.framing``). first_frame: media time at which the
-    stream begins. epoch: which engine of this call, 0 first; returned with every chunk.
+    stream begins. epoch: which engine of this call, 0 first; returned with every chunk. live: False for a file, which
+    is made in what time the calls leave and never refused for want of it.
     """
 
     stream: str
@@ -40,6 +41,7 @@ class StreamSpec:
     rollout: Rollout = field(default_factory=Rollout)
     first_frame: int = 0
     epoch: int = 0
+    live: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,11 +207,11 @@ class Worker:
     def _admit(self, message: OpenStream, ring: FrameRing) -> Stream:
         if not self._free:
             raise CapacityError("no_slot", "every slot of this worker is taken: try again later", status=429)
-        if not self._scheduler.admit():
+        if message.live and not self._scheduler.admit():
             raise CapacityError("machine_busy", "the machine is too slow for one more call: try again later")
         stream = Stream(message, self._free[-1], ring, self._runner)
         self._free.pop()
-        self._scheduler.join(stream.name)
+        self._scheduler.join(stream.name, message.live)
         return stream
 
     def _drop(self, stream: Stream) -> None:

@@ -116,3 +116,13 @@ def simulate(costs: dict[str, float], period: float, chunks: int, delay: float) 
 def test_what_fits_is_never_late() -> None:
     assert simulate({"a": 0.2, "b": 0.2, "c": 0.05}, period=0.48, chunks=200, delay=0.48) <= 1e-9
     assert simulate({"a": 0.3, "b": 0.3}, period=0.48, chunks=200, delay=0.48) > 1.0  # what does not fit is
+
+
+def test_what_chunks_cost_of_late_is_expected_of_the_next_call() -> None:
+    queue = DeadlineScheduler[str](period=0.48, cost=0.4)  # the machine was busy during warm-up
+    queue.join("a")
+    assert not queue.admit()
+    for _ in range(20):
+        queue.offer("a", 0.0, 1.0, complete=True)
+        queue.finish("a", 0.1)
+    assert queue.admit()
