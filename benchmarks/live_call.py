@@ -32,6 +32,7 @@ BEEP = 0.05
 BEEP_AT = np.cumsum(
     [0.5, 0.9, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3, 0.9, 1.1]
 )  # seconds; uneven, so that no two can be mistaken
+BEEP_SECONDS = float(BEEP_AT[-1]) + 0.5
 LEVEL_OFF_S = 1.5  # the voice before the beeps has died away
 
 
@@ -120,7 +121,7 @@ def _rounded(value: Any, digits: int = 0) -> float:
 
 def beep_wav() -> bytes:
     """Ten beeps of 1 kHz, 60 ms each, 48 kHz mono."""
-    pcm = np.zeros(int((BEEP_AT[-1] + 0.5) * 48000), np.float32)
+    pcm = np.zeros(int(BEEP_SECONDS * 48000), np.float32)
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2880) / 48000, dtype=np.float32)
     for at in BEEP_AT:
         pcm[int(at * 48000) : int(at * 48000) + len(tone)] = tone
@@ -166,7 +167,7 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
     page.get_by_label("Keep open").uncheck()
     page.wait_for_timeout(LEVEL_OFF_S * 1000)
     turn = session.request("POST", "/say", beep_wav())
-    page.wait_for_timeout((float(BEEP_AT[-1]) + 3.0) * 1000)
+    page.wait_for_timeout((BEEP_SECONDS + 2.5) * 1000)
     state = session.request("GET")
     figures["av_offset_ms"] = av_figures(Recording.read(page), state, turn["turn_id"])
     figures |= {name: state[name] for name in ("generated_frames", "underruns", "delay_ms")}

@@ -26,6 +26,7 @@ const pad = new HeadPad($("pad"), (pose) => call?.send("pose", pose));
 /** @type {Call|null} */
 let call = null;
 let starting = false;
+let resent = false;
 const speaking = new Set(); // turns that were said and have not ended
 
 function setStatus(text) {
@@ -45,7 +46,7 @@ function show(state) {
 
 function showPicker() {
   $("call").disabled = starting || picker.state === "checking" || picker.state === "refused";
-  if (!call) setStatus({ checking: "Checking the picture", refused: "Picture refused" }[picker.state] ?? "Ready");
+  if (!call) setStatus({ checking: "Checking the picture", refused: "Picture refused", failed: "Not ready" }[picker.state] ?? "Ready");
 }
 
 async function startCall() {
@@ -54,15 +55,16 @@ async function startCall() {
   showPicker();
   notices.clear();
   meters.start();
-  try {
-    const portraitId = await picker.ready();
-    begin(new Call(portraitId, microphone.request()));
-  } catch (error) {
-    if (error.code !== "refused") notices.error(error.message); // the reasons of a refusal stand beside the picture
-    meters.stop();
-  }
+  if (picker.state !== "accepted") screen.cover("Looking for the face…");
+  const portraitId = await picker.ready();
   starting = false;
-  showPicker();
+  if (portraitId) {
+    begin(new Call(portraitId, microphone.request()));
+  } else {
+    screen.cover(null);
+    meters.stop();
+    showPicker();
+  }
 }
 
 function begin(next) {
@@ -82,6 +84,7 @@ function onState({ state, reason, message }) {
     $("hang").focus({ preventScroll: true });
   } else if (state === "live") {
     show("live");
+    resent = false;
     setStatus("Live");
     stats.start(call);
     if (!screen.screen.classList.contains("shown")) waitForPicture(call);
@@ -126,7 +129,12 @@ function endCall(reason, message) {
   show("idle");
   showPicker();
   setStatus("Call ended");
-  if (reason === "portrait_not_found" || reason === "not_found") picker.forget();
+  if (reason === "portrait_not_found" && !resent) {
+    resent = true; // the server was restarted and has forgotten it: send it once more
+    picker.forget();
+    startCall();
+    return;
+  }
   if (message) notices.error(sentence(message));
   $("call").focus({ preventScroll: true });
 }

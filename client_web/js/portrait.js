@@ -18,10 +18,10 @@ export class PortraitPicker extends EventTarget {
     for (const name of ["samples", "file", "drop", "verdict", "poster"]) this[name] = document.getElementById(name);
     this.known = new Map(); // sample address -> accepted portrait
     this.enabled = true;
-    this.state = "chosen"; // chosen (not uploaded yet) | checking | accepted | refused
-    this.choice = { sample: this.#sampleButtons()[0].dataset.sample };
+    this.state = "checking"; // checking | accepted | refused (this picture will not do) | failed (the way to the server; try again)
     this.work = null;
     this.#listen();
+    this.#choose({ sample: this.#sampleButtons()[0].dataset.sample }); // so that Call has nothing left to wait for
   }
 
   #sampleButtons() {
@@ -66,12 +66,13 @@ export class PortraitPicker extends EventTarget {
     this.work = this.#check(choice);
   }
 
-  /** The accepted portrait's id; uploads the choice first if that has not happened. Rejects when it is refused. */
+  /** The accepted portrait's id, or null: then the reason stands beside the picture. Tries again after a failure. */
   async ready() {
-    this.work ??= this.#check(this.choice);
-    const portrait = await this.work;
-    if (!portrait) throw new ApiError("Choose another picture first.", { code: "refused" });
-    return portrait.id;
+    for (;;) {
+      const work = (this.work ??= this.#check(this.choice));
+      const portrait = await work;
+      if (this.work === work || this.work === null) return portrait?.id ?? null; // else another was chosen meanwhile
+    }
   }
 
   /** Forget what the server said about the choice: it no longer knows the portrait (it was restarted, say). */
@@ -82,7 +83,7 @@ export class PortraitPicker extends EventTarget {
 
   async #check(choice) {
     this.#enter("checking");
-    this.#say("Looking for the face…");
+    this.#say(choice.file ? "Looking for the face…" : "");
     try {
       if (choice.file) await this.#showFile(choice.file);
       else this.#show(choice.sample);
@@ -95,15 +96,16 @@ export class PortraitPicker extends EventTarget {
       return portrait;
     } catch (error) {
       if (this.choice === choice) {
-        this.#refused(error);
-        this.#enter("refused");
+        this.work = null;
+        this.#say(error instanceof ApiError ? error.message : "This picture could not be read.", "refused");
+        this.#enter(isRefusal(error) ? "refused" : "failed");
       }
       return null;
     }
   }
 
   async #upload({ sample, file }) {
-    if (file?.size > LARGEST) throw new ApiError("This file is larger than 20 MB. Choose a smaller picture.");
+    if (file?.size > LARGEST) throw new ApiError("This file is larger than 20 MB. Choose a smaller picture.", { status: 413 });
     if (file) return uploadPortrait(file, file.name || "portrait");
     const response = await fetch(sample).catch(() => null);
     if (!response?.ok) throw new ApiError("The sample could not be loaded. Is the server still running?");
@@ -142,8 +144,9 @@ export class PortraitPicker extends EventTarget {
     for (const text of warnings) list.append(Object.assign(document.createElement("li"), { textContent: text }));
     this.verdict.append(list);
   }
+}
 
-  #refused(error) {
-    this.#say(error instanceof ApiError ? error.message : "This picture could not be read.", "refused");
-  }
+/** The picture itself is at fault; sending it again would change nothing. */
+function isRefusal({ status }) {
+  return status >= 400 && status < 500 && ![401, 408, 429].includes(status);
 }
