@@ -14,14 +14,8 @@ COPY pyproject.toml constraints.txt ./
 RUN /opt/knotcast/bin/pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
  && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
  && /opt/knotcast/bin/pip install -c constraints.txt -r requirements.txt
-COPY README.md LICENSE NOTICE ./
-COPY engine engine
-COPY models models
-COPY server server
-COPY cli cli
-COPY training training
-COPY benchmarks benchmarks
-COPY client_web client_web
+# The rest of what .dockerignore lets through.
+COPY . .
 # The installer is of no use at run time: leave it behind.
 RUN /opt/knotcast/bin/pip install --no-deps . && /opt/knotcast/bin/pip uninstall -y pip
 
