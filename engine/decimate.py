@@ -18,7 +18,8 @@ def _low_pass() -> NDArray[np.float32]:
     """Windowed sinc with its corner at 7.6 kHz, where the mel bands end; sums to one."""
     n = np.arange(_TAPS) - _HALF
     taps = np.sinc(2 * 7600 / PLAYOUT_RATE * n) * np.kaiser(_TAPS, 8.0)
-    return (taps / taps.sum()).astype(np.float32)
+    kernel: NDArray[np.float32] = (taps / taps.sum()).astype(np.float32)
+    return kernel
 
 
 _KERNEL = _low_pass()

@@ -38,7 +38,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 # Gateway -> worker
 
 
-class Ping(_Message):
+class Ping(_Message, frozen=True):
     nonce: int
 
 
@@ -49,7 +49,7 @@ class Rollout(msgspec.Struct, frozen=True):
     running_ahead: str = ""
 
 
-class OpenStream(_Message):
+class OpenStream(_Message, frozen=True):
     """Take a slot for a call. The frame ring's memfd travels beside this message as a file descriptor.
 
     portrait: framed RGB pixels, height x width x 3 bytes. first_frame: media time at which this stream begins (not 0
@@ -71,7 +71,7 @@ class OpenStream(_Message):
     live: bool = True
 
 
-class PushVoice(_Message):
+class PushVoice(_Message, frozen=True):
     """16 kHz mono s16 little-endian samples that begin at ``sample``; samples already taken are dropped and counted."""
 
     stream: str
@@ -79,7 +79,7 @@ class PushVoice(_Message):
     pcm: bytes
 
 
-class PushPose(_Message):
+class PushPose(_Message, frozen=True):
     """What the caller commands from ``frame`` on: absolute control values by channel name (models/motion.py), radians
     and 0..1. Interpolated between records; stale 500 ms after the last one, when the voice leads again."""
 
@@ -88,7 +88,7 @@ class PushPose(_Message):
     controls: dict[str, float]
 
 
-class Deadline(_Message):
+class Deadline(_Message, frozen=True):
     """When playout would run dry if the chunk that begins at ``frame`` were not there: then silence is taken for
     voice that has not come. ``deadline`` 0 means: never, wait for the voice (a file)."""
 
@@ -97,41 +97,41 @@ class Deadline(_Message):
     deadline: float
 
 
-class FramesRead(_Message):
+class FramesRead(_Message, frozen=True):
     """The reader has copied every frame below ``frame`` out of the ring: its slots may be written again."""
 
     stream: str
     frame: int
 
 
-class CloseStream(_Message):
+class CloseStream(_Message, frozen=True):
     stream: str
 
 
-class Shutdown(_Message):
+class Shutdown(_Message, frozen=True):
     pass
 
 
 # Worker -> gateway
 
 
-class Ready(_Message):
+class Ready(_Message, frozen=True):
     protocol: int
     pid: int
     model: ModelInfo
 
 
-class Pong(_Message):
+class Pong(_Message, frozen=True):
     nonce: int
 
 
-class StreamOpened(_Message):
+class StreamOpened(_Message, frozen=True):
     stream: str
     epoch: int
     slot: int
 
 
-class ChunkReady(_Message):
+class ChunkReady(_Message, frozen=True):
     """``frames`` pictures from media frame ``first_frame`` lie in the ring at slot (frame % capacity).
 
     missing: voice sample ranges [start, end) that had not come by the deadline and were taken as silence: the gateway
@@ -149,12 +149,12 @@ class ChunkReady(_Message):
     missing: list[tuple[int, int]]
 
 
-class StreamClosed(_Message):
+class StreamClosed(_Message, frozen=True):
     stream: str
     epoch: int
 
 
-class Failure(_Message):
+class Failure(_Message, frozen=True):
     """An error that ends a stream (``stream`` set) or the worker (``stream`` empty). family: as in engine/errors.py."""
 
     stream: str

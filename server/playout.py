@@ -211,4 +211,5 @@ class Playout:
 
 def _crossfaded(old: NDArray[np.int16], new: NDArray[np.int16]) -> NDArray[np.int16]:
     ramp = np.linspace(0.0, 1.0, BLOCK, dtype=np.float32)
-    return (old * (1.0 - ramp) + new * ramp).astype(np.int16)
+    faded: NDArray[np.int16] = (old * (1.0 - ramp) + new * ramp).astype(np.int16)
+    return faded

@@ -87,7 +87,7 @@ class MicrophoneSource:
         frame = await self._track.recv()
         assert isinstance(frame, AudioFrame)
         packed = frame.to_ndarray()[0]
-        pcm = packed[:: len(frame.layout.channels)].astype(np.int16, copy=False)
+        pcm: NDArray[np.int16] = packed[:: len(frame.layout.channels)].astype(np.int16, copy=False)
         gap = 0 if self._expected is None or frame.pts is None else frame.pts - self._expected
         self._expected = None if frame.pts is None else frame.pts + len(pcm)
         if 0 < gap <= MAX_FILL:

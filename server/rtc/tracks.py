@@ -27,7 +27,7 @@ class AudioTrack(MediaStreamTrack):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: deque[AudioFrame] = deque(maxlen=MAX_WAITING)
+        self._blocks: deque[AudioFrame] = deque(maxlen=MAX_WAITING)
         self._news = asyncio.Event()
 
     def put(self, pcm: NDArray[np.int16], tick: int) -> None:
@@ -35,16 +35,16 @@ class AudioTrack(MediaStreamTrack):
         assert pcm.shape == (FRAME_SAMPLES,), "an audio frame holds exactly 20 ms"
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(pcm).reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = RATE, TIME_BASE, tick * FRAME_SAMPLES
-        self._waiting.append(frame)
+        self._blocks.append(frame)
         self._news.set()
 
     async def recv(self) -> AudioFrame:
-        while not self._waiting:
+        while not self._blocks:
             if self.readyState != "live":
                 raise MediaStreamError
             self._news.clear()
             await self._news.wait()
-        return self._waiting.popleft()
+        return self._blocks.popleft()
 
     def stop(self) -> None:
         super().stop()
