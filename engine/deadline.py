@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 _MEMORY = 0.8  # weight of the past in a call's measured cost
+_PAUSE = 0.1  # seconds without a word after which the gateway is taken to be stopped
+_GRACE = 0.05  # what it then gets to hand over what has piled up
+_PATIENCE = 0.5  # by how much a stopped gateway may put a deadline off
 
 
 @dataclass(slots=True)
@@ -102,3 +105,23 @@ class DeadlineScheduler(Generic[K]):
         """Everything as urgent as this call must fit before its deadline."""
         work = sum(other.cost for other in self._calls.values() if other.offered and other.deadline <= call.deadline)
         return call.deadline - self._margin * work
+
+
+class Pulse:
+    """Whether the gateway keeps its time. It speaks every 20 ms during a live call; while it is stopped (a busy
+    machine, a suspended one) it plays nothing out either, so its deadlines are no reason to take silence for its
+    voice.
+    """
+
+    def __init__(self) -> None:
+        self._heard = self._steady_from = 0.0
+
+    def beat(self, now: float) -> None:
+        """Something came."""
+        if now - self._heard > _PAUSE:
+            self._steady_from = now + _GRACE
+        self._heard = now
+
+    def grace(self, now: float) -> float:
+        """Seconds to add to the deadline of a chunk whose voice is missing."""
+        return 0.0 if self._steady_from <= now <= self._heard + _PAUSE else _PATIENCE

@@ -40,6 +40,7 @@ class Stream:
         self.drive = DriveBuffer(self._config, opened.first_frame)
         self._first_frame = self._next_frame = self._read = opened.first_frame
         self._index = 0
+        self._live = opened.live
         self._deadline: Deadline | None = None
         self._job: ChunkJob | None = None
         self._held: Pass | None = None
@@ -64,13 +65,16 @@ class Stream:
     @property
     def deadline(self) -> float:
         """When the next chunk must be there, in seconds of the monotonic clock; infinite for a file. What the gateway
-        said of one frame holds for later ones, as playout goes on at content speed."""
+        said of one frame holds for later ones, as playout goes on at content speed. Before it said anything, someone
+        waits for the first picture: a period from when it could be begun."""
         if self._deadline is None:
-            return inf
+            if self._ready_at is None or not self._live:
+                return inf
+            return self._ready_at + self._chunk_frames / self._config.fps
         return self._deadline.deadline + (self._next_frame - self._deadline.frame) / self._config.fps
 
     @property
-    def live(self) -> bool:
+    def has_deadline(self) -> bool:
         return self._deadline is not None
 
     @property
@@ -149,7 +153,7 @@ class Stream:
         Only for a live call, whose next chunk then starts sooner. For a file the join saves a pass, and whether it
         happens must not hang on timing, so that equal input gives equal pictures to the bit.
         """
-        if self._held is None or self.busy or not self.live:
+        if self._held is None or self.busy or not self.has_deadline:
             return None
         held, self._held = self._held, None
         return SlottedPass(self.slot, held)

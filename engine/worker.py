@@ -23,7 +23,7 @@ import torch
 from engine.channel import WorkerChannel
 from engine.clock import Clock, monotonic
 from engine.config import EngineConfig
-from engine.deadline import DeadlineScheduler
+from engine.deadline import DeadlineScheduler, Pulse
 from engine.errors import AvatarError, CapacityError, EngineError
 from engine.frame_ring import FrameRing
 from engine.messages import (
@@ -68,6 +68,7 @@ class Worker:
         self._scheduler: DeadlineScheduler[str] = DeadlineScheduler(
             period=info.chunk_frames / info.fps, cost=info.warmup_chunk_ms / 1000
         )
+        self._pulse = Pulse()
         self._running = True
 
     def run(self) -> None:
@@ -94,6 +95,7 @@ class Worker:
 
     def _drain_inbox(self) -> None:
         for message, descriptor in self._channel.receive():
+            self._pulse.beat(self._clock())
             self._handle(message, descriptor)
 
     def _schedule(self) -> list[Stream]:
@@ -117,8 +119,11 @@ class Worker:
         if stream.busy:
             return
         complete = stream.has_room and stream.drive_complete(now)
-        if complete or (stream.has_room and stream.live):
-            self._scheduler.offer(stream.name, now, stream.deadline, complete)
+        if complete:
+            self._scheduler.offer(stream.name, now, stream.deadline, complete=True)
+        elif stream.has_room and stream.has_deadline:
+            deadline = stream.deadline + self._pulse.grace(now)
+            self._scheduler.offer(stream.name, now, deadline, complete=False)
         else:
             self._scheduler.withdraw(stream.name)
 

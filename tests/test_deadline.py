@@ -2,7 +2,7 @@
 
 from math import inf
 
-from engine.deadline import DeadlineScheduler
+from engine.deadline import DeadlineScheduler, Pulse
 
 
 def scheduler(cost: float = 0.1, period: float = 0.48) -> DeadlineScheduler[str]:
@@ -126,3 +126,13 @@ def test_what_chunks_cost_of_late_is_expected_of_the_next_call() -> None:
         queue.offer("a", 0.0, 1.0, complete=True)
         queue.finish("a", 0.1)
     assert queue.admit()
+
+
+def test_a_gateway_that_stopped_for_a_while_is_given_time_to_catch_up() -> None:
+    pulse = Pulse()
+    for step in range(6):
+        pulse.beat(100 + step * 0.02)
+    assert pulse.grace(100.1) == 0.0 and pulse.grace(100.19) == 0.0
+    assert pulse.grace(100.25) == 0.5  # nothing for 150 ms
+    pulse.beat(101.0)
+    assert pulse.grace(101.0) == 0.5 and pulse.grace(101.06) == 0.0

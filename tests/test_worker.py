@@ -190,6 +190,20 @@ async def test_a_killed_worker_is_replaced_within_the_call(pool: LocalPool) -> N
     assert pool.stats().leased == 0 and pool.stats().restarts == 1
 
 
+async def test_calls_that_end_leave_nothing_in_the_worker(pool: LocalPool) -> None:
+    pid = pool._seats[0].client.pid
+    counts = []
+    for i in range(12):
+        lease = await pool.acquire(spec(f"short{i}"))
+        lease.stream.push_voice(voice(0.6), 0)
+        if i % 2:
+            await chunks(lease.stream, 1)
+        await lease.release()
+        maps = Path(f"/proc/{pid}/maps").read_text().count("knotcast-frames")
+        counts.append((len(os.listdir(f"/proc/{pid}/fd")), maps))
+    assert len(set(counts[2:])) == 1 and counts[-1][1] == 0
+
+
 async def test_a_model_that_is_not_there_is_named() -> None:
     pool = LocalPool(EngineConfig(model="no-such-model"))
     with pytest.raises(RequestError) as failed:
