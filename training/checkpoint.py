@@ -63,6 +63,7 @@ def export(weights: Ema, path: Path, metadata: dict[str, str]) -> float:
     """Write bf16 weights for the engine; return the size in MiB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}, path, metadata)
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
     return path.stat().st_size / 2**20
 
 

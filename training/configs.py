@@ -17,7 +17,7 @@ class TrainConfig:
     """
 
     stage: Literal["base", "distil"] = "base"
-    steps: int = 3200
+    steps: int = 2000
     batch: int = 32
     rate: float = 1e-3
     final_rate: float = 0.03

@@ -19,11 +19,11 @@ from models.features import LogMelConfig
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
 from training.given import GivenConfig, give
+from training.landmark_samples import held_out
 from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 
 FloatArray = NDArray[np.float32]
 POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
-HELD_OUT_PORTRAITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class Corpus:
         self.hop_starts = 4 * self.starts + 8 * np.arange(len(self.frames))
 
 
-def training_portraits(landmarks: Path, seed: int = 0) -> tuple[list[str], list[str]]:
+def training_portraits(landmarks: Path) -> tuple[list[str], list[str]]:
     """Names of the portraits to train on, and of those set aside for good (the same 40 for every model)."""
     names = sorted(json.loads(landmarks.read_text()))
-    held = set(np.random.default_rng(seed).choice(names, min(HELD_OUT_PORTRAITS, len(names) // 4), replace=False))
+    held = held_out(names)
     return [n for n in names if n not in held], sorted(held)
 
 
