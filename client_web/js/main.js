@@ -182,8 +182,9 @@ $("say").addEventListener("click", saySentence);
 $("interrupt").addEventListener("click", stopSpeaking);
 $("speaker").addEventListener("click", () => {
   screen.video.muted = !screen.video.muted;
-  $("speaker").setAttribute("aria-pressed", String(!screen.video.muted));
 });
+screen.video.addEventListener("volumechange", () => $("speaker").setAttribute("aria-pressed", String(!screen.video.muted)));
+screen.video.addEventListener("silenced", () => notices.info("The browser has muted the avatar: press Speaker to hear it."));
 $("stats-toggle").addEventListener("click", () => {
   $("stats").hidden = !$("stats").hidden;
   $("stats-toggle").setAttribute("aria-pressed", String(!$("stats").hidden));

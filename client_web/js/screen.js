@@ -7,11 +7,11 @@ export class Screen {
     this.video.addEventListener("resize", () => this.#fit());
   }
 
-  /** @param {(at: number) => void} onPicture once, when the first picture is on the screen */
+  /** @param {() => void} onPicture once, when the first picture is on the screen */
   play(stream, onPicture) {
     if (this.video.srcObject === stream) return;
     this.video.srcObject = stream;
-    this.video.play().catch(() => {}); // started within the click on Call, so only a call that ends at once can refuse it
+    this.#begin(stream);
     const first = () => {
       if (this.video.srcObject !== stream) return;
       this.screen.classList.add("shown");
@@ -19,6 +19,16 @@ export class Screen {
     };
     if ("requestVideoFrameCallback" in this.video) this.video.requestVideoFrameCallback(first);
     else this.video.addEventListener("playing", first, { once: true });
+  }
+
+  /** The click on Call allows sound; a browser that thinks it too long ago still plays without, until Speaker is pressed. */
+  #begin(stream) {
+    this.video.play().catch((error) => {
+      if (error.name !== "NotAllowedError" || this.video.srcObject !== stream) return;
+      this.video.muted = true;
+      this.video.play().catch(() => {});
+      this.video.dispatchEvent(new Event("silenced"));
+    });
   }
 
   /** Words over the picture, or none. */
