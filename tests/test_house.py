@@ -1,0 +1,61 @@
+"""The house keeps its own rules: the documents name what is there, weights are small and safe, scripts parse."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from server.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("cli", "server", "engine", "models", "training", "benchmarks")
+
+
+def modules() -> list[str]:
+    """Every Python and JavaScript module as the map writes it: path inside its top folder, without suffix."""
+    found = [path.relative_to(ROOT / package) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    found += [path.relative_to(ROOT / "client_web") for path in (ROOT / "client_web").rglob("*.js")]
+    names = {str(path.with_suffix("")) for path in found if path.stem != "__init__"}
+    return sorted(name.removeprefix("rtc/") for name in names)
+
+
+def test_the_map_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    assert [name for name in modules() if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []
+
+
+def test_the_readme_lists_every_setting() -> None:
+    text = (ROOT / "README.md").read_text()
+    hidden = {"random_weights", "stamp_frames"}  # for tests and measurements
+    assert [name for name in Settings.model_fields if name not in hidden and f"`{name.upper()}`" not in text] == []
+
+
+def test_weights_are_safetensors_of_at_most_16_mib() -> None:
+    for path in (ROOT / "models" / "weights").rglob("*"):
+        assert path.is_dir() or path.suffix in (".safetensors", ".md", ".json"), path
+        assert path.stat().st_size <= 16 * 2**20, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_files_are_empty(package: str) -> None:
+    for path in (ROOT / package).rglob("__init__.py"):
+        assert path.read_text() == "", path
+
+
+def test_pickles_are_neither_read_nor_written() -> None:
+    unsafe = re.compile(r"\b(import pickle|torch\.load\(|torch\.save\(|allow_pickle=True|weights_only)")
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            assert not unsafe.search(path.read_text()), path
+
+
+def test_scripts_parse() -> None:
+    for script in (".ci/run", ".ci/test-tools", "docker/image_test.sh"):
+        subprocess.run(["bash", "-n", ROOT / script], check=True)
