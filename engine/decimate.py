@@ -26,7 +26,7 @@ _KERNEL = _low_pass()
 
 
 class Decimator:
-    """Streams blocks of any size; the joined output equals the output of one push of everything."""
+    """Streams blocks of any size; the joined output equals that of one push of everything (but for the last bit)."""
 
     def __init__(self) -> None:
         self._buffer = np.zeros(_HALF, np.float32)  # before the start: silence

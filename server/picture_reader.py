@@ -8,7 +8,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engine.errors import RequestError
 from engine.framing import FramedPortrait, frame_portrait
@@ -32,9 +32,11 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
                 return _opaque(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise RequestError("unsupported_picture", "send a JPEG, PNG or WebP picture", status=415, param="file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:  # so far above any cap that Pillow itself gives up
+        raise _too_large(max_pixels) from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise RequestError("broken_picture", "the picture is damaged or cut short", param="file") from error
 
 
@@ -56,10 +58,14 @@ def frame_picture(picture: Image.Image) -> FramedPortrait:
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
-        megapixels = max_pixels // 1_000_000
-        raise RequestError("picture_too_large", f"the picture has more than {megapixels} megapixels", param="file")
+        raise _too_large(max_pixels)
     if min(size) < MIN_SIDE:
         raise RequestError("picture_too_small", "the picture is too small to show a face", param="file")
+
+
+def _too_large(max_pixels: int) -> RequestError:
+    megapixels = max_pixels // 1_000_000
+    return RequestError("picture_too_large", f"the picture has more than {megapixels} megapixels", param="file")
 
 
 def _opaque(image: Image.Image) -> Image.Image:

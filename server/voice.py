@@ -5,7 +5,7 @@ nothing of networks, engines or wall time: whoever calls ``next_block`` sets the
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,25 +38,26 @@ class Turn:
     state: str = "queued"  # queued, speaking, finished, interrupted
     start: int = -1
     spoken: int = 0
+    duration_ms: int = field(init=False)  # of the whole, also once its samples are let go
 
-    @property
-    def duration_ms(self) -> int:
-        return round(len(self.pcm) * 1000 / PLAYOUT_RATE)
+    def __post_init__(self) -> None:
+        self.duration_ms = round(len(self.pcm) * 1000 / PLAYOUT_RATE)
 
 
 class MicrophoneBuffer:
     """Between the caller's clock and ours: small, bounded, and corrected by resampling so lightly that no one hears it.
 
-    A caller's sound card runs a little fast or slow. Below and above the target level, up to 1 % more or fewer samples are
-    stretched over a block; only a burst that resampling cannot take back in a second is cut.
+    A caller's sound card runs a little fast or slow. As the level, averaged over a second, leaves its target, up to 1 % more
+    or fewer samples are stretched over a block; only a burst that cannot be taken back so is cut.
     """
 
-    TARGET = 2 * BLOCK
+    TARGET = 5 * BLOCK // 2  # one block to give, one packet that may be late, and half for the drift between them
     LIMIT = 12 * BLOCK
 
     def __init__(self) -> None:
         self._pcm = np.zeros(0, np.int16)
         self._flowing = False
+        self._mean = 0.0
         self.cut_samples = 0
 
     @property
@@ -65,27 +66,25 @@ class MicrophoneBuffer:
 
     def push(self, pcm: NDArray[np.int16]) -> None:
         self._pcm = np.concatenate([self._pcm, pcm])
-        excess = len(self._pcm) - self.LIMIT
-        if excess > 0:
-            self.cut_samples += excess + self.LIMIT - self.TARGET
+        if len(self._pcm) > self.LIMIT:
+            self.cut_samples += len(self._pcm) - self.TARGET
             self._pcm = self._pcm[-self.TARGET :]
 
     def pull(self) -> NDArray[np.int16] | None:
         """int16 [960], or None while nothing has come or the buffer is filling up again."""
-        if len(self._pcm) < (BLOCK if self._flowing else self.TARGET):
+        if len(self._pcm) < (BLOCK + 1 if self._flowing else self.TARGET):
             self._flowing = False
             return None
-        off = len(self._pcm) - self.TARGET
-        # Within one packet of the target is only the network's rhythm, not a clock that drifts.
-        wanted = BLOCK if abs(off) <= BLOCK else BLOCK + max(-10, min(10, off // 50))
-        if wanted == BLOCK or len(self._pcm) < wanted + 1:
+        began, self._flowing = not self._flowing, True
+        self._mean = float(self.level) if began else self._mean + (self.level - self._mean) / 50
+        wanted = BLOCK + max(-10, min(10, round((self._mean - self.TARGET) / 24)))
+        if wanted == BLOCK or self.level <= wanted:
             block, self._pcm = self._pcm[:BLOCK], self._pcm[BLOCK:]
         else:
             at = np.arange(BLOCK) * (wanted / BLOCK)
             block = np.interp(at, np.arange(wanted + 1), self._pcm[: wanted + 1]).astype(np.int16)
             self._pcm = self._pcm[wanted:]
-        fade_in, self._flowing = not self._flowing, True
-        return faded_in(block) if fade_in else block
+        return faded_in(block) if began else block
 
     def clear(self) -> None:
         self._pcm = np.zeros(0, np.int16)

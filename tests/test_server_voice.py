@@ -1,0 +1,135 @@
+"""The voice time line, the microphone's buffer, the decimator: continuous, bounded, and true to media time."""
+
+import numpy as np
+import pytest
+
+from engine.decimate import Decimator, decimate
+from engine.errors import CapacityError
+from server.voice import BLOCK, MAX_QUEUED_TURNS, MicrophoneBuffer, Turn, VoiceLine
+
+
+def tone(n: int, hertz: float = 440.0, rate: int = 48_000) -> np.ndarray:
+    return (10_000 * np.sin(2 * np.pi * hertz * np.arange(n) / rate)).astype(np.int16)
+
+
+def turn(name: str, blocks: float) -> Turn:
+    return Turn(name, np.full(int(blocks * BLOCK), 500, np.int16))
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 960, 4801])
+def test_decimated_in_pieces_equals_decimated_whole(size: int) -> None:
+    pcm = np.random.default_rng(0).integers(-9000, 9000, 20_000).astype(np.int16)
+    decimator = Decimator()
+    parts = [decimator.push(pcm[i : i + size]) for i in range(0, len(pcm), size)]
+    whole = decimate(pcm).astype(int)
+    assert np.abs(np.concatenate([*parts, decimator.flush()])[: len(whole)] - whole).max() <= 1
+
+
+def test_the_decimator_has_no_delay_and_folds_nothing() -> None:
+    low, high = tone(48_000, 1000), tone(48_000, 9000)
+    assert np.abs(decimate(low).astype(int) - tone(16_000, 1000, 16_000))[100:-100].max() <= 2
+    assert np.abs(decimate(high))[100:-100].max() < 20
+    click = np.zeros(9600, np.int16)
+    click[4800] = 30_000
+    assert int(np.abs(decimate(click)).argmax()) == 1600
+
+
+def test_the_line_is_continuous_and_both_rates_share_one_time() -> None:
+    line = VoiceLine()
+    line.say(Turn("a", tone(48_000)))
+    blocks = [line.next_block() for _ in range(100)]
+    assert [block.sample for block in blocks] == [i * BLOCK for i in range(100)]
+    ends = [block.drive_sample + len(block.drive) for block in blocks]
+    assert [block.drive_sample for block in blocks[1:]] == ends[:-1]
+    assert line.head == 100 * BLOCK and line.head // 3 - ends[-1] == 32  # 2 ms
+    drive = np.concatenate([block.drive for block in blocks])
+    whole = decimate(np.concatenate([block.pcm for block in blocks])).astype(int)
+    assert np.abs(drive[:15_900] - whole[:15_900]).max() <= 1
+
+
+def test_what_is_said_comes_before_what_is_heard_before_silence() -> None:
+    line = VoiceLine()
+    assert not line.next_block().pcm.any()
+    line.microphone.push(np.full(BLOCK * 6, 70, np.int16))
+    line.say(turn("a", 1.5))
+    said, last = line.next_block(), line.next_block()
+    assert (said.pcm == 500).all() and (last.pcm[: BLOCK // 2] == 500).all() and not last.pcm[BLOCK // 2 :].any()
+    assert 60 < line.next_block().pcm[-1] <= 70
+    assert [(t.state, t.start, t.duration_ms) for t in line.turns] == [("finished", BLOCK, 30)]
+
+
+def test_turns_wait_in_line_but_not_without_end() -> None:
+    line = VoiceLine()
+    for i in range(MAX_QUEUED_TURNS):
+        line.say(turn(str(i), 2))
+    with pytest.raises(CapacityError) as caught:
+        line.say(turn("too many", 1))
+    assert caught.value.status == 429
+    line.next_block()
+    assert [t.state for t in line.turns] == ["speaking", "queued", "queued", "queued"]
+    assert line.interrupt() == ["0", "1", "2", "3"]
+    assert not line.speaking and not line.next_block().pcm.any()
+    for i in range(100):
+        line.say(turn(str(i), 1))
+        line.next_block()
+    assert len(line.turns) == 8
+
+
+def test_the_past_is_kept_for_a_new_engine_and_no_longer() -> None:
+    line = VoiceLine(history_s=2.0)
+    line.say(Turn("a", tone(48_000 * 5)))
+    drive = np.concatenate([line.next_block().drive for _ in range(250)])
+    at, past = line.drive_since(70_000)
+    assert at <= 70_000 and np.array_equal(past, drive[at:])
+    at, past = line.drive_since(0)
+    assert len(past) == pytest.approx(32_000, abs=320)
+    assert line.drive_since(10**9)[1].size == 0
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.003, -0.003, 0.01, -0.01])
+def test_a_microphone_with_its_own_clock_stays_near_and_whole(skew: float) -> None:
+    """Three minutes: the level is bounded, nothing is cut, and a tone stays a tone."""
+    microphone = MicrophoneBuffer()
+    rng = np.random.default_rng(1)
+    sent, due, gaps, levels = 0, 0.0, 0, []
+    heard = []
+    for tick in range(10_000):
+        due += 960 * (1 + skew)
+        arrived = due - rng.integers(0, 480)  # the network's rhythm
+        while sent + 960 <= arrived:
+            microphone.push(_piece(sent))
+            sent += 960
+        block = microphone.pull()
+        gaps += block is None and tick > 10
+        levels.append(microphone.level)
+        if block is not None and 2000 < tick < 2050:
+            heard.append(block)
+    assert microphone.cut_samples == 0
+    assert max(levels) < 6 * BLOCK
+    assert gaps <= 2
+    spectrum = np.abs(np.fft.rfft(np.concatenate(heard).astype(np.float32)))
+    peak = int(spectrum[5:].argmax()) + 5
+    assert spectrum[peak - 3 : peak + 4].max() ** 2 > 0.8 * (spectrum[5:] ** 2).sum() / 2
+
+
+def _piece(start: int) -> np.ndarray:
+    return (10_000 * np.sin(2 * np.pi * 500 * (start + np.arange(960)) / 48_000)).astype(np.int16)
+
+
+def test_a_burst_is_cut_to_the_newest() -> None:
+    microphone = MicrophoneBuffer()
+    microphone.push(np.arange(30 * BLOCK, dtype=np.int32).astype(np.int16))
+    assert microphone.level == MicrophoneBuffer.TARGET
+    assert microphone.cut_samples == 30 * BLOCK - MicrophoneBuffer.TARGET
+    assert microphone.pull() is not None
+
+
+def test_a_microphone_that_pauses_fills_up_again_before_it_is_heard() -> None:
+    microphone = MicrophoneBuffer()
+    for _ in range(2):
+        microphone.push(np.full(BLOCK, 9, np.int16))
+        assert microphone.pull() is None
+    microphone.push(np.full(BLOCK, 9, np.int16))
+    first = microphone.pull()
+    assert first is not None and first[0] == 0 and first[-1] == 9  # faded in
+    assert [microphone.pull() is None for _ in range(3)] == [False, True, True]
