@@ -65,7 +65,7 @@ def serve(
         fail(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}")
         return
     with one_line_errors():
-        run_server(settings)
+        raise typer.Exit(run_server(settings))
 
 
 @app.command()
