@@ -1,4 +1,4 @@
-"""The arithmetic of the live call benchmark on hand-made recordings: a repeat is no new frame, a beep meets its picture."""
+"""The arithmetic of the live call benchmark: a repeat is no new frame, a freeze is a gap, a beep meets its picture."""
 
 import pytest
 

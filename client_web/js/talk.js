@@ -64,7 +64,7 @@ export class Talk {
     const usable = this.live && stream !== null;
     this.talk.disabled = this.mute.disabled = this.open.disabled = !usable;
     this.talk.classList.toggle("on", heard);
-    this.talk.querySelector(".talk-label").textContent = heard ? "You are heard" : "Hold to talk";
+    this.talk.querySelector(".talk-label").textContent = heard ? "Talking…" : "Hold to talk";
     this.mute.setAttribute("aria-pressed", String(muted));
     this.open.checked = open;
     this.again.hidden = !(this.live && problem);
