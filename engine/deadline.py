@@ -37,9 +37,11 @@ class DeadlineScheduler(Generic[K]):
     """
 
     def __init__(self, period: float, cost: float, limit: float = 0.9, margin: float = 1.25) -> None:
-        """limit: the share of the time that may be promised. margin: how much longer than measured a chunk may take."""
+        """limit: the share of the time that may be promised. margin: how much longer than at warm-up a chunk may
+        take.
+        """
         self.period, self.cost = period, cost
-        self._limit, self._margin = limit, margin
+        self._limit, self._head_start = limit, margin * cost
         self._calls: dict[K, _Call] = {}
 
     @property
@@ -102,9 +104,11 @@ class DeadlineScheduler(Generic[K]):
         return min(starts, default=inf)
 
     def _latest_start(self, call: _Call) -> float:
-        """Everything as urgent as this call must fit before its deadline."""
-        work = sum(other.cost for other in self._calls.values() if other.offered and other.deadline <= call.deadline)
-        return call.deadline - self._margin * work
+        """From the cost at warm-up, which the playout's delay allows for, and not from the present one: on a machine
+        that has become slow a late picture, which playout waits for, is better than silence in place of a voice that
+        comes.
+        """
+        return call.deadline - self._head_start
 
 
 class Pulse:

@@ -55,6 +55,7 @@ class Limits:
     open: float = 15.0
     close: float = 2.0
     stop: float = 3.0
+    leave: float = 2.0
     reap: float = 5.0
     dump: float = 0.2
     ping_every: float = 0.5
@@ -179,16 +180,15 @@ class WorkerClient:
     async def _handshake(self) -> ModelInfo:
         assert self._channel is not None
         message = await self._channel.receive()
-        match message:
-            case Ready(protocol=version, model=model) if version == PROTOCOL_VERSION:
-                return model
-            case Failure():
-                raise error_from(message)
-            case _:
-                raise EngineError("protocol_error", "the worker speaks another version of the protocol")
+        if isinstance(message, Failure):
+            raise error_from(message)
+        if not isinstance(message, Ready) or message.protocol != PROTOCOL_VERSION:
+            raise EngineError("protocol_error", "the worker speaks another version of the protocol")
+        return message.model
 
     async def _supervise(self) -> None:
         reason = EngineError("worker_lost", "the worker has gone", retryable=True)
+        leave = 0.0
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read())
@@ -196,6 +196,7 @@ class WorkerClient:
         except* AvatarError as errors:
             first = errors.exceptions[0]
             assert isinstance(first, AvatarError)
+            leave = self._limits.leave if first.code == reason.code else 0.0  # a closed socket: it is about to end
             log.warning("worker lost pid=%s code=%s", self.pid, first.code)
         except* Exception:
             log.exception("worker client failed pid=%s", self.pid)
@@ -206,7 +207,7 @@ class WorkerClient:
                 if not opening.done():
                     opening.set_exception(reason)
             self._streams.clear()
-            await self._destroy()
+            await self._destroy(leave)
 
     async def _read(self) -> None:
         assert self._channel is not None
@@ -261,25 +262,32 @@ class WorkerClient:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
-    async def _destroy(self) -> None:
-        """Kill, reap, close the socket."""
-        self._kill()
+    async def _destroy(self, leave: float = 0.0) -> None:
+        """Close the socket, give the process ``leave`` seconds to end by itself, kill, reap."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         assert self._process is not None
         try:
-            async with asyncio.timeout(self._limits.reap):
-                while self._process.poll() is None:
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            log.error("worker pid=%s cannot be killed", self.pid)
+            if not await self._ended(leave):
+                self._kill()
+                if not await self._ended(self._limits.reap):
+                    log.error("worker pid=%s cannot be killed", self.pid)
         except asyncio.CancelledError:
+            self._kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1.0)  # it was killed; who cancels us must not find a zombie
+                self._process.wait(1.0)  # a moment, after a kill; who cancels us must not find a zombie
             raise
         finally:
             self.died.set()
+
+    async def _ended(self, patience: float) -> bool:
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self._process.poll() is None:
+                    await asyncio.sleep(0.005)
+        return self._process.poll() is not None
 
 
 def _late(code: str, message: str) -> EngineError:

@@ -19,6 +19,7 @@ from engine.errors import EngineError, RequestError
 from engine.messages import Rollout
 from engine.pool import LocalPool
 from engine.stream_client import EngineStream, MediaChunk, StreamSpec
+from engine.worker_client import WorkerClient
 from models.motion_codec import FEATURE_STATISTICS
 
 LANDMARKS = {name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}
@@ -133,9 +134,9 @@ async def test_at_the_deadline_silence_is_taken_and_reported(pool: LocalPool) ->
     chunk = (await chunks(stream, 1))[0]
     assert deadline - 0.5 < monotonic()  # not at once
     assert chunk.missing == ((3200, 9200),)
-    stream.push_voice(voice(0.8), 3200)  # what was missing stays so; the rest counts
+    stream.push_voice(voice(0.8), 3200)  # what was missing stays so
     following = (await chunks(stream, 1))[0]
-    assert following.first_frame == 9 and all(start >= 16000 for start, _ in following.missing)
+    assert following.first_frame == 9 and all(start >= 9200 for start, _ in following.missing)
     await lease.release()
 
 
@@ -209,6 +210,18 @@ async def test_a_model_that_is_not_there_is_named() -> None:
     with pytest.raises(RequestError) as failed:
         await pool.start()
     assert failed.value.code == "unknown_model"
+
+
+async def test_asked_to_end_it_ends_well() -> None:
+    asked, told = WorkerClient(), WorkerClient()
+    await asyncio.gather(asked.start(CONFIG), told.start(CONFIG))
+    assert asked.pid is not None
+    os.kill(asked.pid, signal.SIGTERM)
+    await told.close()
+    async with asyncio.timeout(5):
+        await asked.died.wait()
+    for client in (asked, told):
+        assert client._process is not None and client._process.returncode == 0
 
 
 async def test_no_worker_outlives_a_gateway_that_was_killed() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -141,6 +142,18 @@ async def test_a_hung_worker_is_dumped_and_killed(capfd: pytest.CaptureFixture[s
     assert "in serve" in capfd.readouterr().err
     await stream.close()
     await client.close()
+
+
+async def test_a_stopped_process_is_killed_too(client: WorkerClient) -> None:
+    stream = await client.open(spec())
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(EngineError) as lost:
+        await stream.next_chunk()
+    assert lost.value.code == "worker_lost" and time.monotonic() - began < 2.0
+    await client.died.wait()
+    await stream.close()
 
 
 async def test_an_error_of_one_stream_ends_that_stream_only(client: WorkerClient) -> None:
