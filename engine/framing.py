@@ -212,7 +212,7 @@ def tones(crop: Image, landmarks: dict[str, float]) -> dict[str, float]:
 
 
 def sharpness(crop: Image) -> float:
-    """Finest detail of the face relative to its contrast; about 0.1 and more for a sharp portrait."""
+    """Finest detail of the face relative to its contrast; 0.2 and more for a sharp portrait."""
     face = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[FACE_PIXELS].astype(np.float32)
     return float(cv2.Laplacian(face, cv2.CV_32F).std() / (face.std() + 4))
 
@@ -223,7 +223,7 @@ def _warnings(
     """What may make the result worse, in stable codes."""
     if face.distance < LOW_EYE_DISTANCE:
         yield "low_resolution"
-    if sharpness(crop) < 0.05:
+    if sharpness(crop) < 0.1:
         yield "blurred"
     if landmarks["lum"] < 0.16:
         yield "dark"

@@ -27,3 +27,11 @@ def put(batch: torch.Tensor, at: Sequence[Corner], boxes: torch.Tensor) -> None:
     height, width = boxes.shape[1:3]
     for picture, (row, column), box in zip(batch, at, boxes, strict=True):
         picture[row : row + height, column : column + width] = box
+
+
+def patch(photo: torch.Tensor, x: float, y: float, half_width: float, half_height: float) -> torch.Tensor:
+    """The rectangle [3, h, w] given in -1..1 coordinates, at least one pixel large."""
+    size = photo.shape[-1]
+    left, right = (int((x + side * half_width + 1) * size / 2) for side in (-1, 1))
+    top, bottom = (int((y + side * half_height + 1) * size / 2) for side in (-1, 1))
+    return photo[:, max(0, top) : bottom + 1, max(0, left) : right + 1]

@@ -10,22 +10,25 @@ from dataclasses import dataclass
 import torch
 
 from models.motion import INDEX
-from models.rig_boxes import Corner, corners, cut, put
+from models.rig_boxes import Corner, corners, cut, patch, put
 
 
 @dataclass(frozen=True, slots=True)
 class LidPaint:
-    """Factors [2T, h, w, 3] on the frames' colours: brighter lid skin, dark lash line."""
+    """What is drawn over the frames: lid colour and its cover, then the shade of the lash line; [2T, h, w, 3 or 1]."""
 
     at: list[Corner]
-    gain: torch.Tensor
+    colour: torch.Tensor
+    cover: torch.Tensor
+    shade: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Eyes:
     """A portrait's eyes; lengths in picture units.
 
-    centres: [2, 2]. skin: [2, 3], gain that makes lid skin of socket skin.
+    centres: [2, 2]. skin: [2, 3], colour of a lid. plain: [2], how little the photograph's own skin above the eye is
+    fit to be a lid (brow hair, deep shadow), 0..1: so much of the lid is plain skin.
     """
 
     size: int
@@ -34,6 +37,7 @@ class Eyes:
     bh: float
     centres: torch.Tensor
     skin: torch.Tensor
+    plain: torch.Tensor
     box: tuple[int, int]
 
     def warp(self, source: torch.Tensor, centres: torch.Tensor, controls: torch.Tensor) -> LidPaint:
@@ -49,11 +53,12 @@ class Eyes:
             controls[:, INDEX[name]].repeat(2)[:, None, None] for name in ("brow", "gazeX", "gazeY")
         )
         y = y + brow * self._brow(x, y)
-        x, y, gain = self._lids(x, y, (blink + 0.3 * (-gaze_y).clamp(0, 1)).clamp(max=1), gaze_x, gaze_y)
+        shut = (blink + 0.3 * (-gaze_y).clamp(0, 1)).clamp(max=1)  # the lid follows a look down
+        x, y, layer = self._lids(at, x, y, shut, gaze_x, gaze_y)
         boxes = torch.stack([x, y], -1) + middle
         put(source, at[:count], boxes[:count])
         put(source, at[count:], boxes[count:])
-        return LidPaint(at, gain)
+        return layer
 
     def paint(self, frames: torch.Tensor, layer: LidPaint) -> None:
         """Shade the lids in frames [T, 3, S, S] in place."""
@@ -61,7 +66,8 @@ class Eyes:
         count = len(frames)
         for side in (slice(0, count), slice(count, 2 * count)):
             boxes = cut(pictures, layer.at[side], *self.box)
-            put(pictures, layer.at[side], boxes * layer.gain[side])
+            boxes = torch.lerp(boxes, layer.colour[side], layer.cover[side])
+            put(pictures, layer.at[side], boxes * layer.shade[side])
 
     def _brow(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """How far a raised brow lifts each place: far up the forehead, but not the lid's edge."""
@@ -71,9 +77,15 @@ class Eyes:
         return (0.5 * below) * _bell(x / (2.3 * self.ea)) * _bell(rise / reach)
 
     def _lids(
-        self, x: torch.Tensor, y: torch.Tensor, blink: torch.Tensor, gaze_x: torch.Tensor, gaze_y: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Close the upper lid and turn the eye: source x, y relative to the eye, and the colour factor."""
+        self,
+        at: list[Corner],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        blink: torch.Tensor,
+        gaze_x: torch.Tensor,
+        gaze_y: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, LidPaint]:
+        """Close the upper lid and turn the eye: source x, y relative to the eye, and what is drawn over it."""
         px = 2 / self.size
         along = x / (1.12 * self.ea)
         p = (1 - along * along).clamp(min=0)
@@ -86,12 +98,17 @@ class Eyes:
         turn = (1 - along**4).clamp(min=0) * _bell(y / (1.5 * self.eb))
         x_out = torch.where(lid, x, x - (0.28 * self.ea) * gaze_x * turn)
         y_out = torch.where(lid, stretched, y + (0.4 * self.eb) * gaze_y * turn)
-        shown = (2.5 * blink - 0.25).clamp(0, 1)
-        lash = _bell((y - edge) / (1.4 * px)) * (4 * p).clamp(max=1) * shown
-        shut = ((y - 0.5 * (fold + open_edge)) / (0.5 * (edge - fold)).clamp(min=1e-4)).clamp(0, 1)
-        cover = torch.where(lid, shut * (3 * p).clamp(max=1) * blink, torch.zeros_like(y))
-        skin = self.skin.repeat_interleave(len(y) // 2, 0)[:, None, None, :]
-        return x_out, y_out, (1 + cover[..., None] * (skin - 1)) * (1 - 0.5 * lash)[..., None]
+
+        count = len(y) // 2
+        skin = self.skin.repeat_interleave(count, 0)[:, None, None, :]
+        plain = self.plain.repeat_interleave(count, 0)[:, None, None]
+        crease = open_edge - 1.1 * self.eb  # plain skin begins here and is whole at the open lid's edge
+        reach = ((y - crease) / (1.3 * self.eb)).clamp(0, 1) * (2.5 * p).clamp(max=1)
+        cover = torch.where(lid, reach * plain * (1.5 * blink).clamp(max=1), torch.zeros_like(y))
+        round_lid = 1 - 0.16 * ((y - crease) / (edge - crease).clamp(min=px) - 0.45) ** 2 * 4
+        lash = _bell((y - edge) / (1.4 * px)) * (4 * p).clamp(max=1) * (2.5 * blink - 0.25).clamp(0, 1)
+        paint = LidPaint(at, skin * round_lid.clamp(0.7, 1)[..., None], cover[..., None], (1 - 0.5 * lash)[..., None])
+        return x_out, y_out, paint
 
 
 def prepare_eyes(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Eyes:
@@ -99,24 +116,25 @@ def prepare_eyes(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Eyes:
     size = photo.shape[-1]
     ea, eb, bh = (float(landmarks[name]) for name in ("ea", "eb", "bh"))
     centres = [[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]]
-    skin = []
+    skin, plain = [], []
     for x, y in centres:
-        above = _patch(photo, x, y - 0.5 * (bh * 0.75 + eb), 0.5 * ea, 0.25 * (bh * 0.75 - eb))
-        under = _patch(photo, x, y + 3.2 * eb, 0.5 * ea, 0.8 * eb)
-        skin.append(((under / above.clamp(min=0.02)).clamp(0.9, 1.7)) ** 0.7)
+        above = patch(photo, x, y - 0.5 * (0.75 * bh + eb), 0.6 * ea, 0.5 * (0.75 * bh - eb))
+        under = patch(photo, x, y + 3.2 * eb, 0.5 * ea, 0.8 * eb).mean((1, 2))
+        light = above.mean(0)
+        dark = 0.9 - float(light.mean() / under.mean().clamp(min=0.02))
+        rough = float(light.std() / light.mean().clamp(min=0.02)) if light.numel() > 1 else 0.0
+        plain.append(min(max(0.25 + 2.2 * max(dark, 0.0) + 2.0 * (rough - 0.08), 0.2), 0.85))
+        skin.append(0.94 * torch.lerp(under, above.mean((1, 2)), 0.25))
     return Eyes(
-        size=size, ea=ea, eb=eb, bh=bh, centres=torch.tensor(centres, dtype=photo.dtype, device=photo.device),
+        size=size,
+        ea=ea,
+        eb=eb,
+        bh=bh,
+        centres=torch.tensor(centres, dtype=photo.dtype, device=photo.device),
         skin=torch.stack(skin),
+        plain=torch.tensor(plain, dtype=photo.dtype, device=photo.device),
         box=(int((3.1 * bh + 2 * eb) * size), int(5.2 * ea * size / 2)),
-    )  # fmt: skip
-
-
-def _patch(photo: torch.Tensor, x: float, y: float, half_width: float, half_height: float) -> torch.Tensor:
-    """Mean colour [3] of a rectangle given in -1..1 coordinates, at least one pixel large."""
-    size = photo.shape[-1]
-    left, right = (int((x + side * half_width + 1) * size / 2) for side in (-1, 1))
-    top, bottom = (int((y + side * half_height + 1) * size / 2) for side in (-1, 1))
-    return photo[:, max(0, top) : bottom + 1, max(0, left) : right + 1].mean((1, 2))
+    )
 
 
 def _bell(value: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from models.motion import INDEX, JAW_SPAN
-from models.rig_boxes import Corner, corners, cut, put
+from models.rig_boxes import Corner, corners, cut, patch, put
 
 REACH_U, REACH_UP = 2.3, 0.4  # how far the mouth moves the face: half widths to the side, picture units upwards
 TEETH_FROM = 0.02  # an opening of this height in the photograph shows teeth we can use
@@ -95,7 +95,7 @@ class Mouth:
         opened = (knob["jaw"] - self.th / (JAW_SPAN * self.mw)).clamp(min=0)
         squeeze = 0.55 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened
         corner = 1.6 * u * u * _bump(u, 2.2) * _bump(g, 1.5)
-        lift = (0.22 * self.mw) * knob["smile"]
+        lift = (0.22 * self.mw) * knob["smile"] + (0.55 * self.curve) * knob["pucker"].clamp(min=0)
         thicken = (0.16 * self.mw) * knob["pucker"].clamp(min=0)
         return u * (1 + near * squeeze), y + corner * lift - near * g * thicken
 
@@ -106,7 +106,7 @@ class Mouth:
         extra = JAW_SPAN * self.mw * knob["jaw"] - self.th
         opening, closing = extra.clamp(min=0), (-extra).clamp(min=0)
         raised = 0.17 * self.mw * knob["upper"]
-        tuck = 0.5 * knob["press"] + 0.25 * closing / max(self.th, 0.01) * self.toothy
+        tuck = 0.42 * knob["press"] + 0.25 * closing / max(self.th, 0.01) * self.toothy
         upper = -self.th - 0.15 * opening + 0.5 * closing - raised + tuck * self.ut
         lower = 0.85 * opening - 0.5 * closing - tuck * self.lt
         middle = 0.5 * (upper + lower)
@@ -145,12 +145,13 @@ class Mouth:
         raised = 0.17 * self.mw * knob["upper"] * (1 - self.toothy)
         active = ((lips.extra.clamp(min=0) + raised) / (3 * px)).clamp(0, 1)
         start = top * (1 - self.toothy)
-        cover = _ramp((v - start) / px) * _ramp((bottom - v) / px) * active * (p * 8).clamp(max=1)
+        tucked = 1.2 * self.toothy * active  # pixels of the lower lip's edge that hold a shine of teeth
+        cover = _ramp((v - start) / px) * _ramp((bottom - v) / px + tucked) * active * (p * 8).clamp(max=1)
         colour = self._inside(u, v, top, bottom)
         closing = (-lips.extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
         shut = (1 - (bottom - top) / px).clamp(0, 1)
         seam = _bump(v - 0.5 * (top + bottom), 1.7 * px) * (p * 3).clamp(max=1) * shut
-        shade = 1 - seam * (0.5 * torch.maximum(closing, knob["press"].clamp(0, 1)))
+        shade = 1 - seam * torch.maximum(0.5 * closing, 0.35 * knob["press"].clamp(0, 1))
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 
     def _inside(self, u: torch.Tensor, v: torch.Tensor, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
@@ -164,7 +165,9 @@ class Mouth:
         if self.toothy < 1:
             edge = 0.11 * self.mw * (1 - 0.55 * u * u)
             band = _ramp((edge - v) / px) * ((0.88 - u.abs()) / 0.2).clamp(0, 1) * (1 - self.toothy)
-            lit = (0.5 + (v - top) / (0.14 * self.mw)).clamp(0, 1) * (1 - 0.45 * u * u)
+            lit = (0.45 + (v - top) / (0.16 * self.mw)).clamp(0, 1) * (1 - 0.5 * u * u)
+            between = (1 - ((u.abs() * 3.4 + 0.5) % 1 - 0.5).abs() * 9).clamp(min=0)  # the gaps between the teeth
+            lit = lit * (1 - 0.22 * between)
             colour = torch.lerp(colour, self.teeth * lit[..., None], band[..., None])
         return colour
 
@@ -177,6 +180,8 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
     neck = max(min(1.75 * chin, 0.97 - my), chin + 0.05)
     light = float(landmarks.get("lum", 0.55))
     tint = torch.tensor([[1.0, 0.42, 0.40], [0.97, 0.94, 0.88], [1.0, 0.50, 0.48]])
+    skin = patch(photo, mx, my + th + 0.6 * chin, 0.5 * mw, 0.1 * chin).mean((1, 2)).cpu()
+    tint[1] *= torch.lerp(torch.ones(3), skin / skin.max().clamp(min=0.02), 0.3)  # teeth are seen in the skin's light
     if landmarks.get("grey", 0):
         tint = tint.mean(1, keepdim=True).expand(3, 3)
     shades = torch.tensor([0.07 + 0.14 * light, 0.82 * float(landmarks.get("tl", 0.85)), 0.22 + 0.5 * light])
