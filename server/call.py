@@ -5,6 +5,7 @@ one is due. The engine may be lost and replaced in between; the browser never he
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ LIMIT_MS = 1000  # delay above the target at which speech is cut too
 CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
 RECOVERY_S = 60.0
 CLOSE_S = 5.0
+OPENING_S = 0.5  # a call refused in its first instant still tells why, once the data channel is there
 FAREWELL_S = 0.05  # for the last message to leave before the connection does
 
 
@@ -77,6 +79,7 @@ class Call:
         self.chunk_ms = 0.0
         self.state = "created"
         self.reason: str | None = None
+        self._why: str | None = None
         self.began = monotonic()
         self._info = info
         self._peer: Peer | None = None
@@ -283,15 +286,19 @@ class Call:
 
     def _fail(self, error: AvatarError) -> None:
         logger.warning("call ended by an error stream=%s code=%s", self._spec.stream, error.code)
-        self.send("error", code=error.code, message=error.message)
         self.end(error.code)
+        self._why = error.message
 
     async def _finish(self, peer: Peer) -> None:
         reason = self.reason = self.reason or "internal_error"
+        self._why = self._why or ENDED.get(reason)
         self._stream = None
         self._enter("ended")
-        self.send("state", state="ended", reason=reason, message=ENDED.get(reason))
-        if not peer.gone.is_set():
+        if peer.connected.is_set() and not peer.gone.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OPENING_S):
+                    await peer.channel.open.wait()
+            self.send("state", state="ended", reason=reason, message=self._why)
             await asyncio.sleep(FAREWELL_S)
         lease, self._lease = self._lease, None
         closing = [peer.close()] if lease is None else [peer.close(), lease.release()]

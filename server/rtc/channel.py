@@ -4,6 +4,7 @@ In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exce
 whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.
 """
 
+import asyncio
 import json
 import logging
 from collections import deque
@@ -89,6 +90,7 @@ class Channel:
         self.dropped = 0
         self._receive: Callable[[str], None] = self._waiting.append
         self._opened: Callable[[], None] | None = None
+        self.open = asyncio.Event()
 
     def adopt(self, channel: RTCDataChannel) -> None:
         """The first channel with our label counts; any other is closed."""
@@ -105,6 +107,7 @@ class Channel:
             self._receive(data if isinstance(data, str) else data.decode("utf-8", "replace"))
 
         channel.on("message", on_message)
+        self.open.set()
         if self._opened is not None:
             self._opened()
 
