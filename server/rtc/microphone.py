@@ -41,7 +41,7 @@ class PromptJitterBuffer:
     def release(self, packet: RtpPacket) -> list[JitterFrame]:
         """Every frame that may go to the decoder now, in order."""
         number = packet.sequence_number
-        if self._next is None or _distance(self._next, number) > RESTART_GAP:
+        if self._next is None or min(_distance(self._next, number), _distance(number, self._next)) > RESTART_GAP:
             self._next, self._held = number, {}
         if uint16_gt(self._next, number):
             return []  # too late: its place has been passed
