@@ -123,10 +123,10 @@ class Mouth:
         wide = (1 - (u / REACH_U) ** 4).clamp(min=0) ** 2
         chin_shift = torch.where(lips.extra > 0, 0.8 * lips.extra, 0.2 * lips.extra)
         jaw = chin_shift * wide
-        level = v + 0.08 * u * u  # the jaw line rises to the sides
-        lip_end, chin_end = lips.lower + self.lt * p, self.chin + chin_shift
-        to_chin = ((level - lip_end) / (chin_end - lip_end)).clamp(0, 1)
-        to_neck = ((level - chin_end) / (self.neck - chin_end)).clamp(0, 1)
+        chin_end = self.chin + chin_shift - 0.08 * (u * u).clamp(max=1.8)  # the jaw line rises to the sides
+        lip_end = lips.lower + self.lt * p
+        to_chin = ((v - lip_end) / (chin_end - lip_end)).clamp(0, 1)
+        to_neck = ((v - chin_end) / (self.neck - chin_end)).clamp(0, 1)
         below = v - torch.lerp(lips.lower, jaw, to_chin) * (1 - to_neck)
 
         hidden = (own - lips.upper).clamp(0, 1.5 * px)  # a raised lip uncovers teeth: keep off the lip's own pixels
@@ -138,7 +138,8 @@ class Mouth:
     ) -> MouthPaint:
         """The inside of the mouth in a smaller box around the gap."""
         height, width = self.gap_box
-        row, column = max(0, int(self.box[0] * 0.42) - height // 3), (self.box[1] - width) // 2
+        line = 0.5 * self.box[0] + 0.25 * self.size * (REACH_UP - self.neck)
+        row, column = max(0, int(line - 0.3 * height)), (self.box[1] - width) // 2
         inner = (slice(None), slice(row, row + height), slice(column, column + width))
         u, v, p, top, bottom = u[inner], v[inner], lips.p[inner], lips.top[inner], lips.bottom[inner]
         px = 2 / self.size
