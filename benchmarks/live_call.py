@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ BEEP_AT = np.cumsum(
     [0.5, 0.9, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3, 0.9, 1.1]
 )  # seconds; uneven, so that no two can be mistaken
 BEEP_SECONDS = float(BEEP_AT[-1]) + 0.5
+AV_PATIENCE_S = 10.0
+FPS = 25.0  # of the embedded model
 LEVEL_OFF_S = 1.5  # the voice before the beeps has died away
 
 
@@ -166,28 +168,33 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
         page.screenshot(path=screenshot)
     page.get_by_label("Keep open").uncheck()
     page.wait_for_timeout(LEVEL_OFF_S * 1000)
-    turn = session.request("POST", "/say", beep_wav())
-    page.wait_for_timeout((BEEP_SECONDS + 2.5) * 1000)
+    figures["av_offset_ms"] = measure_av(page, session)
     state = session.request("GET")
-    figures["av_offset_ms"] = av_figures(Recording.read(page), state, turn["turn_id"])
     figures |= {name: state[name] for name in ("generated_frames", "underruns", "delay_ms")}
     page.get_by_role("button", name="Hang up").click()
     return figures
 
 
-def av_figures(recording: Recording, state: Mapping[str, Any], turn_id: str) -> dict[str, Any] | None:
-    """Median and spread of the offsets; the server tells at which media time the turn began."""
-    started = [turn["start_ms"] for turn in state["turns"] if turn["turn_id"] == turn_id]
-    if not started or started[0] is None:
-        return None
-    offsets = av_offsets(recording, [started[0] / 1000 + float(at) for at in BEEP_AT], 25.0)
+def measure_av(page: Page, session: Session) -> dict[str, float] | None:
+    """Play the beeps and wait until they were shown: median and worst offset in ms, or None if none could be paired."""
+    turn_id = session.request("POST", "/say", beep_wav())["turn_id"]
+    deadline = time.monotonic() + BEEP_SECONDS + AV_PATIENCE_S
+    beeps: list[float] = []
+    while True:
+        page.wait_for_timeout(500)
+        recording = Recording.read(page)
+        if not beeps:
+            # The server tells at which media time the turn began.
+            started = [turn["start_ms"] for turn in session.request("GET")["turns"] if turn["turn_id"] == turn_id]
+            beeps = [ms / 1000 + float(at) for ms in started if ms is not None for at in BEEP_AT]
+        shown = recording.first_shown()
+        if time.monotonic() > deadline or (beeps and shown and shown[-1][1] / FPS > beeps[-1] + 0.5):
+            break
+    offsets = av_offsets(recording, beeps, FPS)
     if not offsets:
         return None
-    return {
-        "median": _rounded(statistics.median(offsets)),
-        "worst": _rounded(max(offsets, key=abs)),
-        "beeps": len(offsets),
-    }
+    median, worst = statistics.median(offsets), max(offsets, key=abs)
+    return {"median": _rounded(median), "worst": _rounded(worst), "beeps": len(offsets)}
 
 
 @contextlib.contextmanager

@@ -14,16 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, Playwright, expect
 
 from benchmarks.browser import SAMPLES, RunningServer, launch_chromium
-from benchmarks.live_call import (
-    BEEP_SECONDS,
-    HEARD,
-    Recording,
-    Session,
-    av_figures,
-    beep_wav,
-    picture_figures,
-    press_call,
-)
+from benchmarks.live_call import HEARD, Recording, Session, measure_av, picture_figures, press_call
 from tests.browser.conftest import PageOpener
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -203,11 +194,8 @@ def test_pictures_come_again_after_the_worker_was_killed(open_page: PageOpener, 
     assert worker not in server.worker_pids()
     assert len(offers) == 1
 
-    turn = session.request("POST", "/say", beep_wav())["turn_id"]
-    page.wait_for_timeout((BEEP_SECONDS + 3) * 1000)
-    recording = Recording.read(page)
-    offsets = av_figures(recording, session.request("GET"), turn)
+    offsets = measure_av(page, session)
     assert offsets is not None and offsets["beeps"] >= 8
     assert abs(offsets["median"]) < 100  # ms; Chromium's own pairing moves by some tens on a busy machine
-    assert picture_figures(recording)["out_of_order"] == 0
+    assert picture_figures(Recording.read(page))["out_of_order"] == 0
     hang_up(page)
