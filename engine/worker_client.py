@@ -55,7 +55,7 @@ class Limits:
     open: float = 15.0
     close: float = 2.0
     stop: float = 3.0
-    leave: float = 2.0
+    leave: float = 1.0
     reap: float = 5.0
     dump: float = 0.2
     ping_every: float = 0.5
@@ -75,6 +75,7 @@ class WorkerClient:
         self._streams: dict[str, EngineStream] = {}
         self._opening: dict[str, asyncio.Future[None]] = {}
         self._missed_pings = 0
+        self._closing = False
         self.died = asyncio.Event()
 
     @property
@@ -149,6 +150,7 @@ class WorkerClient:
         """End the process: ask, then kill. Streams end with ``worker_lost``. Twice is fine."""
         if self._supervisor is None:
             return
+        self._closing = True
         self.send_quietly(Shutdown())
         try:
             await asyncio.wait({self._supervisor}, timeout=self._limits.stop)
@@ -197,7 +199,8 @@ class WorkerClient:
             first = errors.exceptions[0]
             assert isinstance(first, AvatarError)
             leave = self._limits.leave if first.code == reason.code else 0.0  # a closed socket: it is about to end
-            log.warning("worker lost pid=%s code=%s", self.pid, first.code)
+            if not self._closing:
+                log.warning("worker lost pid=%s code=%s", self.pid, first.code)
         except* Exception:
             log.exception("worker client failed pid=%s", self.pid)
         finally:
