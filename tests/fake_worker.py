@@ -71,7 +71,8 @@ def main() -> None:
         sys.exit(2)
     info = ModelInfo(
         name="fake", width=SIZE, height=SIZE, fps=25, chunk_frames=CHUNK, first_chunk_frames=FIRST,
-        drive_ahead_frames=4, lookahead_ms=55.0, slots=slots, device="cpu", dtype="none", torch="none", cpu="none", warmup_chunk_ms=1.0,
+        drive_ahead_frames=4, lookahead_ms=55.0, slots=slots,
+        device="cpu", dtype="none", torch="none", cpu="none", warmup_chunk_ms=1.0,
         memory_mb=1.0,
     )  # fmt: skip
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
