@@ -22,6 +22,7 @@ from server.picture_messages import FrameReply
 from server.rtc.microphone import replace_jitter_buffer
 from server.settings import Settings
 from server.stamp import read_stamp
+from tests.faces import LANDMARKS, drawn_face
 from tests.fake_pool import BOX, FakePool
 
 HOST = "http://127.0.0.1:8000"
@@ -31,10 +32,10 @@ class FakeFramer:
     """Takes any bytes for a portrait, for tests that are about something else."""
 
     async def frame(self, picture: bytes, max_pixels: int) -> FrameReply:
-        rgb = np.full((256, 256, 3), 90, np.uint8)
+        rgb = drawn_face(256)
         return FrameReply(
             width=256, height=256, framed=rgb.tobytes(), framed_width=256, framed_height=256, source=b"jpeg",
-            preview=b"jpeg", landmarks={"cx": 0.0}, confidence=0.9, crop=[[1, 0, 0], [0, 1, 0]],
+            preview=b"jpeg", landmarks=LANDMARKS, confidence=0.9, crop=[[1, 0, 0], [0, 1, 0]],
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -125,8 +126,10 @@ class Caller:
         answer = await self.client.post(f"{self.path}/offer", json=await self.offer(), headers=self.headers)
         assert answer.status_code == 200, answer.text
         await self.peer.setRemoteDescription(RTCSessionDescription(**answer.json()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await self.connected.wait()
+            while self.channel.readyState != "open":
+                await asyncio.sleep(0.005)
 
     async def state(self) -> dict[str, Any]:
         answer = await self.client.get(self.path, headers=self.headers)
