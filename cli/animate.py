@@ -103,7 +103,7 @@ async def render(
         frames = math.ceil(round(info.fps * seconds, 6))
         spec = StreamSpec(
             stream="animate", portrait=portrait.rgb, landmarks=dict(portrait.landmarks),
-            confidence=portrait.confidence, seed=job.seed, rollout=job.rollout,
+            confidence=portrait.confidence, seed=job.seed, rollout=job.rollout, live=False,
         )  # fmt: skip
         lease = await pool.acquire(spec)
         try:
