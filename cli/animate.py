@@ -30,6 +30,7 @@ from engine.pool import LocalPool
 from engine.pose import read_poses
 from engine.stream_client import EngineStream, StreamSpec
 from engine.wav import read_wav
+from engine.worker_client import WORKER_COMMAND
 from server.picture_reader import read_portrait
 
 Poses = list[tuple[float, dict[str, float]]]
@@ -94,7 +95,7 @@ async def render(
     seconds: float,
     console: Console,
 ) -> None:
-    pool = LocalPool(job.engine)
+    pool = LocalPool(job.engine, command=(*WORKER_COMMAND, "--log-level", "warning"))
     with console.status(f"starting the model {job.engine.model}"):
         await pool.start()
     try:

@@ -294,11 +294,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Internal: started by knotcast.")
     parser.add_argument("--fd", type=int, required=True, help="inherited AF_UNIX stream socket")
     parser.add_argument("--config", type=lambda text: msgspec.json.decode(text, type=EngineConfig), required=True)
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     arguments = parser.parse_args()
     die_with_parent()
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s pid=%(process)d %(message)s")
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s pid=%(process)d %(message)s"
+    )
     os.set_inheritable(arguments.fd, False)
     try:
         code = serve(WorkerChannel(socket.socket(fileno=arguments.fd)), arguments.config)
@@ -306,9 +309,8 @@ def main() -> None:
         log.warning("event=ended code=%s", error.code)
         code = 0 if error.code == "gateway_lost" else 1
     logging.shutdown()
-    os._exit(
-        code
-    )  # nothing is left to save, and taking torch apart would cost a second of CPU time beside running calls
+    # Nothing is left to save, and taking torch apart would cost a second of CPU time beside running calls.
+    os._exit(code)
 
 
 if __name__ == "__main__":
