@@ -196,6 +196,6 @@ def test_pictures_come_again_after_the_worker_was_killed(open_page: PageOpener, 
 
     offsets = measure_av(page, session)
     assert offsets is not None and offsets["beeps"] >= 8
-    assert abs(offsets["median"]) < 100  # ms; Chromium's own pairing moves by some tens on a busy machine
+    assert abs(offsets["median"]) < 150  # ms; on a busy machine Chromium pairs sound and picture some tens of ms apart
     assert picture_figures(Recording.read(page))["out_of_order"] == 0
     hang_up(page)
