@@ -1,9 +1,9 @@
 """A caller's pose record to the controls of the face: one parser for the data channel and for lines of ``poses.jsonl``.
 
-A record is ``{"t_ms": 0, "yaw": 0, "pitch": 0, "roll": 0, "blendshapes": {ARKit name: 0..1}}``; every field may be absent,
-angles are radians, left and right are the avatar's own. Yaw + turns to its left, pitch + looks up, roll + tilts to its left
-shoulder. Names and ranges are those of the motion vocabulary (models/motion.py), which a test holds equal: this module
-stands below it and imports nothing of it.
+A record is ``{"t_ms": 0, "yaw": 0, "pitch": 0, "roll": 0, "blendshapes": {ARKit name: 0..1}}``; every field may be
+absent, angles are radians, left and right are the avatar's own. Yaw + turns to its left, pitch + looks up, roll + tilts
+to its left shoulder. Names and ranges are those of the motion vocabulary (models/motion.py), which a test holds equal:
+this module stands below it and imports nothing of it.
 """
 
 import json
@@ -83,7 +83,9 @@ def parse_pose(record: object) -> Pose:
 
 
 def read_poses(lines: Iterable[str], fps: int) -> Iterator[tuple[float, dict[str, float]]]:
-    """The lines of a ``poses.jsonl`` as (media frame, controls); times must not fall. Raises RequestError ``invalid_pose``."""
+    """The lines of a ``poses.jsonl`` as (media frame, controls); times must not fall. Raises RequestError
+    ``invalid_pose``.
+    """
     last = -math.inf
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -105,7 +107,9 @@ def read_poses(lines: Iterable[str], fps: int) -> Iterator[tuple[float, dict[str
 def _blend(shapes: object) -> dict[str, float]:
     """Sum what is given; a control with none of its shapes given stays free, so that the voice leads it."""
     if not isinstance(shapes, Mapping) or len(shapes) > _MAX_BLENDSHAPES:
-        raise RequestError("invalid_pose", "blendshapes must be an object of ARKit names and values", param="blendshapes")
+        raise RequestError(
+            "invalid_pose", "blendshapes must be an object of ARKit names and values", param="blendshapes"
+        )
     values = {
         name: min(max(_number(value, str(name)[:40]), 0.0), 1.0) for name, value in shapes.items() if name in _KNOWN
     }

@@ -48,7 +48,9 @@ def read_wav(source: bytes | Path, *, max_bytes: int = MAX_BYTES, max_seconds: f
     if len(data) > max_bytes:
         raise MediaError("audio_too_large", f"the audio is larger than {max_bytes // 2**20} MiB", status=413)
     if data[:4] not in (b"RIFF", b"RIFX") or data[8:12] != b"WAVE":
-        raise MediaError("unsupported_audio", "this is not a WAV file: send WAV, 8 to 48 kHz, mono or stereo", status=415)
+        raise MediaError(
+            "unsupported_audio", "this is not a WAV file: send WAV, 8 to 48 kHz, mono or stereo", status=415
+        )
     samples, rate = _decode(data, max_seconds)
     mono = samples.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():

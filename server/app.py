@@ -1,4 +1,4 @@
-"""The application, built from data: settings and a pool in, an ASGI app out. Everything it starts ends with its lifespan."""
+"""The application, built from data: settings and a pool in, an ASGI app out. What it starts ends with it."""
 
 import asyncio
 import contextlib

@@ -1,7 +1,7 @@
 """One viewer from offer to close: a peer, a voice, a playout and a lease, held together by one task that ends once.
 
-Every 20 ms one block of voice goes to the engine and one block of sound leaves, with the picture of the same media time when
-one is due. The engine may be lost and replaced in between; the browser never hears of it but by a message.
+Every 20 ms one block of voice goes to the engine and one block of sound leaves, with the picture of the same media time
+when one is due. The engine may be lost and replaced in between; the browser never hears of it but by a message.
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from aiortc.mediastreams import MediaStreamError
 from numpy.typing import NDArray
 
 from engine.clock import monotonic
-from engine.errors import AvatarError, CapacityError, EngineError, RequestError
+from engine.errors import AvatarError, RequestError
 from engine.messages import ModelInfo
-from engine.pool import Lease, WorkerPool
-from engine.stream_client import EngineStream, MediaChunk, StreamSpec
+from engine.pool import WorkerPool
+from engine.stream_client import StreamSpec
+from server.engine_link import EngineLink
 from server.messages import MessageDesk
 from server.metrics import Metrics
 from server.playout import Playout, Release
@@ -27,8 +28,7 @@ from server.rtc.ice import IcePolicy
 from server.rtc.microphone import MicrophoneSource
 from server.rtc.peer import Peer
 from server.settings import Settings
-from server.stamp import stamp
-from server.voice import BLOCK, Turn, VoiceLine, drive_sample, frame_start
+from server.voice import BLOCK, Turn, VoiceLine
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ ENDED = {
     "internal_error": "something went wrong here",
 }
 LIMIT_MS = 1000  # delay above the target at which speech is cut too
-CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
-RECOVERY_S = 60.0
 CLOSE_S = 5.0
 OPENING_S = 0.5  # a call refused in its first instant still tells why, once the data channel is there
 FAREWELL_S = 0.05  # for the last message to leave before the connection does
@@ -71,30 +69,30 @@ class Call:
 
     def __init__(self, parts: CallParts, spec: StreamSpec, on_state: Callable[[str, str | None], None]) -> None:
         """on_state: told of ``connecting``, ``live`` and ``ended`` with its reason."""
-        self._parts, self._spec, self._on_state = parts, spec, on_state
+        self.parts, self._spec, self._on_state = parts, spec, on_state
         info = parts.pool.info
         delay = playout_delay(info, parts.settings.delay_ms)
         self.line = VoiceLine()
         self.playout = Playout(still_picture(spec, info), info.fps, delay, delay + LIMIT_MS * 48)
-        self.chunk_ms = 0.0
         self.state = "created"
         self.reason: str | None = None
         self._why: str | None = None
         self.began = monotonic()
         self._info = info
         self._peer: Peer | None = None
-        self._lease: Lease | None = None
-        self._stream: EngineStream | None = None
         self._task: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
-        self._lost_at: float | None = None
+        self.engine = EngineLink(
+            parts.pool, spec, self.line, self.playout, parts.metrics, self._on_engine,
+            stamped=parts.settings.stamp_frames,
+        )  # fmt: skip
         self._desk = MessageDesk(self)
 
     # From outside
 
     async def accept(self, sdp: str) -> str:
         """Answer the offer and begin. Raises RequestError; then nothing is left open."""
-        peer = Peer(self._parts.policy, (self._info.width, self._info.height))
+        peer = Peer(self.parts.policy, (self._info.width, self._info.height))
         try:
             answer = await peer.accept(sdp)
         except BaseException:
@@ -117,14 +115,8 @@ class Call:
     def interrupt(self) -> list[str]:
         """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer."""
         ids = self.line.interrupt()
-        if ids:
-            self.playout.fade_out()
+        self.playout.fade_out()
         return ids
-
-    def push_pose(self, controls: dict[str, float]) -> None:
-        """Hold for the media time of the voice that is coming in now, so that both arrive together."""
-        if self._stream is not None and controls:
-            self._stream.push_pose(controls, self.line.head * self._info.fps / 48_000)
 
     def send(self, kind: str, **fields: object) -> None:
         if self._peer is not None:
@@ -154,7 +146,7 @@ class Call:
             await self._connect(peer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._media(peer))
-                group.create_task(self._engine())
+                group.create_task(self.engine.run())
                 group.create_task(self._microphone(peer))
                 group.create_task(self._desk.watch(peer))
                 await self._over.wait()
@@ -169,13 +161,13 @@ class Call:
         finally:
             was_live = self.state == "live"
             await self._finish(peer)
-            self._parts.metrics.call_ended(self.reason or "internal_error", was_live)
+            self.parts.metrics.call_ended(self.reason or "internal_error", was_live)
 
     async def _connect(self, peer: Peer) -> None:
         """Wait for the peer; a handshake that never comes is ours to give up on."""
         waits = [asyncio.create_task(event.wait()) for event in (peer.connected, peer.gone, self._over)]
         try:
-            deadline = self._parts.settings.setup_deadline_s
+            deadline = self.parts.settings.setup_deadline_s
             await asyncio.wait(waits, timeout=deadline, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
@@ -190,23 +182,12 @@ class Call:
         while True:
             now = monotonic()
             for release in self.playout.due(now):
-                self._step_voice()
+                self.engine.step()
                 self._emit(peer, release)
                 if release.fresh and first_frame_at is None:
                     first_frame_at = now
-                    self._parts.metrics.first_frame(now - self.began)
+                    self.parts.metrics.first_frame(now - self.began)
             await asyncio.sleep(max(0.001, self.playout.next_due() - monotonic()))
-
-    def _step_voice(self) -> None:
-        """Twenty milliseconds of voice to the engine, unless media time must wait for it."""
-        stream, playout = self._stream, self.playout
-        ahead = self.line.head - frame_start(playout.awaited, playout.fps)
-        if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
-            self.line.microphone.clear()  # heard while nothing can answer it
-            return
-        block = self.line.next_block()
-        playout.push_voice(block.sample, block.pcm)
-        stream.push_voice(block.drive, block.drive_sample)
 
     def _emit(self, peer: Peer, release: Release) -> None:
         peer.audio.put(release.audio, release.tick)
@@ -221,66 +202,11 @@ class Call:
         except MediaStreamError:
             return  # the browser's track ended; the call goes on without it
 
-    # The engine
-
-    async def _engine(self) -> None:
-        self._lease = await self._parts.pool.acquire(self._spec)
-        self._attach(self._lease.stream, 0)
-        self._enter("live")
-        self._parts.metrics.call_live()
-        while True:
-            assert self._stream is not None
-            try:
-                chunk = await self._stream.next_chunk()
-            except EngineError as error:
-                if not error.retryable:
-                    raise
-                await self._recover(self._lease, error)
-                continue
-            self._take(chunk)
-
-    def _attach(self, stream: EngineStream, first_frame: int) -> None:
-        """Give a new engine its past, and silence up to the delay, so that its first chunk can be made at once."""
-        self.playout.begin_epoch(stream.epoch)
-        runway = frame_start(first_frame, self._info.fps) + self.playout.delay
-        while self.line.head < runway:
-            block = self.line.silent_block()
-            self.playout.push_voice(block.sample, block.pcm)
-        past = drive_sample(max(0, first_frame - CONTEXT_FRAMES), self._info.fps)
-        at, drive = self.line.drive_since(past)
-        stream.push_voice(drive, at)
-        self._stream = stream
-
-    def _take(self, chunk: MediaChunk) -> None:
-        if self._lost_at is not None:
-            self._parts.metrics.recovered(monotonic() - self._lost_at)
-            self._lost_at = None
-            self.send("state", state="live")
-        self.chunk_ms = chunk.chunk_ms
-        self._parts.metrics.chunk(chunk.chunk_ms / 1000)
-        if self._parts.settings.stamp_frames:
-            for i, picture in enumerate(chunk.frames):
-                stamp(picture, chunk.first_frame + i)
-        self.playout.push_chunk(chunk)
-        following = chunk.first_frame + len(chunk.frames)
-        assert self._stream is not None
-        self._stream.set_deadline(following, self.playout.time_of(following))
-
-    async def _recover(self, lease: Lease, error: EngineError) -> None:
-        """Media time stands still until a successor is there; it begins at the first frame that is missing."""
-        logger.warning("engine lost stream=%s code=%s", self._spec.stream, error.code)
-        self._parts.metrics.worker_lost()
-        self._stream, self._lost_at = None, monotonic()
-        first_frame = self.playout.await_engine()
-        self.send("state", state="recovering", code=error.code)
-        while True:
-            try:
-                self._attach(await lease.reopen(first_frame), first_frame)
-                return
-            except (EngineError, CapacityError) as again:
-                if not again.retryable or monotonic() - self._lost_at > RECOVERY_S:
-                    raise EngineError("worker_lost", ENDED["worker_lost"]) from again
-                await asyncio.sleep(0.2)
+    def _on_engine(self, state: str) -> None:
+        if state == "live" and self.state != "live":
+            self.parts.metrics.call_live()
+            self._enter(state)
+        self.send("state", state=state)
 
     # The end
 
@@ -292,7 +218,6 @@ class Call:
     async def _finish(self, peer: Peer) -> None:
         reason = self.reason = self.reason or "internal_error"
         self._why = self._why or ENDED.get(reason)
-        self._stream = None
         self._enter("ended")
         if peer.connected.is_set() and not peer.gone.is_set():
             with contextlib.suppress(TimeoutError):
@@ -300,11 +225,9 @@ class Call:
                     await peer.channel.open.wait()
             self.send("state", state="ended", reason=reason, message=self._why)
             await asyncio.sleep(FAREWELL_S)
-        lease, self._lease = self._lease, None
-        closing = [peer.close()] if lease is None else [peer.close(), lease.release()]
         try:
             async with asyncio.timeout(CLOSE_S):
-                for outcome in await asyncio.gather(*closing, return_exceptions=True):
+                for outcome in await asyncio.gather(peer.close(), self.engine.release(), return_exceptions=True):
                     if isinstance(outcome, Exception):
                         logger.error("a call's parts did not close well", exc_info=outcome)
         except TimeoutError:
@@ -315,8 +238,6 @@ class Call:
             return
         self.state = state
         self._on_state(state, self.reason)
-        if state == "live":
-            self.send("state", state=state)
 
 
 def playout_delay(info: ModelInfo, delay_ms: int) -> int:

@@ -29,7 +29,7 @@ class MessageDesk:
 
     async def watch(self, peer: Peer) -> None:
         """Runs beside the call: the heartbeat, the longest time, the report."""
-        settings = self._call._parts.settings
+        settings = self._call.parts.settings
         peer.channel.deliver_to(self.receive)
         peer.channel.on_open(lambda: self._call.send("state", state=self._call.state))
         live_since = monotonic()
@@ -66,7 +66,7 @@ class MessageDesk:
             case "ping":
                 self._call.send("pong", ping_seq=_plain(message.get("seq")), ping_t_ms=_plain(message.get("t_ms")))
             case "pose":
-                self._call.push_pose(parse_pose(message).controls)
+                self._call.engine.push_pose(parse_pose(message).controls)
             case _:
                 raise RequestError("unknown_message", "types are ping and pose", param="type")
 
@@ -78,14 +78,14 @@ class MessageDesk:
         counts = (playout.shown, playout.underruns, playout.skipped, playout.stalls)
         added = tuple(count - before for count, before in zip(counts, self._before, strict=True))
         span, self._report_at, self._before = now - self._report_at, now, counts
-        call._parts.metrics.playout(*added)
+        call.parts.metrics.playout(*added)
         delay_ms = round(playout.lag / 48)
         call.send(
             "stats",
             state=call.state,
             distinct_fps=round(added[0] / span, 1),
             generated_frames=playout.shown,
-            chunk_ms=round(call.chunk_ms, 1),
+            chunk_ms=round(call.engine.chunk_ms, 1),
             delay_ms=delay_ms,
             latency_ms=delay_ms,
             underruns=playout.underruns,
@@ -100,7 +100,9 @@ class MessageDesk:
         for turn in turns:
             if self._told.get(turn.id, "queued") != turn.state:
                 start = round(turn.start / 48) if turn.start >= 0 else None
-                self._call.send("state", state=self._call.state, turn={"id": turn.id, "state": turn.state, "start_ms": start})
+                self._call.send(
+                    "state", state=self._call.state, turn={"id": turn.id, "state": turn.state, "start_ms": start}
+                )
         self._told = {turn.id: turn.state for turn in turns}
 
 

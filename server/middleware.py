@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: whose name it used, which page sent it, how much and how slowly it sends.
+"""What every request passes before a route sees it: the name it used, the page that sent it, its size and its pace.
 
 Pure ASGI, so that a body is counted while it arrives and refused before it is kept.
 """
@@ -44,7 +44,9 @@ class Gate:
     def _refusal(self, scope: Scope) -> AvatarError | None:
         headers = Headers(scope=scope)
         if len(headers.getlist("host")) != 1 or not host_is_allowed(headers["host"], self._names):
-            return RequestError("unknown_host", "this server is not known by that name: see KNOTCAST_ALLOWED_HOSTS", status=400)
+            return RequestError(
+                "unknown_host", "this server is not known by that name: see KNOTCAST_ALLOWED_HOSTS", status=400
+            )
         if scope["method"] not in _READING and not origin_is_allowed(headers, self._scheme, self._origins):
             return RequestError("foreign_origin", "this page may not call this server", status=403)
         return None

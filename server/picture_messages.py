@@ -9,9 +9,9 @@ class FrameRequest(msgspec.Struct, frozen=True):
 
 
 class FrameReply(msgspec.Struct, frozen=True, kw_only=True):
-    """Either ``code`` and ``message``, or the rest. framed: RGB bytes, height x width x 3. width, height: of the upload,
-    upright. source: the upload re-encoded as JPEG, without metadata. preview: the crop as JPEG. crop: affine 2x3 from the
-    upload's pixels to the crop's."""
+    """Either ``code`` and ``message``, or the rest. framed: RGB bytes, height x width x 3. width, height: of the
+    upload, upright. source: the upload re-encoded as JPEG, without metadata. preview: the crop as JPEG. crop: affine
+    2x3 from the upload's pixels to the crop's."""
 
     code: str = ""
     message: str = ""

@@ -1,6 +1,7 @@
 """A picture file to a framed portrait: JPEG, PNG or WebP and nothing else, upright, opaque, pixels only.
 
-The one way in for an upload and for ``animate``. Runs in a process of its own for strangers' files (server/picture_worker.py).
+The one way in for an upload and for ``animate``. Runs in a process of its own for strangers' files
+(server/picture_worker.py).
 """
 
 import io
@@ -33,7 +34,9 @@ def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 _check_size(image.size, max_pixels)
                 return _opaque(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise RequestError("unsupported_picture", "send a JPEG, PNG or WebP picture", status=415, param="file") from error
+        raise RequestError(
+            "unsupported_picture", "send a JPEG, PNG or WebP picture", status=415, param="file"
+        ) from error
     except Image.DecompressionBombError as error:  # so far above any cap that Pillow itself gives up
         raise _too_large(max_pixels) from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:

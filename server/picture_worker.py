@@ -1,7 +1,7 @@
 """A process of its own that opens strangers' pictures: decode, find the face, crop, re-encode. Started by name.
 
-Speaks length-prefixed msgpack on stdin and stdout. Its memory is capped, and a picture that kills it costs one upload, not the
-server. Knows no ids, owners or files.
+Speaks length-prefixed msgpack on stdin and stdout. Its memory is capped, and a picture that kills it costs one upload,
+not the server. Knows no ids, owners or files.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The gateway's end of the process that opens strangers' pictures: one at a time, with a time limit, restarted when it dies.
+"""The gateway's end of the process that opens strangers' pictures: one at a time, in bounded time.
 
 Pillow and OpenCV are not imported here, and no event loop or media thread ever waits for them.
 """

@@ -1,8 +1,8 @@
 """When does which picture and which sound leave? One clock releases both, a constant delay behind the voice.
 
-Pure: time is an argument, nothing is sent. Media time never goes backwards, also over a change of engine (epoch). A picture
-that is late is waited for with the sound held by the same amount; the delay won that way is given back in silence, frame by
-frame, and at the limit also in speech.
+Pure: time is an argument, nothing is sent. Media time never goes backwards, also over a change of engine (epoch). A
+picture that is late is waited for with the sound held by the same amount; the delay won that way is given back in
+silence, frame by frame, and at the limit also in speech.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Playout:
     """``push_voice`` and ``push_chunk`` in, ``due(now)`` out, 50 times a second."""
 
     def __init__(self, still: Picture, fps: int, delay: int, limit: int) -> None:
-        """delay: samples (48 kHz) between the head of the voice and the sound released. limit: where speech is cut too."""
+        """delay: samples (48 kHz) from the head of the voice to the sound released. limit: where speech is cut too."""
         assert delay > 0 and limit > delay and delay % BLOCK == 0
         self.fps, self.delay, self.limit = fps, delay, limit
         self.position = 0  # media sample of the next sound to leave

@@ -1,6 +1,7 @@
-"""The portraits people have uploaded: checked, re-encoded, owned by who sent them, few enough to keep, gone when deleted.
+"""The portraits people have uploaded: re-encoded, owned by who sent them, bounded, gone when deleted.
 
-Only our own re-encoded bytes are kept, under random ids in one folder; the same picture sent twice by one owner is one portrait.
+Only our own re-encoded bytes are kept, under random ids in one folder; the same picture sent twice by one owner is one
+portrait.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key: who has
-    it may see the preview."""
+    """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key: who
+    has it may see the preview."""
 
     id: str
     owner: str

@@ -1,4 +1,4 @@
-"""Who may call: names and origins that are ours, keys, session tokens, capabilities, and a certificate for a local network.
+"""Who may call: names and origins that are ours, keys, session tokens, and a certificate for a local network.
 
 Decisions are pure functions of headers and secrets; the middleware (server/middleware.py) and routes apply them.
 """
@@ -67,7 +67,7 @@ def host_is_allowed(host: str | None, names: frozenset[str]) -> bool:
 
 
 def origin_is_allowed(headers: Mapping[str, str], scheme: str, extra: Iterable[str]) -> bool:
-    """A browser's page may change state only from our own origin or a configured one; a client without Origin is no page."""
+    """A browser's page may change state only from our origin or a configured one; without Origin it is no page."""
     origin = headers.get("origin")
     if origin is not None:
         return origin.lower() == f"{scheme}://{headers.get('host', '')}".lower() or origin in extra
@@ -124,7 +124,7 @@ def bearer(authorization: str | None) -> str | None:
 
 
 def self_signed_certificate(settings: Settings) -> tuple[Path, Path, str]:
-    """A certificate for this machine's names, valid 30 days: paths of certificate and key, and the SHA-256 to compare."""
+    """A certificate for this machine's names, valid 30 days: paths of certificate and key, SHA-256 to compare."""
     names: list[x509.GeneralName] = []
     for name in sorted(allowed_host_names(settings)):
         try:

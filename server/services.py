@@ -49,7 +49,9 @@ def get_owner(request: Request, response: Response, services: Annotated[Services
         secure = services.settings.tls != "off"
         response.set_cookie(ACCESS_COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
         return "link"
-    raise RequestError("missing_key", "this server asks for an access key: open the address that it printed", status=401)
+    raise RequestError(
+        "missing_key", "this server asks for an access key: open the address that it printed", status=401
+    )
 
 
 def get_session(session_id: str, request: Request, services: Annotated[Services, Depends(get_services)]) -> Session:

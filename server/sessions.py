@@ -1,4 +1,4 @@
-"""The sessions there are: one a call, created with a token, gone a while after it ended. Bounded in number and in time."""
+"""The sessions there are: one a call, made with a token, gone a while after it ended, never too many."""
 
 import asyncio
 import datetime
@@ -25,7 +25,9 @@ MAX_REMEMBERED = 1000
 
 @dataclass(slots=True)
 class Session:
-    """state: created, connecting, live, ended. deadline: seconds of the monotonic clock at which it expires or is forgotten."""
+    """state: created, connecting, live, ended. deadline: seconds of the monotonic clock at which it expires or is
+    forgotten.
+    """
 
     id: str
     owner: str
@@ -50,7 +52,9 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def create(self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None) -> tuple[Session, str]:
+    def create(
+        self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None
+    ) -> tuple[Session, str]:
         """A session and its token, which is shown only now."""
         self._check(model, rollout)
         ttl = self._parts.settings.session_ttl_s

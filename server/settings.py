@@ -1,6 +1,6 @@
 """Every setting of the server, read once from ``KNOTCAST_*`` variables (or arguments), frozen afterwards.
 
-The only place that reads the environment. ``engine_config`` is the one function that turns it into what the engine takes.
+The only place that reads the environment. ``engine_config`` turns it into what the engine takes.
 """
 
 import ipaddress

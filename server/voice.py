@@ -1,4 +1,4 @@
-"""The voice of a call as one continuous time line: 20 ms at a time, what is to be said, else the microphone, else silence.
+"""The voice of a call as one continuous time line: what is to be said, else the microphone, else silence.
 
 The number of samples appended so far *is* media time; the 16 kHz copy that drives the face carries the same time. Knows
 nothing of networks, engines or wall time: whoever calls ``next_block`` sets the pace.
@@ -47,8 +47,8 @@ class Turn:
 class MicrophoneBuffer:
     """Between the caller's clock and ours: small, bounded, and corrected by resampling so lightly that no one hears it.
 
-    A caller's sound card runs a little fast or slow. As the level, averaged over a second, leaves its target, up to 1 % more
-    or fewer samples are stretched over a block; only a burst that cannot be taken back so is cut.
+    A caller's sound card runs a little fast or slow. As the level, averaged over a second, leaves its target, up to 1 %
+    more or fewer samples are stretched over a block; only a burst that cannot be taken back so is cut.
     """
 
     TARGET = 5 * BLOCK // 2  # one block to give, one packet that may be late, and half for the drift between them

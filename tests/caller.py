@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import numpy as np
 import soundfile
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
+from av import AudioFrame
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
@@ -71,6 +73,34 @@ def beeps(seconds: float, every: float = 1.0, length: float = 0.12, rate: int = 
     t = np.arange(int(seconds * rate)) / rate
     on = ((t - 0.5) % every < length) & (t >= 0.5)
     return (0.5 * np.sin(2 * np.pi * 1000 * t) * on).astype(np.float32)
+
+
+class Microphone(MediaStreamTrack):
+    """A microphone that hears ``pcm`` (int16, 48 kHz) once, then silence. clock: how fast its sound card runs."""
+
+    kind = "audio"
+
+    def __init__(self, pcm: NDArray[np.int16], clock: float = 1.0) -> None:
+        super().__init__()
+        self._pcm, self._clock = pcm, clock
+        self._at, self._began = 0, 0.0
+        self.loud_at: list[float] = []
+
+    async def recv(self) -> AudioFrame:
+        if self._at == 0:
+            self._began = time.monotonic()
+        due = self._began + self._at / 48_000 / self._clock
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        if self.readyState != "live":
+            raise MediaStreamError
+        block = self._pcm[self._at : self._at + 960]
+        block = np.pad(block, (0, 960 - len(block)))
+        if int(np.abs(block.astype(np.int32)).max()) > 3000:
+            self.loud_at.append(time.monotonic())
+        frame = AudioFrame.from_ndarray(block.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, self._at, Fraction(1, 48_000)
+        self._at += 960
+        return frame
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""A pool without processes: streams that make 256x256 frames from the voice pushed, in real time, and can be lost at will.
+"""A pool without processes: streams that make 256x256 frames from the voice pushed, in real time, and can be lost at
+will.
 
-Frames are a moving gradient; a box in the middle is white in every frame whose own 40 ms of voice are loud, so that what is
-seen can be compared with what is heard.
+Frames are a moving gradient; a box in the middle is white in every frame whose own 40 ms of voice are loud, so that
+what is seen can be compared with what is heard.
 """
 
 import asyncio

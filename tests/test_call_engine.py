@@ -30,7 +30,9 @@ async def app() -> AsyncIterator[FastAPI]:
 
 
 def beep_offsets(caller: Caller, start_ms: float) -> list[float]:
-    """Seconds by which each beep was heard after the frame of its media time was seen; the turn began at ``start_ms``."""
+    """Seconds by which each beep was heard after the frame of its media time was seen; the turn began at
+    ``start_ms``.
+    """
     first_seen: dict[int, float] = {}
     for at, stamp, _ in caller.pictures:
         if stamp is not None:

@@ -1,4 +1,6 @@
-"""What a call refuses, gives up on, and survives: offers, deadlines, slots, and whatever comes over the data channel."""
+"""What a call refuses, gives up on, and survives: offers, deadlines, slots, and whatever comes over the data
+channel.
+"""
 
 import asyncio
 import json
@@ -155,7 +157,9 @@ async def test_shutting_down_ends_every_call() -> None:
         await callers[0].until(lambda: all(caller.distinct for caller in callers))
     assert not pool.leases
     for caller in callers:
-        await caller.until(lambda caller=caller: any(m.get("reason") == "server_shutdown" for m in caller.told("state")))
+        await caller.until(
+            lambda caller=caller: any(m.get("reason") == "server_shutdown" for m in caller.told("state"))
+        )
         await caller.close()
 
 
@@ -183,9 +187,20 @@ async def test_candidates_are_limited_and_looked_at() -> None:
         def candidate(host: str, port: int = 50_000) -> str:
             return f"candidate:1 1 udp 2122260223 {host} {port} typ host"
 
-        refused = ["169.254.169.254", "10.0.0.1", "8.8.8.8", "224.0.0.1", "0.0.0.0", "a.local", "::ffff:10.0.0.1", "x" * 300]
+        refused = [
+            "169.254.169.254",
+            "10.0.0.1",
+            "8.8.8.8",
+            "224.0.0.1",
+            "0.0.0.0",
+            "a.local",
+            "::ffff:10.0.0.1",
+            "x" * 300,
+        ]
         assert (await patch([candidate(host) for host in refused])).status_code == 204
-        assert (await patch([candidate("127.0.0.1", 22), "candidate:", "nonsense", "candidate:1 1 tcp 1 1 1 typ host"])).status_code == 204
+        assert (
+            await patch([candidate("127.0.0.1", 22), "candidate:", "nonsense", "candidate:1 1 tcp 1 1 1 typ host"])
+        ).status_code == 204
         connections = caller_connections(app)
         hosts = {c.host for connection in connections for c in connection.remote_candidates}
         assert not hosts & set(refused)

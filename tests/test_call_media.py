@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from server.settings import Settings
-from tests.caller import Caller, beeps, calling, http, serving
+from tests.caller import Caller, Microphone, beeps, calling, http, serving
 from tests.fake_pool import FakePool
 
 
@@ -47,6 +47,21 @@ async def test_sound_and_picture_of_one_media_time_arrive_together() -> None:
         offsets = av_offsets(caller)
         assert len(offsets) >= 4
         assert abs(float(np.median(offsets))) < 0.06, offsets
+
+
+async def test_the_callers_own_voice_comes_back_with_its_picture() -> None:
+    """Puppet mode: what is said into the microphone is heard a constant delay later, and seen at the same moment."""
+    pcm = (beeps(8.0) * 32767).astype(np.int16)
+    microphone = Microphone(pcm)
+    async with serving() as app, calling(app, microphone=microphone) as caller:
+        await caller.until(lambda: onset_count(caller) >= 4, 15)
+        assert abs(float(np.median(av_offsets(caller)))) < 0.06
+        spoken = [
+            at for at, before in zip(microphone.loud_at, [0.0, *microphone.loud_at], strict=False) if at - before > 0.3
+        ]
+        # A beep said while the engine was still opening is not heard at all.
+        delays = [min(heard - said for said in spoken if said < heard) for heard in onset_times(caller)]
+        assert min(delays) > 0.7 and max(delays) < 1.5 and max(delays) - min(delays) < 0.12, delays
 
 
 async def test_closing_a_call_leaves_nothing() -> None:
@@ -158,6 +173,4 @@ def av_offsets(caller: Caller) -> list[float]:
     for (_, _, before), (at, _, now) in zip(caller.pictures, caller.pictures[1:], strict=False):
         if before < 140 < now:
             flashes.append(at)
-    return [
-        min((heard - seen for seen in flashes), key=abs) for heard in onset_times(caller) if flashes
-    ]
+    return [min((heard - seen for seen in flashes), key=abs) for heard in onset_times(caller) if flashes]

@@ -27,7 +27,9 @@ def voice(sample: int, loud: bool = True) -> np.ndarray:
 
 @dataclass
 class Desk:
-    """A gateway in miniature: voice by its own clock, an engine that makes chunks ``cost`` after their drive is there."""
+    """A gateway in miniature: voice by its own clock, an engine that makes chunks ``cost`` after their drive is
+    there.
+    """
 
     fps: int = FPS
     skew: float = 0.0  # the voice's clock runs faster by this share
@@ -211,7 +213,7 @@ def test_an_interrupt_fades_within_one_block() -> None:
     after = desk.out[start:]
     fading = after[0].audio
     assert fading[0] > 900 and fading[-1] == 0 and (np.diff(fading) <= 0).all()
-    assert not any(release.audio.any() for release in after if 0 <= release.sample and release.sample >= silent_from and
+    assert not any(release.audio.any() for release in after if release.sample >= 0 and release.sample >= silent_from and
                    release.sample < silent_from + DELAY - 2 * BLOCK)  # fmt: skip
 
 

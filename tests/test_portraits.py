@@ -142,7 +142,7 @@ async def test_a_bomb_is_refused_by_its_header(client: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1", "YCbCr"])
 def test_every_kind_of_pixel_becomes_rgb_or_is_refused(mode: str) -> None:
     if mode == "I;16":
-        picture = Image.fromarray((np.asarray(sample().convert("L")).astype(np.uint16) * 257))
+        picture = Image.fromarray(np.asarray(sample().convert("L")).astype(np.uint16) * 257)
     else:
         picture = sample().convert(mode)
     data = encoded(picture, "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")

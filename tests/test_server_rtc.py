@@ -1,4 +1,6 @@
-"""What we replace in aiortc 1.16, held against aiortc itself: if an upgrade moves a hook, this fails before a call does."""
+"""What we replace in aiortc 1.16, held against aiortc itself: if an upgrade moves a hook, this fails before a call
+does.
+"""
 
 import asyncio
 import random
@@ -270,7 +272,11 @@ async def test_ports_and_the_advertised_address_are_kept_to() -> None:
     ],
 )
 def test_which_addresses_we_would_try(candidate: str, local: bool, wide: bool, public: bool) -> None:
-    policies = (LOCAL, IcePolicy(("10.0.0.2",), False, None, None), IcePolicy(("10.0.0.2",), False, "93.184.216.34", None))
+    policies = (
+        LOCAL,
+        IcePolicy(("10.0.0.2",), False, None, None),
+        IcePolicy(("10.0.0.2",), False, "93.184.216.34", None),
+    )
     assert tuple(candidate_is_usable(candidate, policy) for policy in policies) == (local, wide, public)
 
 

@@ -1,7 +1,7 @@
-"""The data channel ``knotcast``: one, small messages, few a second, and nothing a peer sends may end the call by accident.
+"""The data channel ``knotcast``: small messages, few a second, and nothing a peer sends ends the call by accident.
 
-In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exception in a plain message handler closes the
-whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.
+In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exception in a plain message handler closes
+the whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class TokenBucket:
 
 
 def guard_sctp(sctp: RTCSctpTransport, flood: Callable[[], None]) -> None:
-    """Drop what would close the connection; call ``flood`` when a peer ignores the window we advertise or opens streams."""
+    """Drop what would close the connection; call ``flood`` for a window or a number of channels overrun."""
     receive, receive_chunk = sctp._data_channel_receive, sctp._receive_data_chunk
 
     async def guarded_receive(stream_id: int, pp_id: int, data: bytes) -> None:
@@ -124,7 +124,7 @@ class Channel:
             receive(self._waiting.popleft())
 
     def send(self, kind: str, t_ms: int, **fields: object) -> bool:
-        """One JSON message ``{v, type, seq, t_ms, ...}``; False if the channel is not open or its reader is too slow."""
+        """One JSON message ``{v, type, seq, t_ms, ...}``; False if the channel is not open or not read."""
         channel = self._channel
         if channel is None or channel.readyState != "open" or channel.bufferedAmount > MAX_BUFFERED:
             return False

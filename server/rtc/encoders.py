@@ -1,7 +1,8 @@
 """Video encoders whose bitrate moves in few, wide steps.
 
-aiortc 1.16 destroys and re-creates an encoder whenever the receiver's estimate moves by 10 %, and every new encoder begins
-with a keyframe: six bursts in the first fourteen seconds. These follow the estimate only when it is far away and has been so.
+aiortc 1.16 destroys and re-creates an encoder whenever the receiver's estimate moves by 10 %, and every new encoder
+begins with a keyframe: six bursts in the first fourteen seconds. These follow the estimate only when it is far away and
+has been so.
 """
 
 import logging

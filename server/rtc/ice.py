@@ -1,7 +1,7 @@
 """Which addresses and ports we offer and accept, and a guard between ICE and DTLS.
 
-aioice 0.13 leaves loopback out, has no port range, and hands every datagram that is not STUN up whatever its source. The
-policy is put on each connection object, never on the library.
+aioice 0.13 leaves loopback out, has no port range, and hands every datagram that is not STUN up whatever its source.
+The policy is put on each connection object, never on the library.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ class IcePolicy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "IcePolicy":
-        """Bound to loopback we offer it first, and the machine's own addresses too, since some browsers pair loopback with
-        loopback only; datagrams from elsewhere are dropped then."""
+        """Bound to loopback we offer it first, and the machine's own addresses too, since some browsers pair loopback
+        with loopback only; datagrams from elsewhere are dropped then."""
         others = tuple(own_addresses())
         local = ("127.0.0.1", *others) if settings.loopback else others or ("127.0.0.1",)
         ports = (max(1, settings.udp_port_min), settings.udp_port_max) if settings.udp_port_max else None

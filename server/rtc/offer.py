@@ -1,4 +1,4 @@
-"""The gate in front of a stranger's SDP: size, lines, sections, fingerprints and candidates, before anything parses it."""
+"""The gate in front of a stranger's SDP: size, sections, fingerprints and candidates, before anything parses it."""
 
 import re
 from collections.abc import Iterable
@@ -45,7 +45,9 @@ def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:
 
 def usable_candidates(candidates: Iterable[str], policy: IcePolicy) -> list[str]:
     """Those of a trickled batch that we would try; an empty one (end of candidates) is left out."""
-    return [text.removeprefix("a=") for text in candidates if text and candidate_is_usable(text.removeprefix("a="), policy)]
+    return [
+        text.removeprefix("a=") for text in candidates if text and candidate_is_usable(text.removeprefix("a="), policy)
+    ]
 
 
 def _invalid(message: str) -> RequestError:

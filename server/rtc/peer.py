@@ -1,7 +1,7 @@
 """One peer connection under our rules: what aiortc must be told, and what it must be kept from.
 
-Knows nothing of portraits, engines or playout: tracks go out, a microphone and messages come in, and two events say when it
-connected and when it was gone.
+Knows nothing of portraits, engines or playout: tracks go out, a microphone and messages come in, and two events say
+when it connected and when it was gone.
 """
 
 import asyncio
@@ -91,9 +91,7 @@ class Peer:
                     candidate.sdpMid, candidate.sdpMLineIndex = mid, index
                     await self._pc.addIceCandidate(candidate)
                 except _BAD_OFFER as error:
-                    raise RequestError(
-                        "invalid_candidate", "a candidate cannot be read", param="candidates"
-                    ) from error
+                    raise RequestError("invalid_candidate", "a candidate cannot be read", param="candidates") from error
 
     async def close(self) -> None:
         """Close everything, in bounded time; twice is fine."""
@@ -153,4 +151,3 @@ class Peer:
         if not self.gone.is_set():
             self.gone_reason = reason
             self.gone.set()
-

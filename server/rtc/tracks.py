@@ -1,7 +1,8 @@
-"""The two outgoing tracks: what a call releases is taken by aiortc's senders. They know no clock; the call's ticks are theirs.
+"""The two outgoing tracks: what a call releases is taken by aiortc's senders. They know no clock; the call's ticks are
+theirs.
 
-aiortc reads a track until ``recv`` raises, encodes in the loop's default executor and stamps the RTCP pair with the moment of
-sending, so sound and picture that belong together must be put here in the same instant.
+aiortc reads a track until ``recv`` raises, encodes in the loop's default executor and stamps the RTCP pair with the
+moment of sending, so sound and picture that belong together must be put here in the same instant.
 """
 
 import asyncio

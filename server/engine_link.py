@@ -1,0 +1,133 @@
+"""A call's side of its engine: voice and poses go there, chunks come back into playout, and a lost worker is replaced.
+
+Owns the lease. Media time waits for the engine here: while none is there, or it has given no chunk yet, no voice is
+taken from the line, so that nothing said is lost and the delay stays what it was.
+"""
+
+import logging
+from asyncio import sleep
+from collections.abc import Callable
+
+from engine.clock import monotonic
+from engine.errors import CapacityError, EngineError
+from engine.pool import Lease, WorkerPool
+from engine.stream_client import EngineStream, MediaChunk, StreamSpec
+from server.metrics import Metrics
+from server.playout import Playout
+from server.stamp import stamp
+from server.voice import VoiceLine, drive_sample, frame_start
+
+logger = logging.getLogger(__name__)
+
+CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
+RECOVERY_S = 60.0
+RETRY_S = 0.2
+
+
+class EngineLink:
+    """``run`` is a task of the call; ``step`` is called every 20 ms; ``release`` at the end."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        spec: StreamSpec,
+        line: VoiceLine,
+        playout: Playout,
+        metrics: Metrics,
+        on_state: Callable[[str], None],
+        *,
+        stamped: bool,
+    ) -> None:
+        """on_state: told of ``live`` once a slot is there, ``recovering`` when it is lost, and ``live`` again.
+
+        stamped: number the frames in their pixels, for measurement.
+        """
+        self._pool, self._spec, self._line, self._playout = pool, spec, line, playout
+        self._metrics, self._on_state, self._stamped = metrics, on_state, stamped
+        self._lease: Lease | None = None
+        self._stream: EngineStream | None = None
+        self._lost_at: float | None = None
+        self.chunk_ms = 0.0
+
+    async def run(self) -> None:
+        """Take a slot, then chunks for ever. Raises AvatarError when there is no slot, or no engine any more."""
+        self._lease = await self._pool.acquire(self._spec)
+        self._attach(self._lease.stream, 0)
+        self._on_state("live")
+        while True:
+            assert self._stream is not None
+            try:
+                chunk = await self._stream.next_chunk()
+            except EngineError as error:
+                if not error.retryable:
+                    raise
+                await self._recover(self._lease, error)
+            else:
+                self._take(chunk)
+
+    def step(self) -> None:
+        """Twenty milliseconds of voice to the engine, unless media time must wait for it."""
+        stream, playout = self._stream, self._playout
+        ahead = self._line.head - frame_start(playout.awaited, playout.fps)
+        if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
+            self._line.microphone.clear()  # heard while nothing can answer it
+            return
+        block = self._line.next_block()
+        playout.push_voice(block.sample, block.pcm)
+        stream.push_voice(block.drive, block.drive_sample)
+
+    def push_pose(self, controls: dict[str, float]) -> None:
+        """Hold for the media time of the voice that is coming in now, so that both arrive together."""
+        if self._stream is not None and controls:
+            self._stream.push_pose(controls, self._line.head * self._playout.fps / 48_000)
+
+    async def release(self) -> None:
+        self._stream = None
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.release()
+
+    def _attach(self, stream: EngineStream, first_frame: int) -> None:
+        """Give a new engine its past, and silence up to the delay, so that its first chunk can be made at once."""
+        self._playout.begin_epoch(stream.epoch)
+        runway = frame_start(first_frame, self._playout.fps) + self._playout.delay
+        while self._line.head < runway:
+            block = self._line.silent_block()
+            self._playout.push_voice(block.sample, block.pcm)
+        past = drive_sample(max(0, first_frame - CONTEXT_FRAMES), self._playout.fps)
+        at, drive = self._line.drive_since(past)
+        stream.push_voice(drive, at)
+        self._stream = stream
+
+    def _take(self, chunk: MediaChunk) -> None:
+        if self._lost_at is not None:
+            self._metrics.recovered(monotonic() - self._lost_at)
+            self._lost_at = None
+            self._on_state("live")
+        self.chunk_ms = chunk.chunk_ms
+        self._metrics.chunk(chunk.chunk_ms / 1000)
+        if self._stamped:
+            for i, picture in enumerate(chunk.frames):
+                stamp(picture, chunk.first_frame + i)
+        self._playout.push_chunk(chunk)
+        following = chunk.first_frame + len(chunk.frames)
+        assert self._stream is not None
+        self._stream.set_deadline(following, self._playout.time_of(following))
+
+    async def _recover(self, lease: Lease, error: EngineError) -> None:
+        """Media time stands still until a successor is there; it begins at the first frame that is missing."""
+        logger.warning("engine lost stream=%s code=%s", self._spec.stream, error.code)
+        self._metrics.worker_lost()
+        self._stream = None
+        # A successor that dies before its first chunk does not start the patience anew.
+        self._lost_at = self._lost_at or monotonic()
+        first_frame = self._playout.await_engine()
+        self._on_state("recovering")
+        while True:
+            try:
+                self._attach(await lease.reopen(first_frame), first_frame)
+                return
+            except (EngineError, CapacityError) as again:
+                if not again.retryable or monotonic() - self._lost_at > RECOVERY_S:
+                    raise EngineError("worker_lost", "the engine was lost and did not come back") from again
+                await sleep(RETRY_S)
