@@ -89,8 +89,8 @@ async def _start_engine(services: Services) -> None:
     try:
         await services.pool.start()
     except AvatarError as error:
-        services.engine_error = error.code
-        logger.error("the engine cannot start: %s", error.message)
+        services.engine_error = error
+        logger.warning("the engine cannot start code=%s", error.code)
     else:
         services.ready = True
 

@@ -20,7 +20,8 @@ async def ready(response: Response, services: ServicesDep) -> dict[str, Any]:
     """200 while a living worker could take a call now or when a slot is free, else 503."""
     if not services.ready:
         response.status_code = 503
-        return {"status": "failed" if services.engine_error else "starting", "code": services.engine_error}
+        error = services.engine_error
+        return {"status": "failed", "code": error.code} if error else {"status": "starting", "code": None}
     stats, info = services.pool.stats(), services.pool.info
     if stats.alive == 0:
         response.status_code = 503

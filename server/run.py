@@ -22,7 +22,7 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    for noisy in ("aiortc", "aioice"):
+    for noisy in ("aiortc", "aioice", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     app = create_app(settings)
     services: Services = app.state.services
@@ -49,9 +49,16 @@ def serve(settings: Settings) -> int:
     server = _Server(config, services, settings, fingerprint)
     try:
         server.run()
+    except KeyboardInterrupt:  # uvicorn raises it again once everything has been shut down
+        return 0
     except SystemExit as stop:
+        if stop.code:
+            print(f"knotcast: cannot listen on {settings.host} port {settings.port}: is it taken?", file=sys.stderr)
         return 2 if stop.code else 0
-    return 2 if services.engine_error else 0
+    if services.engine_error is not None:
+        print(f"knotcast: {services.engine_error.message}", file=sys.stderr)
+        return 2
+    return 0
 
 
 class _Server(uvicorn.Server):
@@ -76,8 +83,7 @@ class _Server(uvicorn.Server):
         say(f"knotcast listens on {self._address()} and is loading the model {self._settings.model!r} ...")
         while not self._services.ready:
             if self._services.engine_error is not None:
-                say(f"The engine could not be started ({self._services.engine_error}); the line above says why.")
-                self.should_exit = True
+                self.should_exit = True  # ``serve`` says why
                 return
             await asyncio.sleep(0.05)
         self._invite()

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request, Response
 
-from engine.errors import CapacityError, EngineError, RequestError
+from engine.errors import AvatarError, CapacityError, EngineError, RequestError
 from engine.pool import WorkerPool
 from server.metrics import Metrics
 from server.portraits import PortraitStore
@@ -25,7 +25,7 @@ class Services:
     metrics: Metrics
     keys: AccessKeys
     ready: bool = False
-    engine_error: str | None = None
+    engine_error: AvatarError | None = None
 
     def require_engine(self) -> None:
         if self.engine_error is not None:
