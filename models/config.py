@@ -13,10 +13,10 @@ Prediction = Literal["flow", "x0"]
 class DiTConfig:
     """Shape of one ``CausalWanDiT`` (Wan2.1 block structure).
 
-    latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside the
-    noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text encoder,
-    None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent frame, 0 = none;
-    drive_blocks: after which blocks they are attended. prediction: what the head predicts.
+    latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside
+    the noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text
+    encoder, None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent
+    frame, 0 = none; drive_blocks: after which blocks they are attended. prediction: what the head predicts.
     """
 
     dim: int
