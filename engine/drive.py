@@ -82,7 +82,7 @@ class DriveBuffer:
 
     def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
         """Add 16 kHz mono samples that begin at sample ``at``, in any order. What comes too late is dropped and
-        counted.
+        counted; what comes again replaces what has not been taken (a caller who interrupts silences it so).
 
         Raises EngineError ``voice_overflow`` for voice more than ``HORIZON_SECONDS`` ahead.
         """
@@ -96,9 +96,8 @@ class DriveBuffer:
         if start == end:
             return
         have = self._have[start - self._base : end - self._base]
-        new = ~have
         self.counts.repeated_samples += int(have.sum())
-        self._pcm[start - self._base : end - self._base][new] = pcm[start - at :][new]
+        self._pcm[start - self._base : end - self._base] = pcm[start - at :]
         have[:] = True
         self._end = max(self._end, end)
         self._advance()

@@ -93,6 +93,7 @@ async def _start_engine(services: Services) -> None:
         logger.warning("the engine cannot start code=%s", error.code)
     else:
         services.ready = True
+        await services.portraits.warm()
 
 
 def _body_limit(path: str, settings: Settings) -> int:

@@ -115,7 +115,7 @@ class Call:
     def interrupt(self) -> list[str]:
         """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer."""
         ids = self.line.interrupt()
-        self.playout.fade_out()
+        self.engine.take_back(self.playout.fade_out())
         return ids
 
     def send(self, kind: str, **fields: object) -> None:
@@ -232,6 +232,8 @@ class Call:
                         logger.error("a call's parts did not close well", exc_info=outcome)
         except TimeoutError:
             logger.error("a call did not close in time stream=%s", self._spec.stream)
+        self.line.interrupt()
+        self.playout.clear()  # the session is remembered for a while, its media is not
 
     def _enter(self, state: str) -> None:
         if state == self.state:

@@ -81,6 +81,14 @@ class EngineLink:
         if self._stream is not None and controls:
             self._stream.push_pose(controls, self._line.head * self._playout.fps / 48_000)
 
+    def take_back(self, sample: int) -> None:
+        """Silence the voice from 48 kHz ``sample`` on, so far as no frames have been made of it: the mouth closes
+        soon.
+        """
+        at, silence = self._line.take_back(sample)
+        if self._stream is not None:
+            self._stream.push_voice(silence, at)
+
     async def release(self) -> None:
         self._stream = None
         lease, self._lease = self._lease, None

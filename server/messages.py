@@ -34,9 +34,13 @@ class MessageDesk:
         peer.channel.on_open(lambda: self._call.send("state", state=self._call.state))
         live_since = monotonic()
         report_at = live_since + REPORT_S
+        nap, before = min(REPORT_S, settings.heartbeat_s) / 4, live_since
         while True:
-            await asyncio.sleep(min(REPORT_S, settings.heartbeat_s) / 4)
+            await asyncio.sleep(nap)
             now = monotonic()
+            if now - before > 4 * nap + 0.5:  # we slept (a lid was closed, a debugger stood): nobody else went silent
+                peer.last_heard = now
+            before = now
             if peer.gone.is_set():
                 self._call.end(peer.gone_reason)
             elif now - peer.last_heard > settings.heartbeat_s:

@@ -122,6 +122,11 @@ class Playout:
         self._silence(silent_from, self.head)
         return silent_from
 
+    def clear(self) -> None:
+        """Let pictures and sound go; the counts stay."""
+        self._frames.clear()
+        self._voice.clear()
+
     # Out
 
     def due(self, now: float) -> list[Release]:

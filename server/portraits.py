@@ -103,6 +103,10 @@ class PortraitStore:
         shape = (portrait.framed_height, portrait.framed_width, 3)
         return np.frombuffer(self._read(portrait, "framed.rgb"), np.uint8).reshape(shape)
 
+    async def warm(self) -> None:
+        """Have the framer ready, so that the first upload does not wait for it."""
+        await self._framer.warm()
+
     async def close(self) -> None:
         await self._framer.close()
         if self._temporary:

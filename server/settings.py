@@ -4,11 +4,12 @@ The only place that reads the environment. ``engine_config`` turns it into what 
 """
 
 import ipaddress
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.config import EngineConfig
 
@@ -21,6 +22,18 @@ class IceServer(BaseModel, frozen=True):
     credential: str | None = None
 
 
+def _listed(value: object) -> object:
+    """A list in a variable is JSON, or just names with commas between them."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
+Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_listed)]
+
+
 class Settings(BaseSettings):
     """Defaults serve one person on their own machine: loopback, no key, no TLS, nothing kept after the process ends."""
 
@@ -30,9 +43,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     tls: Literal["off", "self-signed"] = "off"
-    allowed_hosts: list[str] = []  # further names by which browsers may call it
-    allowed_origins: list[str] = []  # further pages that may call the API, e.g. https://example.org
-    api_keys: list[SecretStr] = []
+    allowed_hosts: Names = []  # further names by which browsers may call it
+    allowed_origins: Names = []  # further pages that may call the API, e.g. https://example.org
+    api_keys: Secrets = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     # WebRTC

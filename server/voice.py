@@ -143,6 +143,15 @@ class VoiceLine:
             return self._drive_head, np.zeros(0, np.int16)
         return parts[0][0], np.concatenate([pcm for _, pcm in parts])
 
+    def take_back(self, sample: int) -> tuple[int, NDArray[np.int16]]:
+        """Silence what is kept from 48 kHz ``sample`` on: the 16 kHz silence to send after it, (first sample, int16
+        [n]).
+        """
+        start = sample * DRIVE_RATE // PLAYOUT_RATE
+        for at, pcm in self._history:
+            pcm[max(0, start - at) :] = 0
+        return start, np.zeros(max(0, self._drive_head - start), np.int16)
+
     def _said(self) -> NDArray[np.int16] | None:
         if not self._queue:
             return None

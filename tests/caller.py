@@ -40,6 +40,9 @@ class FakeFramer:
             preview=b"jpeg", landmarks=LANDMARKS, confidence=0.9, crop=[[1, 0, 0], [0, 1, 0]],
         )  # fmt: skip
 
+    async def warm(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

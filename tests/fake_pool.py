@@ -42,7 +42,8 @@ class FakeStream:
         for start in range(0, len(pcm), 160):
             frame = (at_sample + start) // SAMPLES
             peak = int(np.abs(pcm[start : start + 160].astype(np.int32)).max(initial=0))
-            self._voice[frame] = max(self._voice.get(frame, 0), peak)
+            again = at_sample + start < self._end  # voice that is taken back
+            self._voice[frame] = peak if again else max(self._voice.get(frame, 0), peak)
         self._end = max(self._end, at_sample + len(pcm))
         self._news.set()
 

@@ -144,6 +144,8 @@ async def test_an_interrupt_is_heard_at_once() -> None:
         await asyncio.sleep(0.4)
         assert max(peak for _, _, peak in caller.sounds[-5:]) < 200
         assert (await caller.state())["turns"][-1]["state"] == "interrupted"
+        await asyncio.sleep(0.5)  # frames that were made stay; none are made of what was taken back
+        assert caller.pictures[-1][2] < 140
 
 
 async def test_settings_of_the_delay() -> None:

@@ -128,6 +128,18 @@ def test_order_and_repetition_do_not_matter(order: list[int], repeated: list[int
     assert chunk.missing == () and np.array_equal(chunk.tokens, expected.take(0, 4).tokens)
 
 
+def test_voice_that_was_not_taken_may_be_taken_back() -> None:
+    sound = noise(24_000)
+    buffer, expected = DriveBuffer(EMBEDDED), DriveBuffer(EMBEDDED)
+    silenced = sound.copy()
+    silenced[9200:] = 0
+    buffer.push_voice(sound, 0)
+    expected.push_voice(silenced, 0)
+    assert np.array_equal(buffer.take(0, 4).tokens, expected.take(0, 4).tokens)
+    buffer.push_voice(np.zeros(24_000 - 4000, np.int16), 4000)  # what was taken stays as it was
+    assert np.array_equal(buffer.take(3, 4).tokens, expected.take(3, 4).tokens)
+
+
 def test_a_gap_is_silence_and_said_once() -> None:
     sound = noise(RATE * 2)
     silenced = sound.copy()

@@ -204,7 +204,7 @@ async def test_ready_says_when() -> None:
         portrait = (await client.put("/v1/portraits", **PORTRAIT)).json()["id"]
         early = await client.post("/v1/sessions", json={"portrait_id": portrait})
         assert early.status_code == 503 and code(early) == "starting" and early.headers["retry-after"]
-    with pytest.raises(AssertionError, match="checkpoint_mismatch"):
+    with pytest.raises(AssertionError, match="the weights do not fit"):
         async with serving(pool=Broken()):
             pass
 

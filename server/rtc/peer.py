@@ -36,7 +36,7 @@ MAX_TRICKLED = 40
 # What aiortc's parser raises on text that no browser sends; each is the offer's fault.
 _BAD_OFFER = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
-    InternalError, InvalidAccessError, InvalidStateError, OperationError,
+    RuntimeError, InternalError, InvalidAccessError, InvalidStateError, OperationError,
 )  # fmt: skip
 
 
@@ -103,10 +103,19 @@ class Peer:
         self.microphone.cancel()
         try:
             async with asyncio.timeout(CLOSE_S):
-                await self._pc.close()
+                await self._stop()
         except TimeoutError:
             logger.error("a peer connection did not close in time")
         self.gone.set()
+
+    async def _stop(self) -> None:
+        try:
+            await self._pc.close()
+        except _BAD_OFFER:
+            # An offer that broke off half way can leave sections without transport, over which aiortc's close trips.
+            pc = cast(Any, self._pc)
+            for transport in (*pc._RTCPeerConnection__dtlsTransports, *pc._RTCPeerConnection__iceTransports):
+                await transport.stop()
 
     def _prepare(self, transceiver: RTCRtpTransceiver) -> None:
         if transceiver.kind == "audio":
