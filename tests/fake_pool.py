@@ -6,7 +6,6 @@ what is seen can be compared with what is heard.
 """
 
 import asyncio
-import time
 
 import numpy as np
 
@@ -130,16 +129,3 @@ class FakePool:
 
     def stats(self) -> PoolStats:
         return PoolStats(1, 1, self.slots, len(self.leases), self.slots - len(self.leases), 0)
-
-
-def wait_until(predicate: object, seconds: float = 5.0) -> "asyncio.Future[None]":
-    """Awaits a condition of the test's own making, polled."""
-    assert callable(predicate)
-
-    async def poll() -> None:
-        end = time.monotonic() + seconds
-        while not predicate():
-            assert time.monotonic() < end, "it did not come about in time"
-            await asyncio.sleep(0.01)
-
-    return asyncio.ensure_future(poll())

@@ -5,8 +5,7 @@ begins with a keyframe: six bursts in the first fourteen seconds. These follow t
 has been so.
 """
 
-import logging
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiortc.codecs.base import Encoder
@@ -14,8 +13,6 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
 
 from engine.clock import Clock, monotonic
-
-logger = logging.getLogger(__name__)
 
 MIN_BITRATE = 150_000
 KEYFRAME_EVERY_S = 1.0
@@ -95,8 +92,7 @@ def make_encoder(mime_type: str, limits: BitrateRange) -> Encoder:
 class KeyframeGate:
     """Passes at most one keyframe request a second on, whatever the receiver asks for."""
 
-    def __init__(self, send: object, clock: Clock = time.monotonic) -> None:
-        assert callable(send)
+    def __init__(self, send: Callable[[], None], clock: Clock = monotonic) -> None:
         self._send, self._clock = send, clock
         self._last = -KEYFRAME_EVERY_S
 
