@@ -20,6 +20,8 @@ REPEAT_TICKS = 4  # a held picture is sent again every 80 ms
 SKIP_TICKS = 10  # at most one frame is given back in so many ticks
 SLACK = 3 * BLOCK  # delay above the target that is left alone
 QUIET = 330  # peak of int16: -40 dB of full scale
+AGAIN_TICKS = 1000  # an underrun so soon after the last is no accident: the target itself is too short
+CALM_TICKS = 1500  # without one for so long, the target comes down a step
 MAX_FRAMES = 100  # pictures kept; an engine that runs further ahead is wrong
 
 Picture = NDArray[np.uint8]
@@ -62,6 +64,9 @@ class Playout:
         self._held = True
         self._since_sent = REPEAT_TICKS  # the still goes out with the first tick
         self._since_skip = 0
+        self._target = delay
+        self._underrun_at = -AGAIN_TICKS
+        self._again = False
         self._tail: NDArray[np.int16] | None = None  # speech that was cut, to be faded into what follows
 
     @property
@@ -173,6 +178,10 @@ class Playout:
                 audio[:240] = (follows[:240] * np.linspace(1.0, 0.0, 240, dtype=np.float32)).astype(np.int16)
             if self._arrived:
                 self.underruns += 1
+                self._again = tick - self._underrun_at < AGAIN_TICKS
+                self._underrun_at = tick
+        if self._arrived and self._again:
+            self._target = min(self._target + BLOCK, self.limit - SLACK)
         if self.frame >= 0:
             self.held_ticks += 1
         self._held = True
@@ -186,7 +195,10 @@ class Playout:
 
     def _give_back(self) -> None:
         """Skip one frame of media time, picture and sound alike, while the delay is above its target."""
-        over = self.lag - self.delay
+        calm = self._tick - self._underrun_at
+        if self._target > self.delay and calm % CALM_TICKS == 0:
+            self._target -= BLOCK
+        over = self.lag - self._target
         if over <= SLACK or self._since_skip < SKIP_TICKS or self.frame < 0:
             return
         step = -(-frame_start(1, self.fps) // BLOCK) * BLOCK

@@ -127,6 +127,21 @@ def test_a_late_chunk_holds_picture_and_sound_alike_and_the_delay_comes_back_in_
     assert desk.playout.lag <= DELAY + 4 * BLOCK
 
 
+def test_an_engine_that_stays_slow_is_given_more_time_and_less_again_later() -> None:
+    desk = Desk()
+    desk.prime()
+    desk.cost = 0.33  # a little more than the delay allows for
+    desk.run(60)
+    settled = desk.playout.underruns
+    desk.run(60)
+    assert desk.playout.underruns - settled <= 4  # not one each time that the delay was won back
+    desk.check()
+    desk.cost, before = 0.05, desk.playout.lag
+    desk.run(240)
+    assert desk.playout.lag <= max(DELAY + 5 * BLOCK, before - 4 * BLOCK)
+    desk.check()
+
+
 def test_delay_is_kept_while_someone_speaks_and_given_back_when_they_pause() -> None:
     desk = Desk(loud=True)
     desk.prime()
