@@ -107,9 +107,9 @@ class Mouth:
         opening, closing = extra.clamp(min=0), (-extra).clamp(min=0)
         raised = 0.17 * self.mw * knob["upper"]
         tuck = 0.42 * knob["press"] + 0.25 * closing / max(self.th, 0.01) * self.toothy
-        upper = -self.th - 0.15 * opening + 0.5 * closing - raised + tuck * self.ut
-        lower = 0.85 * opening - 0.5 * closing - tuck * self.lt
-        middle = 0.5 * (upper + lower)
+        upper = -self.th - 0.15 * opening + 0.35 * closing - raised + 0.6 * tuck * self.ut
+        lower = 0.85 * opening - 0.65 * closing - tuck * self.lt
+        middle = 0.75 * upper + 0.25 * lower  # the lips meet where more of the upper one stays to be seen
         return Lips(p, upper * p, lower * p, torch.minimum(upper, middle) * p, torch.maximum(lower, middle) * p, extra)
 
     def _vertical(self, u: torch.Tensor, v: torch.Tensor, lips: Lips) -> torch.Tensor:
@@ -121,7 +121,7 @@ class Mouth:
         above = v - down * ((v - self.nose) / (edge - self.nose)).clamp(0, 1)
 
         wide = (1 - (u / REACH_U) ** 4).clamp(min=0) ** 2
-        chin_shift = torch.where(lips.extra > 0, 0.8 * lips.extra, 0.2 * lips.extra)
+        chin_shift = torch.where(lips.extra > 0, 0.8 * lips.extra, 0.4 * lips.extra)
         jaw = chin_shift * wide
         chin_end = self.chin + chin_shift - 0.08 * (u * u).clamp(max=1.8)  # the jaw line rises to the sides
         lip_end = lips.lower + self.lt * p
@@ -151,7 +151,7 @@ class Mouth:
         colour = self._inside(u, v, top, bottom)
         closing = (-lips.extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
         shut = (1 - (bottom - top) / px).clamp(0, 1)
-        seam = _bump(v - 0.5 * (top + bottom), 1.7 * px) * (p * 3).clamp(max=1) * shut
+        seam = _bump(v - 0.5 * (top + bottom), 1.4 * px) * (p * 3).clamp(max=1) * shut
         shade = 1 - seam * torch.maximum(0.5 * closing, 0.35 * knob["press"].clamp(0, 1))
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 
