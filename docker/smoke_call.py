@@ -30,6 +30,7 @@ class Seen:
     moved: int = 0
     first_frame: float | None = None
     loudest: int = 0
+    generated: int = 0  # distinct pictures the engine made, by the server's count
     messages: dict[str, int] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
 
@@ -103,8 +104,9 @@ async def call(options: argparse.Namespace) -> Seen:
             tasks.append(asyncio.create_task(ping()))
             wav = options.audio.read_bytes()
             ok(await http.post(f"{path}/say", content=wav, headers={**token, "Content-Type": "audio/wav"}))
-            while seen.elapsed() < options.seconds and not (seen.moved >= options.frames and seen.loudest > 1000):
-                await asyncio.sleep(0.1)
+            while seen.elapsed() < options.seconds and not spoke(seen, options.frames):
+                await asyncio.sleep(0.2)
+                seen.generated = int(ok(await http.get(path, headers=token))["generated_frames"])
         finally:
             await http.delete(path, headers=token)
             await peer.close()
@@ -112,6 +114,10 @@ async def call(options: argparse.Namespace) -> Seen:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)  # a track that ended raises; its work is done
         return seen
+
+
+def spoke(seen: Seen, frames: int) -> bool:
+    return min(seen.moved, seen.generated) >= frames and seen.loudest > 1000
 
 
 def ok(answer: httpx.Response) -> dict[str, str]:
@@ -136,6 +142,7 @@ def main() -> None:
             {
                 "frames": seen.frames,
                 "moving": seen.moved,
+                "generated": seen.generated,
                 "size": seen.size,
                 "first_frame_s": round(seen.first_frame or 0, 2),
                 "loudest": seen.loudest,
@@ -144,7 +151,7 @@ def main() -> None:
             }
         )
     )
-    sys.exit(0 if seen.moved >= options.frames and seen.loudest > 1000 else 1)
+    sys.exit(0 if spoke(seen, options.frames) else 1)
 
 
 if __name__ == "__main__":
