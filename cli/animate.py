@@ -6,7 +6,9 @@ straight to the encoder and nothing but the recording itself grows with the leng
 """
 
 import asyncio
+import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -20,10 +22,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cli.mp4 import Mp4Writer
+from cli.mp4 import Mp4Writer, reason
 from engine.config import EngineConfig
 from engine.decimate import DRIVE_RATE, PLAYOUT_RATE, decimate
-from engine.errors import RequestError
+from engine.errors import MediaError, RequestError
 from engine.framing import FramedPortrait
 from engine.messages import ModelInfo, Rollout
 from engine.pool import LocalPool
@@ -34,6 +36,9 @@ from engine.worker_client import WORKER_COMMAND
 from server.picture_reader import read_portrait
 
 Poses = list[tuple[float, dict[str, float]]]
+
+MAX_PORTRAIT_BYTES = 64 * 2**20
+MAX_POSE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +65,66 @@ class Figures:
     chunk_frames: int = 0
     chunk_ms: list[float] = field(default_factory=list)
     decode_ms: list[float] = field(default_factory=list)
-    peak_rss_mb: float = 0.0
 
 
 def animate(job: AnimateJob) -> None:
-    """Check every input, then make the video. Raises AvatarError; a video that failed half way is removed."""
+    """Check every input, then make the video; what stood under its name stays until it is whole. Raises AvatarError."""
     console = Console(stderr=True)
-    if job.out.suffix.lower() != ".mp4":
-        raise RequestError("invalid_output", f"the video must end in .mp4, not {job.out.name!r}")
-    for path in (job.out, job.report):
-        if path is not None and not path.parent.is_dir():
-            raise RequestError("invalid_output", f"there is no folder {str(path.parent)!r} for {path.name}")
+    logging.getLogger("engine").setLevel(logging.ERROR)  # a lost worker is told by the error that ends the command
+    check_output(job.out, ".mp4")
+    if job.report is not None:
+        check_output(job.report)
     voice = read_wav(job.audio)
-    portrait = read_portrait(read_file(job.portrait))
-    poses = read_file(job.pose).decode(errors="replace").splitlines() if job.pose else []
+    portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES))
+    lines = read_file(job.pose, MAX_POSE_BYTES).decode(errors="replace").splitlines() if job.pose else []
+    poses = list(read_poses(lines, fps=1))  # by the second, as the model's fps is not known yet
     for warning in portrait.warnings:
         console.print(f"portrait: {warning}")
     seconds = voice.seconds if job.seconds is None else job.seconds
-    asyncio.run(render(job, portrait, voice.pcm[: round(seconds * PLAYOUT_RATE)], poses, seconds, console))
+    sound = voice.pcm[: round(seconds * PLAYOUT_RATE)]
+    report = asyncio.run(render(job, portrait, sound, poses, seconds, console))
+    console.print(f"{job.out}: {report['frames']} frames, {report['realtime_factor']} x real time")
+    if job.report is not None:
+        try:
+            job.report.write_text(json.dumps(report, indent=1) + "\n")
+        except OSError as error:
+            raise MediaError("write_failed", f"cannot write {job.report.name!r}: {reason(error)}") from error
 
 
-def read_file(path: Path) -> bytes:
+def check_output(path: Path, suffix: str = "") -> None:
+    if suffix and path.suffix.lower() != suffix:
+        raise RequestError("invalid_output", f"the video must end in {suffix}, not {path.name!r}")
+    if path.is_dir():
+        raise RequestError("invalid_output", f"{path.name!r} is a folder: name a file to write")
+    if not path.parent.is_dir():
+        raise RequestError("invalid_output", f"there is no folder {str(path.parent)!r} for {path.name}")
+
+
+def read_file(path: Path, limit: int) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
-        raise RequestError("file_not_found", f"cannot read the file {path.name!r}") from error
+        raise RequestError("file_not_found", f"cannot read the file {path.name!r}: {reason(error)}") from error
+    if len(data) > limit:
+        raise RequestError("file_too_large", f"{path.name!r} is larger than {limit // 2**20} MiB")
+    return data
 
 
 async def render(
     job: AnimateJob,
     portrait: FramedPortrait,
     voice: NDArray[np.int16],
-    pose_lines: list[str],
+    poses: Poses,
     seconds: float,
     console: Console,
-) -> None:
-    pool = LocalPool(job.engine, command=(*WORKER_COMMAND, "--log-level", "warning"))
+) -> dict[str, Any]:
+    """The report of a finished video. poses: (seconds, controls)."""
+    pool = LocalPool(job.engine, command=(*WORKER_COMMAND, "--log-level", "error"))
     with console.status(f"starting the model {job.engine.model}"):
         await pool.start()
     try:
         info = pool.info
-        poses = list(read_poses(pose_lines, info.fps))
         frames = math.ceil(round(info.fps * seconds, 6))
         spec = StreamSpec(
             stream="animate", portrait=portrait.rgb, landmarks=dict(portrait.landmarks),
@@ -109,19 +133,13 @@ async def render(
         lease = await pool.acquire(spec)
         try:
             figures = Figures(time.perf_counter())
-            push_drive(lease.stream, voice, poses, frames, info)
+            push_drive(lease.stream, voice, [(at * info.fps, controls) for at, controls in poses], frames, info)
             await write_video(job.out, lease.stream, voice, frames, info, figures, console)
+            return make_report(job, figures, frames, info)
         finally:
             await lease.release()
-    except BaseException:
-        job.out.unlink(missing_ok=True)
-        raise
     finally:
         await pool.close()
-    report = make_report(job, figures, frames, info)
-    console.print(f"{job.out}: {frames} frames, {report['realtime_factor']} x real time")
-    if job.report is not None:
-        job.report.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def push_drive(stream: EngineStream, voice: NDArray[np.int16], poses: Poses, frames: int, info: ModelInfo) -> None:
@@ -157,17 +175,20 @@ async def write_video(
             figures.first_chunk_ms = figures.first_chunk_ms or 1000 * (time.perf_counter() - figures.began)
             figures.chunk_ms.append(chunk.chunk_ms)
             figures.decode_ms.append(chunk.decode_ms)
-            figures.peak_rss_mb = max(figures.peak_rss_mb, resident_mb())
             pictures = chunk.frames[: frames - done]
             video.write(pictures, voice)
             done += len(pictures)
             progress.update(bar, completed=done)
 
 
-def resident_mb() -> float:
-    """Resident memory of this process and its workers."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(process.memory_info().rss for process in processes) / 2**20
+def peak_mb() -> float:
+    """The sum over this process and its workers of the most memory each ever held."""
+    total = 0.0
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(OSError, psutil.Error):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            total += int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return total
 
 
 def make_report(job: AnimateJob, figures: Figures, frames: int, info: ModelInfo) -> dict[str, Any]:
@@ -189,7 +210,7 @@ def make_report(job: AnimateJob, figures: Figures, frames: int, info: ModelInfo)
         "decode_ms": percentiles(figures.decode_ms),
         "first_chunk_ms": round(figures.first_chunk_ms, 1),
         "realtime_factor": round(frames / info.fps / wall, 2),
-        "peak_rss_mb": round(figures.peak_rss_mb, 1),
+        "peak_rss_mb": round(peak_mb(), 1),
         "model": info.name,
         "rollout": job.rollout.strategy or "default",
         "seed": job.seed,

@@ -79,7 +79,7 @@ def animate(
     running_ahead: Annotated[
         Literal["constant", "countdown"] | None, typer.Option(help="where the reference stands")
     ] = None,
-    seed: Annotated[int, typer.Option(help="same seed and input, same video", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="same seed and input, same video", min=0, max=2**63 - 1)] = 0,
     seconds: Annotated[float | None, typer.Option(help="length; default: the voice's", min=0.04, max=3600)] = None,
     report: Annotated[Path | None, typer.Option(help="write figures of the run as JSON")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",

@@ -1,5 +1,8 @@
 """An MP4 of pictures and their voice, H.264 and AAC, written as they come and marked as synthetic."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,20 +21,19 @@ _AAC_FRAME = 1024
 
 
 class Mp4Writer:
-    """Use as a context; leaving it by an exception leaves an unfinished file for the caller to remove."""
+    """Use as a context. The file takes its name only when it is whole; until then, and after an error, what stood under
+    that name stays as it was. Raises MediaError ``write_failed``."""
 
     def __init__(self, path: Path, *, width: int, height: int, fps: int) -> None:
-        self._fps = fps
+        self._path, self._fps = path, fps
+        self._unfinished = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
         self._frames = 0
         self._samples = 0
-        try:
-            self._file = av.open(str(path), "w", options={"movflags": "use_metadata_tags"})
-        except (OSError, av.FFmpegError) as error:
-            raise MediaError("write_failed", f"cannot write {path.name!r}: is the folder writable?") from error
+        with self._writing():
+            self._file = av.open(str(self._unfinished), "w", options={"movflags": "use_metadata_tags"})
         self._file.metadata.update(comment=SYNTHETIC, digitalSourceType=SOURCE_TYPE)
-        self._picture: VideoStream = self._file.add_stream(
-            "libx264", rate=fps, options={"crf": "18", "preset": "veryfast"}
-        )
+        encoder = {"crf": "18", "preset": "veryfast"}
+        self._picture: VideoStream = self._file.add_stream("libx264", rate=fps, options=encoder)
         self._picture.width, self._picture.height, self._picture.pix_fmt = width, height, "yuv420p"
         self._sound: AudioStream = self._file.add_stream("aac", rate=PLAYOUT_RATE, layout="mono")
 
@@ -41,21 +43,28 @@ class Mp4Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._file.mux(self._picture.encode(None))
-            self._file.mux(self._sound.encode(None))
-        self._file.close()
+        try:
+            if kind is None:
+                with self._writing():
+                    self._file.mux(self._picture.encode(None))
+                    self._file.mux(self._sound.encode(None))
+                    self._file.close()
+                    self._unfinished.replace(self._path)
+        finally:
+            with contextlib.suppress(OSError, av.FFmpegError):
+                self._file.close()
+            self._unfinished.unlink(missing_ok=True)
 
     def write(self, pictures: NDArray[np.uint8], voice: NDArray[np.int16]) -> None:
-        """pictures: I420 [n, H*3/2, W], the next n frames. voice: the whole recording at 48 kHz; of it the samples up
-        to the end of these frames are written, silence where it has ended.
-        """
-        for pixels in pictures:
-            frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
-            frame.pts = self._frames
-            self._file.mux(self._picture.encode(frame))
-            self._frames += 1
-        self._write_sound(voice, self._frames * PLAYOUT_RATE // self._fps)
+        """pictures: I420 [n, H*3/2, W], the next n frames. voice: the whole recording at 48 kHz; its samples up to the
+        end of these frames are written, silence where it has ended."""
+        with self._writing():
+            for pixels in pictures:
+                frame = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
+                frame.pts = self._frames
+                self._file.mux(self._picture.encode(frame))
+                self._frames += 1
+            self._write_sound(voice, self._frames * PLAYOUT_RATE // self._fps)
 
     def _write_sound(self, voice: NDArray[np.int16], until: int) -> None:
         while self._samples < until:
@@ -67,3 +76,15 @@ class Mp4Writer:
             frame.sample_rate, frame.pts = PLAYOUT_RATE, self._samples
             self._file.mux(self._sound.encode(frame))
             self._samples += size
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            raise MediaError("write_failed", f"cannot write {self._path.name!r}: {reason(error)}") from error
+
+
+def reason(error: OSError | av.FFmpegError) -> str:
+    """Why the system refused, in its own words and without a path."""
+    return (error.strerror or "the encoder failed").lower()

@@ -6,6 +6,8 @@ One dataclass pair describes every family; presets are a base plus ``dataclasses
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from engine.errors import RequestError
+
 Prediction = Literal["flow", "x0"]
 
 
@@ -90,9 +92,16 @@ class ModelConfig:
         return (self.dit.latent_channels, *self.latent_size)
 
     def at_size(self, width: int, height: int) -> "ModelConfig":
-        """The same model at another picture size (pixels; a latent pixel is 8, a token 16)."""
-        if width % 16 or height % 16:
-            raise ValueError(f"width and height must be multiples of 16, not {width}x{height}")
+        """The same model at another picture size (pixels; a latent pixel is 8, a token 16).
+
+        Raises RequestError for a size that the patches do not divide, or a codec that knows one size only.
+        """
+        if self.codec == "motion":
+            raise RequestError(
+                "fixed_size", f"the model {self.name} has one size, {self.pixel_size[0]}x{self.pixel_size[1]}"
+            )
+        if width <= 0 or height <= 0 or width % 16 or height % 16:
+            raise RequestError("invalid_size", f"width and height must be multiples of 16, not {width}x{height}")
         return replace(self, pixel_size=(width, height), latent_size=(height // 8, width // 8))
 
 
@@ -114,7 +123,11 @@ WAN21_T2V_1_3B = DiTConfig(dim=1536, layers=30, heads=12, ffn_dim=8960, inpainti
 WAN21_1_3B = ModelConfig(
     name="wan2.1-1.3b",
     dit=replace(
-        WAN21_T2V_1_3B, inpainting=True, drive_dim=768, drive_tokens=5, drive_blocks=(0, 4, 8, 12, 16, 20, 24, 28)
+        WAN21_T2V_1_3B,
+        inpainting=True,
+        drive_dim=EMBEDDED.dit.drive_dim,
+        drive_tokens=EMBEDDED.dit.drive_tokens,
+        drive_blocks=(0, 4, 8, 12, 16, 20, 24, 28),
     ),
     fps=25,
     latent_size=(60, 104),

@@ -84,7 +84,8 @@ class Block(nn.Module):
         x = x + gate_sa * self.attend_self(self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer)
         if text is not None:
             flat = x.flatten(1, 2)
-            attended = attend(self.cross_attn.queries(self.norm3(flat)), *text)
+            keys, values = (z.expand(len(x), -1, -1, -1) for z in text)  # one prompt may serve a whole batch
+            attended = attend(self.cross_attn.queries(self.norm3(flat)), keys, values)
             x = x + self.cross_attn.output(attended).view_as(x)
         return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
 
@@ -139,7 +140,10 @@ class Head(nn.Module):
 
 
 class CausalWanDiT(nn.Module):
-    """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours."""
+    """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
+
+    Time embedding and modulation run in the model's dtype, as in Self Forcing's code; Wan2.1's keeps them in fp32.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ Weights are safetensors only. Shapes are checked before memory is taken; a misma
 """
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,17 @@ def find_config(name: str) -> ModelConfig:
 
 
 def choose_device(name: str) -> torch.device:
+    """``auto``: the first CUDA device, else the CPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise EngineError(
-            "no_device", "no CUDA device is visible to torch: use --device cpu, or install a CUDA build of torch"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise RequestError(
+            "unknown_device", f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N", param="device"
         )
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError("no_device", f"torch sees no device {name}: use cpu, or install a CUDA build of torch")
+    return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

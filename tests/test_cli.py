@@ -1,17 +1,22 @@
 """The command line as a user meets it: a video with the right frames and sound, and one line for every mistake."""
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.mp4 import Mp4Writer
+from engine.errors import MediaError
 
 PORTRAIT = Path("client_web/samples/portrait_1.jpg")
 
@@ -70,40 +75,78 @@ def test_the_report_says_what_was_measured(video: tuple[Path, dict[str, object]]
     assert report["chunk_ms"].keys() == {"p50", "p95", "p99"}  # type: ignore[attr-defined]
 
 
-def test_bad_input_ends_in_one_line_and_exit_code_two(voice: Path, tmp_path: Path) -> None:
-    noise, empty, silent = tmp_path / "noise.png", tmp_path / "empty.jpg", tmp_path / "silent.wav"
-    import cv2
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of things that are not what they should be."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    cv2.imwrite(str(folder / "noise.png"), np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
+    (folder / "empty.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    (folder / "empty.wav").write_bytes(b"")
+    soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
+    (folder / "broken.jsonl").write_text('{"t_ms": 0, "yaw": "left"}\n')
+    (folder / "folder.mp4").mkdir()
+    (folder / "kept.mp4").write_text("precious")
+    return folder
 
-    cv2.imwrite(str(noise), np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
-    empty.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    soundfile.write(silent, np.zeros(16000), 16000)
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--portrait", "none.jpg", "none.jpg"),
+        ("--portrait", "folder.mp4", "folder"),
+        ("--portrait", "empty.jpg", "picture"),
+        ("--portrait", "noise.png", "face"),
+        ("--audio", "silent.wav", "silent"),
+        ("--audio", "empty.wav", "WAV"),
+        ("--audio", "noise.png", "WAV"),
+        ("--audio", "none.wav", "none.wav"),
+        ("--out", "o.gif", ".mp4"),
+        ("--out", "folder.mp4", "folder"),
+        ("--out", "nowhere/o.mp4", "nowhere"),
+        ("--report", "folder.mp4", "folder"),
+        ("--pose", "broken.jsonl", "pose line 1"),
+        ("--pose", "none.jsonl", "none.jsonl"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(mistakes: Path, voice: Path, option: str, value: str, words: str) -> None:
+    options = {"--portrait": PORTRAIT, "--audio": voice, "--out": mistakes / "kept.mp4", option: mistakes / value}
+    run = CliRunner().invoke(app, ["animate", *[str(part) for pair in options.items() for part in pair]])
+    assert (run.exit_code, run.stderr.count("\n")) == (2, 1), run.stderr
+    assert run.stderr.startswith("knotcast: ") and words in run.stderr, run.stderr
+    assert (mistakes / "kept.mp4").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "imaginary"], "imaginary"),
+        (["--device", "tpu"], "tpu"),
+        (["--dtype", "int3"], "int3"),
+    ],
+)
+def test_what_only_the_worker_can_refuse_is_one_line_too(
+    mistakes: Path, voice: Path, options: list[str], words: str
+) -> None:
+    run = knotcast("animate", "--portrait", PORTRAIT, "--audio", voice, "--out", mistakes / "kept.mp4", *options)
+    lines = run.stderr.splitlines()
+    assert (run.returncode, len(lines)) == (2, 1) and words in lines[0], run.stderr
+    assert (mistakes / "kept.mp4").read_text() == "precious"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "o.mp4"
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"t_ms": 0, "yaw": "left"}\n')
-    good = {"--portrait": PORTRAIT, "--audio": voice, "--out": out}
-    for change, words in (
-        ({"--portrait": tmp_path / "none.jpg"}, "none.jpg"),
-        ({"--portrait": empty}, ""),
-        ({"--portrait": noise}, "face"),
-        ({"--audio": silent}, "silent"),
-        ({"--audio": PORTRAIT}, "WAV"),
-        ({"--audio": tmp_path / "none.wav"}, "none.wav"),
-        ({"--model": "imaginary"}, "imaginary"),
-        ({"--out": tmp_path / "o.gif"}, ".mp4"),
-        ({"--pose": broken}, "pose"),
-    ):
-        options = [str(part) for pair in {**good, **change}.items() for part in pair]
-        run = CliRunner().invoke(app, ["animate", *options])
-        assert run.exit_code == 2, (change, run.stderr)
-        lines = [line for line in run.stderr.splitlines() if line.startswith("knotcast:")]
-        assert len(lines) == 1 and words in lines[0], run.stderr
-        assert not out.exists()
-
-
-def test_a_mistake_leaves_the_real_program_in_one_line(voice: Path, tmp_path: Path) -> None:
-    run = knotcast("animate", "--portrait", tmp_path / "none.jpg", "--audio", voice, "--out", tmp_path / "o.mp4")
-    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
-    assert "none.jpg" in run.stderr and "Traceback" not in run.stderr
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    noise = np.random.default_rng(0).integers(0, 255, (4, 96, 64), dtype=np.uint8)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        with pytest.raises(MediaError, match=r"o\.mp4"), Mp4Writer(out, width=64, height=64, fps=25) as video:
+            for _ in range(200):
+                video.write(noise, np.zeros(0, np.int16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:

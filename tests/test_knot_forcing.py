@@ -135,3 +135,35 @@ def test_self_forcing_attends_to_its_start_image_and_window() -> None:
 def test_specs_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(RequestError):
         RolloutSpec(**changes)  # type: ignore[arg-type]
+
+
+def test_every_step_noises_the_unfused_estimate() -> None:
+    rollout = toy_rollout()
+    state = new_state(rollout)
+    drive_chunk(rollout, state, [1.0, 2.0, 3.0, 4.0])
+    generator = torch.Generator()
+    generator.set_state(state.generator.get_state())
+    oracle = torch.tensor([10.0, 20.0, 30.0, 40.0]).reshape(-1, 1, 1, 1)
+    _, passes = drive_chunk(rollout, state, oracle.flatten().tolist())
+    for work in passes[:-1]:
+        sigma = work.sigmas[0]
+        noise = torch.randn(work.latents.shape, generator=generator)
+        torch.testing.assert_close(work.latents, (1 - sigma) * oracle + sigma * noise, atol=1e-3, rtol=1e-4)
+
+
+def test_every_pass_gets_its_own_frames_drive_and_condition() -> None:
+    rollout = toy_rollout()
+    state = new_state(rollout)
+    drive = toy_drive(rollout.drive_latents)
+    for chunk in range(2):
+        second, passes = drive_chunk(rollout, state, [10.0, 20.0, 30.0, 40.0])
+        for work in passes[-5:]:
+            torch.testing.assert_close(work.drive, drive[: work.frames])
+            features = state.features.expand(work.frames, -1, -1, -1)
+            torch.testing.assert_close(work.condition[:, CHANNELS + 1 :], features)
+        commit = passes[-1]
+        fused = commit.condition[:, : CHANNELS + 1]
+        expected = torch.zeros_like(fused)
+        if chunk:
+            expected[0, :CHANNELS], expected[0, CHANNELS] = second[0], 1.0
+        torch.testing.assert_close(fused, expected)

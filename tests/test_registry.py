@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from engine.errors import AvatarError
 from models.config import CONFIGS, WAN21_1_3B
 from models.dit import CausalWanDiT, randomise_
-from models.registry import choose_dtype, find_config, load_model, load_weights
+from models.registry import choose_device, choose_dtype, find_config, load_model, load_weights
 from tests.toy import TOY
 
 
@@ -24,8 +24,11 @@ def test_sizes_follow_the_strides() -> None:
     small = WAN21_1_3B.at_size(512, 512)
     assert small.latent_size == (64, 64) and small.tokens_per_latent == 1024
     assert WAN21_1_3B.tokens_per_latent == 1560
-    with pytest.raises(ValueError, match="multiples of 16"):
-        WAN21_1_3B.at_size(500, 512)
+    for size in ((500, 512), (0, 512), (-16, 16)):
+        with pytest.raises(AvatarError, match="multiples of 16"):
+            WAN21_1_3B.at_size(*size)
+    with pytest.raises(AvatarError, match="one size"):
+        find_config("embedded").at_size(512, 512)
 
 
 def test_random_weights_repeat() -> None:
@@ -73,6 +76,10 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
         load_weights(dit, path, torch.device("cpu"), torch.float32)
 
 
-def test_unknown_dtype_is_refused() -> None:
+def test_unknown_dtypes_and_devices_are_refused() -> None:
     with pytest.raises(AvatarError, match="float32"):
         choose_dtype("int3", torch.device("cpu"))
+    for name in ("tpu", "mps", "cuda:99", "cpu:0"):
+        with pytest.raises(AvatarError, match="cpu"):
+            choose_device(name)
+    assert choose_device("cpu").type == "cpu"
