@@ -14,7 +14,9 @@ run apart are the baseline of the same run, interleaved. Figures exclude loading
 import argparse
 import json
 import platform
+import re
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.errors import AvatarError
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
 from models.attention import kernel_for
 from models.codec import Portrait
+from models.config import ModelConfig
+from models.dit import CausalWanDiT
 from models.registry import load_model
 
 
@@ -64,6 +69,9 @@ class Call:
         return self.runner.to_i420(frames)
 
 
+TEXT_TOKENS = 512  # always all of them (Wan2.1)
+NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+
 # The mean landmarks of a portrait in the canonical framing: a benchmark needs a face's geometry, not a face.
 AVERAGE_LANDMARKS = {
     "cx": 0.0, "cy": 0.06, "rx": 0.39, "ry": 0.55, "mx": 0.0, "my": 0.36, "mw": 0.19, "curve": -0.03, "mtilt": 0.0,
@@ -99,24 +107,30 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(timed(lambda: a @ a, device)[0] for _ in range(10)) / 1e9
 
 
-def pass_flops(runner: ModelRunner, frames: int, keys: int) -> float:
-    """Multiply-adds times two of one forward over ``frames`` own latents and ``keys`` attended ones."""
-    dit, tokens = runner.config.dit, runner.config.tokens_per_latent
-    linear = sum(p.numel() for n, p in runner.model.dit.named_parameters() if p.dim() == 2 and "embedding" not in n)
-    attention = 2 * frames * tokens * keys * tokens * dit.dim * dit.layers
-    return 2.0 * (frames * tokens * linear + attention)
+def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
+    """Floating-point operations of one chunk in the steady state, two a multiply-add: the denoising steps and the
+    clean pass. Weights that are not applied to every latent token are left out (AdaLN's projection, keys and values
+    of the text and of the drive): they are a per cent or are cached.
+    """
+    per_token = sum(
+        parameter.numel()
+        for name, parameter in CausalWanDiT.on_meta(config.dit).named_parameters()
+        if name.endswith("weight") and parameter.dim() > 1 and not re.search(NOT_PER_TOKEN, name)
+    )
+
+    def one_pass(frames: int, keys: int) -> float:
+        queries, width = frames * config.tokens_per_latent, config.dit.dim * config.dit.layers
+        attended = keys * config.tokens_per_latent + (TEXT_TOKENS if config.dit.text_dim is not None else 0)
+        return 2.0 * queries * (per_token + 2 * attended * width)
+
+    spec, own = rollout.spec, rollout.drive_latents
+    return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
 
 
 def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def chunk_flops(runner: ModelRunner, rollout: Rollout) -> float:
-    spec, steps = rollout.spec, len(rollout.spec.steps)
-    own = rollout.drive_latents
-    return steps * pass_flops(runner, own, own + spec.context + 1) + pass_flops(runner, spec.chunk, spec.window + 1)
 
 
 def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> dict[str, Any]:
@@ -147,8 +161,8 @@ def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> 
         "joined_over_apart": round(denoise / float(np.median(times["apart"])), 3),
         "last_quarter_over_first": round(float(np.median(whole[-quarter:]) / np.median(whole[:quarter])), 3),
         "memory_growth_mb": round(memory[-1] - memory[quarter - 1], 1),
-        "chunk_tflop": round(chunk_flops(runner, rollout) / 1e12, 4),
-        "denoise_tflops": round(chunk_flops(runner, rollout) / denoise / 1e9, 3),
+        "chunk_tflop": round(chunk_flops(runner.config, rollout) / 1e12, 4),
+        "denoise_tflops": round(chunk_flops(runner.config, rollout) / denoise / 1e9, 3),
     }
     if runner.model.codec is not None:
         report["decode_ms"] = percentiles(times["decode"])
@@ -161,14 +175,12 @@ def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    size = tuple(int(part) for part in arguments.size.split("x")) if arguments.size else None
-    assert size is None or len(size) == 2, "--size is WIDTHxHEIGHT"
     model = load_model(
         arguments.model,
         device=arguments.device,
         dtype=arguments.dtype,
         random_weights=arguments.random_weights,
-        size=size,
+        size=arguments.size,
     )
     rollout = make_rollout(default_spec(model.config, strategy=arguments.rollout), model.config)
     runner = ModelRunner(model, slots=2, context=rollout.spec.context)
@@ -192,6 +204,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def pixels(text: str) -> tuple[int, int]:
+    width, height = text.lower().split("x")
+    return int(width), int(height)
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="knotcast bench engine", description=__doc__.splitlines()[0] if __doc__ else ""
@@ -199,15 +223,19 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--random-weights", action="store_true", help="throughput does not depend on the weights")
     parser.add_argument("--rollout", default="", help="knot_forcing or self_forcing")
-    parser.add_argument("--size", default="", help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
+    parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--chunks", type=int, default=60)
-    parser.add_argument("--warmup", type=int, default=8)
+    parser.add_argument("--threads", type=count, default=None, help="default: all cores")
+    parser.add_argument("--chunks", type=count, default=60)
+    parser.add_argument("--warmup", type=count, default=8)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
-    report = run(arguments)
+    try:
+        report = run(arguments)
+    except AvatarError as error:
+        print(f"knotcast: {error.message}", file=sys.stderr)
+        sys.exit(2)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 

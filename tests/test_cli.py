@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -14,9 +15,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from benchmarks.engine import chunk_flops, main
 from cli.main import app
 from cli.mp4 import Mp4Writer
 from engine.errors import MediaError
+from engine.rollout.strategies import default_spec, make_rollout
+from models.config import WAN21_1_3B, WAN21_T2V_1_3B
 
 PORTRAIT = Path("client_web/samples/portrait_1.jpg")
 
@@ -164,3 +168,32 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     assert report["model"] == "embedded" and report["end_to_end_ms"]["p50"] > 0 and report["denoise_fps"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "nope"], "nope"),
+        (["--rollout", "zz"], "zz"),
+        (["--device", "tpu"], "tpu"),
+        (["--size", "512x512"], "one size"),
+        (["--model", "wan2.1-1.3b", "--size", "830x480"], "multiples of 16"),
+        (["--model", "wan2.1-1.3b"], "random weights"),
+        (["--size", "832"], "--size"),
+        (["--chunks", "0"], "--chunks"),
+    ],
+)
+def test_the_engine_benchmark_tells_mistakes(
+    options: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["engine", "--random-weights"][: 1 if words == "random weights" else 2] + options)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_the_operations_of_a_chunk_are_those_of_the_full_size_model() -> None:
+    """143.8 TFLOP for Wan2.1-1.3B at 832x480 and 79.3 at 512x512 (c = 3, k = 1, L = 6), counted by hand elsewhere."""
+    for size, tera in (((832, 480), 143.8), ((512, 512), 79.3)):
+        config = replace(WAN21_1_3B.at_size(*size), dit=WAN21_T2V_1_3B)
+        assert chunk_flops(config, make_rollout(default_spec(config), config)) / 1e12 == pytest.approx(tera, rel=0.02)

@@ -21,7 +21,7 @@ from engine.runner import ModelRunner
 from engine.wav import read_wav
 from models.codec import Portrait
 from models.config import EMBEDDED
-from models.motion import INDEX, SCALES
+from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import unpack_controls
 from models.registry import LoadedModel, load_model
 from tests.faces import LANDMARKS, drawn_face
@@ -105,8 +105,13 @@ def test_two_seeds_agree_on_the_mouth_and_differ_in_the_head() -> None:
 
 
 def test_a_commanded_head_pose_is_obeyed() -> None:
-    step = np.deg2rad(20.0)
-    poses = tuple((float(frame), 0.0 if frame < 200 else step) for frame in range(100, 300))
-    motion = roll(trained(), seed=3, yaw=poses)[:, INDEX["yaw"]]
-    before, after = motion[150:195].mean(), motion[215:295].mean()
-    assert after - before == pytest.approx(step, rel=0.25)
+    """A step of 20 degrees, yaw alone commanded; the range is the decoder's."""
+    step, frames = np.deg2rad(20.0), range(100, 300)
+    poses = tuple((float(frame), 0.0 if frame < 200 else step) for frame in frames)
+    limit = CHANNELS[INDEX["yaw"]].high
+    steps = []
+    for seed in (3, 4, 5):
+        yaw = np.clip(roll(trained(), seed=seed, yaw=poses)[:, INDEX["yaw"]], -limit, limit)
+        steps.append(yaw[215:295].mean() - yaw[150:195].mean())
+    assert np.mean(steps) == pytest.approx(step, rel=0.2)
+    assert min(steps) > 0.7 * step

@@ -14,11 +14,12 @@ from engine.rollout.knot_forcing import KnotForcing
 from engine.rollout.strategies import make_rollout
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
+from models.motion_codec import pack_controls
 from training import checkpoint
 from training.configs import PRESETS
 from training.dataset import ClipBatch, ClipConfig, ClipSampler
 from training.distill import student_input, teacher_path
-from training.losses import LossConfig, motion_loss
+from training.losses import LossConfig, frames_in_order, motion_loss
 from training.motion_trainer import MotionTrainer, rate_factor
 from training.noise import SIGMAS, add_noise, sample_sigmas
 from training.sequence import (
@@ -218,3 +219,9 @@ def test_export_is_bf16_and_loads_as_the_engine_loads_it(tmp_path: Path) -> None
     dit = CausalWanDiT.on_meta(EMBEDDED.dit)
     load_weights(dit, tmp_path / "dit.safetensors", torch.device("cpu"), torch.float32)
     assert all(value.dtype == torch.float32 for value in dit.state_dict().values())
+
+
+def test_frames_are_taken_out_of_latents_in_time_order() -> None:
+    rows = torch.arange(2 * CHUNKS * SPAN * 4 * 16.0).view(-1, 16)
+    latents = pack_controls(rows).view(2, CHUNKS * SPAN, 16, 2, 2)
+    assert torch.equal(frames_in_order(latents).reshape(-1, 16), rows)
