@@ -14,11 +14,12 @@ from engine.rollout.knot_forcing import KnotForcing
 from engine.rollout.strategies import make_rollout
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
+from models.motion import NAMES
 from models.motion_codec import pack_controls
 from training import checkpoint
 from training.configs import PRESETS
 from training.dataset import ClipBatch, ClipConfig, ClipSampler
-from training.distill import student_input, teacher_path
+from training.distill import STRETCHED, missing_spread, student_input, teacher_path
 from training.losses import LossConfig, frames_in_order, motion_loss
 from training.motion_trainer import MotionTrainer, rate_factor
 from training.noise import SIGMAS, add_noise, sample_sigmas
@@ -165,6 +166,30 @@ def test_the_teacher_walks_the_schedule() -> None:
     torch.testing.assert_close(
         noisy, add_noise(path.end, noise, sigmas.repeat_interleave(SPAN, 1)), atol=1e-4, rtol=1e-4
     )
+
+
+class _Timid(torch.nn.Module):
+    """Expects nothing of pure noise, and then arrives at four fifths of the answer."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, latents: torch.Tensor, sigmas: torch.Tensor, *_: object) -> torch.Tensor:
+        if latents.shape != self.answer.shape:
+            return latents
+        return torch.zeros_like(latents) if float(sigmas.max()) == 1.0 else 0.8 * self.answer
+
+
+def test_a_timid_teachers_spread_is_put_right_where_the_voice_leaves_freedom() -> None:
+    sequence = build(_batch(2), ExposureConfig(), torch.Generator().manual_seed(0))
+    teacher = _Timid(sequence.target)
+    spread = missing_spread(teacher, sequence, 8, torch.Generator().manual_seed(0), limit=1.5)  # type: ignore[arg-type]
+    free = torch.tensor([name in STRETCHED for name in NAMES])
+    torch.testing.assert_close(spread[free], torch.full((len(STRETCHED),), 1.25))
+    assert (spread[~free] == 1).all()
+    path = teacher_path(teacher, sequence, 8, torch.Generator().manual_seed(0), spread)  # type: ignore[arg-type]
+    torch.testing.assert_close(path.end[:, :, free], sequence.target[:, :, free])
 
 
 def test_rate_rises_and_falls() -> None:

@@ -13,7 +13,8 @@ class TrainConfig:
     """One stage. `base` trains from noise by teacher forcing, `distil` regresses a teacher's paths.
 
     schedule: share of noise levels taken from the four of the rollout. paths, reuse: for distillation, steps of the
-    teacher and how many student steps one path serves. warm: share of the steps over which the rate rises.
+    teacher and how many student steps one path serves; spread_clips, spread_limit: clips on which its missing spread is
+    measured, and the most it is stretched by. warm: share of the steps over which the rate rises.
     """
 
     stage: Literal["base", "distil"] = "base"
@@ -27,8 +28,10 @@ class TrainConfig:
     clip: float = 1.0
     ema: float = 0.997
     schedule: float = 0.5
-    paths: int = 8
-    reuse: int = 2
+    paths: int = 12
+    reuse: int = 4
+    spread_clips: int = 96
+    spread_limit: float = 1.5
     bfloat16: bool = True
     seed: int = 0
     log_every: int = 10
@@ -39,10 +42,10 @@ class TrainConfig:
 
 
 BASE = TrainConfig()
-DISTIL = replace(BASE, stage="distil", steps=500, rate=3e-4, ema=0.99, loss=LossConfig(cap=1.5))
+DISTIL = replace(BASE, stage="distil", steps=700, rate=3e-4, ema=0.99, loss=LossConfig(cap=1.5, blinks=3.0))
 PRESETS: dict[str, TrainConfig] = {
     "base-cpu": BASE,
     "distil-cpu": DISTIL,
     "base-smoke": replace(BASE, steps=4, batch=2, save_every=2, log_every=1),
-    "distil-smoke": replace(DISTIL, steps=4, batch=2, save_every=2, log_every=1),
+    "distil-smoke": replace(DISTIL, steps=4, batch=2, save_every=2, log_every=1, spread_clips=2),
 }

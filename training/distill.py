@@ -1,8 +1,8 @@
-"""Distillation to the rollout's four steps: regress the end of the teacher's path from states along it (ODE
-regression).
+"""Distillation to the rollout's four steps: regress the end of a teacher's path from states along it (ODE regression).
 
 Without it four steps give the mean of what could happen, a dead head. The teacher walks from noise to motion in small
-Euler steps under a fixed context; the student learns to jump from the four noise levels to where the teacher arrives.
+Euler steps under a fixed context; the student learns to jump from the four noise levels to where the teacher arrives. A
+small teacher arrives too near to the mean: its spread is measured against the data's and put right in the target.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,28 @@ import torch
 from torch import Tensor
 
 from models.dit import CausalWanDiT
+from models.motion import NAMES
 from training.noise import SIGMAS, shifted
 from training.sequence import CHUNKS, SPAN, Sequence, predict_recorded, record
 
+STRETCHED = ("brow", "gazeX", "gazeY", "yaw", "pitch", "roll", "tx", "ty")
+
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class TeacherPath:
     """States at the four levels [4, B, 28, 16, 2, 2] and the end of the path [B, 28, 16, 2, 2]."""
 
     states: Tensor
     end: Tensor
 
 
-def teacher_path(teacher: CausalWanDiT, sequence: Sequence, steps: int, generator: torch.Generator) -> Path:
+def teacher_path(
+    teacher: CausalWanDiT,
+    sequence: Sequence,
+    steps: int,
+    generator: torch.Generator,
+    spread: Tensor | None = None,
+) -> TeacherPath:
     """Integrate the teacher from noise; `steps` is a multiple of four, so that the four levels lie on its grid."""
     assert steps % 4 == 0
     view = record(teacher, sequence)
@@ -35,10 +44,30 @@ def teacher_path(teacher: CausalWanDiT, sequence: Sequence, steps: int, generato
             states.append(x)
         end = predict_recorded(teacher, sequence, view, x, sigma)
         x = end + (following / sigma) * (x - end)
-    return Path(torch.stack(states), end)
+    if spread is not None:
+        mean = predict_recorded(teacher, sequence, view, states[0], sigmas[0])
+        end = mean + spread[:, None, None] * (end - mean)
+    return TeacherPath(torch.stack(states), end)
 
 
-def student_input(path: Path, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def missing_spread(
+    teacher: CausalWanDiT, sequence: Sequence, steps: int, generator: torch.Generator, limit: float
+) -> Tensor:
+    """By how much, per channel [16], the ends of the teacher's paths lie closer about their mean than the data does.
+
+    The mean is the prediction from pure noise. At least 1, at most `limit`; 1 for lips, which the voice determines, and
+    for blinks, which are all or nothing and cannot be stretched.
+    """
+    view = record(teacher, sequence)
+    noise = torch.randn(sequence.target.shape, generator=generator)
+    mean = predict_recorded(teacher, sequence, view, noise, 1.0)
+    end = teacher_path(teacher, sequence, steps, generator).end
+    wanted, found = ((x - mean).square().mean((0, 1, 3, 4)) for x in (sequence.target, end))
+    stretched = torch.tensor([name in STRETCHED for name in NAMES])
+    return torch.where(stretched, (wanted / found).sqrt().clamp(1.0, limit), torch.ones(len(NAMES)))
+
+
+def student_input(path: TeacherPath, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """For each chunk one of the four levels at random: noisy latents and their sigmas [B, 7]."""
     size = path.end.shape[0]
     level = torch.randint(len(SIGMAS), (size, CHUNKS), generator=generator)

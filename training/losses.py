@@ -23,11 +23,13 @@ _CHANNEL_WEIGHTS = {
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """speed: weight of the frame-to-frame term beside the term of values; cap: largest weight of a noise level."""
+    """speed: weight of the frame-to-frame term beside the term of values; cap: largest weight of a noise level;
+    blinks: weight of the lids."""
 
     speed: float = 1.0
     seam: float = 1.0
     cap: float = 6.0
+    blinks: float = 1.0
 
 
 def frames_in_order(latents: Tensor) -> Tensor:
@@ -37,7 +39,9 @@ def frames_in_order(latents: Tensor) -> Tensor:
 
 def motion_loss(prediction: Tensor, target: Tensor, sigmas: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
     """prediction, target [B, 28, 16, 2, 2] and sigmas [B, 7]: the loss, and the plain error per channel [16]."""
-    weights = torch.tensor([_CHANNEL_WEIGHTS.get(name, 1.0) for name in NAMES])
+    weights = torch.tensor(
+        [config.blinks if name.startswith("blink") else _CHANNEL_WEIGHTS.get(name, 1.0) for name in NAMES]
+    )
     error = frames_in_order(prediction - target)
     speed = error[:, :, 1:] - error[:, :, :-1]
     seam = error[:, 1:, 0]  # against the last clean frame, whose error is zero

@@ -134,9 +134,8 @@ def lip_figures(motion: FloatArray, one: Case) -> dict[str, object]:
         name: round(float(np.corrcoef(made[:, i], truth[:, i])[0, 1]), 3) for i, name in enumerate(LIP_CHANNELS)
     }
     lags = {s: float(np.corrcoef(np.roll(made[:, 0], s)[5:-5], truth[5:-5, 0])[0, 1]) for s in range(-4, 5)}
-    closed = [
-        min(frames - 1, int((p.start + p.end) / 2 * FPS)) for p in one.speech.phonemes if p.name in ("p", "b", "m")
-    ]
+    middles = [int((p.start + p.end) / 2 * FPS) for p in one.speech.phonemes if p.name in ("p", "b", "m")]
+    closed = [frame for frame in middles if frame < frames]
     rests = [p for p in join_silences(one.speech.phonemes) if p.name == SILENCE and p.end - p.start > 0.4]
     resting = [f for p in rests for f in range(int((p.start + 0.16) * FPS), int((p.end - 0.16) * FPS)) if f < frames]
     return {

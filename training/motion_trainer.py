@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +20,7 @@ from models.motion import NAMES
 from training import checkpoint
 from training.configs import PRESETS, TrainConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
-from training.distill import Path as TeacherPath
-from training.distill import student_input, teacher_path
+from training.distill import TeacherPath, missing_spread, student_input, teacher_path
 from training.losses import motion_loss
 from training.noise import add_noise, sample_sigmas
 from training.sequence import CHUNKS, SPAN, Sequence, build, predict
@@ -36,6 +36,7 @@ class MotionTrainer:
         self.config, self.sampler, self.folder = config, sampler, folder
         self.model = CausalWanDiT(EMBEDDED.dit)
         self.teacher: CausalWanDiT | None = None
+        self.spread: Tensor | None = None
         if start is not None:
             self.model.load_state_dict({name: value.float() for name, value in start.items()})
         if config.stage == "distil":
@@ -43,6 +44,7 @@ class MotionTrainer:
             self.teacher = CausalWanDiT(EMBEDDED.dit)
             self.teacher.load_state_dict(self.model.state_dict())
             self.teacher.eval().requires_grad_(False)
+            self.spread = self.measure_spread(self.teacher)
         self.ema = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=config.rate, betas=config.betas, weight_decay=config.weight_decay
@@ -89,6 +91,16 @@ class MotionTrainer:
         self.average()
         return float(loss.detach()), errors
 
+    def measure_spread(self, teacher: CausalWanDiT) -> Tensor:
+        """Before the first step, on clips and noise of its own, so that a resumed run finds the same."""
+        config = self.config
+        generator, before = torch.Generator().manual_seed(config.seed), self.sampler.rng
+        self.sampler.rng = np.random.default_rng(config.seed + 1)
+        sequence = build(self.sampler.batch(config.spread_clips), config.exposure, generator)
+        self.sampler.rng = before
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            return missing_spread(teacher, sequence, config.paths, generator, config.spread_limit)
+
     def task(self) -> tuple[Sequence, Tensor, Tensor, Tensor]:
         """The next sequence, its noisy latents, their sigmas [B, 7], and what they should become."""
         config = self.config
@@ -105,7 +117,8 @@ class MotionTrainer:
         if self._path is None or self.step % config.reuse == 0:
             sequence = build(self.sampler.batch(config.batch), config.exposure, self.generator)
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                self._path = sequence, teacher_path(self.teacher, sequence, config.paths, self.generator)
+                path = teacher_path(self.teacher, sequence, config.paths, self.generator, self.spread)
+                self._path = sequence, path
         sequence, path = self._path
         noisy, sigmas = student_input(path, self.generator)
         return sequence, noisy, sigmas, path.end
@@ -157,7 +170,9 @@ def main() -> None:
     sampler = ClipSampler(Corpus(args.data), features, opening, config.clips, config.seed)
     start = checkpoint.averaged_weights(args.start) if args.start else None
     trainer = MotionTrainer(config, sampler, args.out, start)
-    (args.out / "config.json").parent.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if trainer.spread is not None:
+        print("spread", {name: round(float(s), 2) for name, s in zip(NAMES, trainer.spread, strict=True)}, flush=True)
     (args.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     trainer.run()
     if args.export:
