@@ -8,6 +8,8 @@ Times: ``frame`` counts content frames, ``sample`` counts 16 kHz voice samples, 
 
 import msgspec
 
+from engine.errors import AvatarError, CapacityError, EngineError, MediaError, RequestError
+
 PROTOCOL_VERSION = 1
 
 
@@ -167,3 +169,19 @@ class Failure(_Message, frozen=True):
 
 ToWorker = Ping | OpenStream | PushVoice | PushPose | Deadline | FramesRead | CloseStream | Shutdown
 ToGateway = Ready | Pong | StreamOpened | ChunkReady | StreamClosed | Failure
+OfStream = StreamOpened | ChunkReady | StreamClosed | Failure  # what is said of one stream
+
+_FAMILIES = {family.family: family for family in (RequestError, EngineError, MediaError)}
+
+
+def failure(error: AvatarError, stream: str = "", epoch: int = 0) -> Failure:
+    """An error as it crosses the wall."""
+    return Failure(stream, epoch, error.code, error.message, error.retryable, error.family)
+
+
+def error_from(failure: Failure) -> AvatarError:
+    """The error that crossed the wall, as it was raised on the other side."""
+    if failure.family == CapacityError.family:
+        return CapacityError(failure.code, failure.message)
+    kind = _FAMILIES.get(failure.family, EngineError)
+    return kind(failure.code, failure.message, retryable=failure.retryable)

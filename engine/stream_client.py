@@ -17,7 +17,21 @@ from numpy.typing import NDArray
 
 from engine.errors import AvatarError, EngineError
 from engine.frame_ring import FrameRing
-from engine.messages import ChunkReady, CloseStream, Deadline, FramesRead, PushPose, PushVoice, Rollout, ToWorker
+from engine.messages import (
+    ChunkReady,
+    CloseStream,
+    Deadline,
+    Failure,
+    FramesRead,
+    OfStream,
+    PushPose,
+    PushVoice,
+    Rollout,
+    StreamClosed,
+    StreamOpened,
+    ToWorker,
+    error_from,
+)
 
 VOICE_RATE = 16000
 AHEAD_SECONDS = 20  # of what the reader has taken: the worker holds a little more, the rest waits here
@@ -82,14 +96,13 @@ class EngineStream:
     ) -> None:
         """patience: seconds that ``close`` waits for the worker."""
         self.name, self.epoch = spec.stream, spec.epoch
-        self.closed = asyncio.Event()  # set by the client when the worker has let the stream go
         self._ring, self._send, self._forget, self._patience = ring, send, forget, patience
         self._fps = fps
         self._horizon = float(spec.first_frame + AHEAD_SECONDS * fps)
         self._voice: deque[tuple[int, NDArray[np.int16]]] = deque()  # views of what the caller pushed
         self._poses: deque[tuple[float, Mapping[str, float]]] = deque()
         self._ready: deque[ChunkReady] = deque()
-        self._news = asyncio.Event()
+        self._opened, self._closed, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._error: AvatarError | None = None
 
     def push_voice(self, pcm: NDArray[np.int16], at_sample: int) -> None:
@@ -117,8 +130,7 @@ class EngineStream:
         A worker that dies or hangs ends the wait (``worker_lost``); voice that does not come does not.
         """
         while not self._ready:
-            if self._error is not None:
-                raise self._error.with_traceback(None)  # fresh: it may be raised many times
+            self._check()
             self._news.clear()
             await self._news.wait()
         return self._take(self._ready.popleft())
@@ -129,19 +141,32 @@ class EngineStream:
             self._push(CloseStream(self.name))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience):
-                    await self.closed.wait()
+                    await self._closed.wait()
         self.abandon()
 
-    def deliver(self, chunk: ChunkReady) -> None:
-        """Client: a chunk lies in the ring."""
-        self._ready.append(chunk)
-        self._news.set()
+    async def opened(self) -> None:
+        """Client: wait for the worker's word. Raises what it answers, or why it cannot any more."""
+        await self._opened.wait()
+        self._check()
+
+    def deliver(self, message: OfStream) -> None:
+        """Client: what the worker says of this stream."""
+        match message:
+            case StreamOpened():
+                self._opened.set()
+            case ChunkReady():  # it lies in the ring
+                self._ready.append(message)
+                self._news.set()
+            case StreamClosed():
+                self._closed.set()
+            case Failure():
+                self.fail(error_from(message))
 
     def fail(self, error: AvatarError) -> None:
         """Client: the stream has ended; the first reason counts."""
         self._error = self._error or error
-        self._news.set()
-        self.closed.set()
+        for waited_for in (self._opened, self._closed, self._news):
+            waited_for.set()
 
     def abandon(self) -> None:
         """Client: free what is held on this side, without a word to the worker."""
@@ -150,6 +175,10 @@ class EngineStream:
             kept.clear()
         self._forget(self)
         self._ring.close()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # fresh: it may be raised many times
 
     def _take(self, chunk: ChunkReady) -> MediaChunk:
         ring = self._ring

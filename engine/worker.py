@@ -6,14 +6,15 @@ the process. Holds no decision about time (``engine.deadline``) and no method (`
 """
 
 import argparse
-import contextlib
 import ctypes
 import faulthandler
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from time import perf_counter
 
 import msgspec
@@ -29,7 +30,6 @@ from engine.messages import (
     PROTOCOL_VERSION,
     CloseStream,
     Deadline,
-    Failure,
     FramesRead,
     ModelInfo,
     OpenStream,
@@ -42,6 +42,7 @@ from engine.messages import (
     StreamClosed,
     StreamOpened,
     ToWorker,
+    failure,
 )
 from engine.runner import ModelRunner
 from engine.stream import Stream
@@ -117,12 +118,10 @@ class Worker:
     def _offer(self, stream: Stream, now: float) -> None:
         if stream.busy:
             return
-        complete = stream.has_room and stream.drive_complete(now)
-        if complete:
+        if stream.has_room and stream.drive_complete(now):
             self._scheduler.offer(stream.name, now, stream.deadline, complete=True)
         elif stream.has_room and stream.has_deadline:
-            deadline = stream.deadline + self._pulse.grace(now)
-            self._scheduler.offer(stream.name, now, deadline, complete=False)
+            self._scheduler.offer(stream.name, now, stream.deadline + self._pulse.grace(now), complete=False)
         else:
             self._scheduler.withdraw(stream.name)
 
@@ -192,19 +191,13 @@ class Worker:
     def _open(self, message: OpenStream, descriptor: int) -> None:
         if (old := self._streams.get(message.stream)) is not None:
             self._drop(old)
-        try:
+        with _telling(partial(self._report, message.stream, message.epoch)):
             ring = FrameRing.attach(descriptor)
             try:
                 self._streams[message.stream] = stream = self._admit(message, ring)
             except BaseException:
                 ring.close()
                 raise
-        except AvatarError as error:
-            self._report(message.stream, message.epoch, error)
-        except Exception as error:
-            log.exception("stream=%s event=open_failed", message.stream)
-            self._report(message.stream, message.epoch, _internal(error))
-        else:
             log.info("stream=%s event=opened epoch=%d slot=%d", stream.name, stream.epoch, stream.slot)
             self._channel.send(StreamOpened(stream.name, stream.epoch, stream.slot))
 
@@ -225,18 +218,9 @@ class Worker:
         stream.close()
         log.info("stream=%s event=closed epoch=%d %s", stream.name, stream.epoch, stream.summary)
 
-    @contextlib.contextmanager
-    def _guard(self, *streams: Stream) -> Iterator[None]:
+    def _guard(self, *streams: Stream) -> AbstractContextManager[None]:
         """What goes wrong inside ends these streams, and no other."""
-        try:
-            yield
-        except AvatarError as error:
-            if error.code in ("gateway_lost", "protocol_error"):
-                raise
-            self._fail(streams, error)
-        except Exception as error:
-            log.exception("streams=%s event=failed", ",".join(stream.name for stream in streams))
-            self._fail(streams, _internal(error))
+        return _telling(partial(self._fail, streams))
 
     def _fail(self, streams: tuple[Stream, ...], error: AvatarError) -> None:
         for stream in streams:
@@ -249,6 +233,20 @@ class Worker:
         self._channel.send(failure(error, name, epoch))
 
 
+@contextmanager
+def _telling(tell: Callable[[AvatarError], None]) -> Iterator[None]:
+    """What goes wrong inside is told, and goes no further unless it concerns every stream."""
+    try:
+        yield
+    except AvatarError as error:
+        if error.code in ("gateway_lost", "protocol_error"):
+            raise
+        tell(error)
+    except Exception as error:
+        log.exception("event=failed")
+        tell(_internal(error))
+
+
 def _internal(error: Exception) -> EngineError:
     """What a stream is told of an error that nobody foresaw. Raises DeviceLost where no stream can go on."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -256,10 +254,6 @@ def _internal(error: Exception) -> EngineError:
     if isinstance(error, torch.AcceleratorError):
         raise DeviceLost from error
     return EngineError("internal_error", "the engine failed on this call", retryable=True)
-
-
-def failure(error: AvatarError, stream: str = "", epoch: int = 0) -> Failure:
-    return Failure(stream, epoch, error.code, error.message, error.retryable, error.family)
 
 
 def die_with_parent() -> None:

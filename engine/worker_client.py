@@ -19,7 +19,7 @@ import msgspec
 
 from engine.channel import GatewayChannel
 from engine.config import EngineConfig
-from engine.errors import AvatarError, CapacityError, EngineError, MediaError, RequestError
+from engine.errors import AvatarError, EngineError
 from engine.frame_ring import FrameRing
 from engine.messages import (
     PROTOCOL_VERSION,
@@ -36,6 +36,7 @@ from engine.messages import (
     StreamOpened,
     ToGateway,
     ToWorker,
+    error_from,
 )
 from engine.stream_client import EngineStream, StreamSpec
 
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-m", "engine.worker")
 RING_CHUNKS = 3  # a worker makes at most so many chunks that nobody has read
-
-_FAMILIES = {family.family: family for family in (RequestError, EngineError, MediaError)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Limits:
 
 
 class WorkerClient:
-    """Start once, use, close once. ``died`` is set when the process is gone and reaped."""
+    """Start once, use, close once. ``died`` is set when the process is gone and reaped, or never came to be."""
 
     def __init__(self, command: Sequence[str] = WORKER_COMMAND, limits: Limits | None = None) -> None:
         self._command = tuple(command)
@@ -73,7 +72,6 @@ class WorkerClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._info: ModelInfo | None = None
         self._streams: dict[str, EngineStream] = {}
-        self._opening: dict[str, asyncio.Future[None]] = {}
         self._missed_pings = 0
         self._closing = False
         self.died = asyncio.Event()
@@ -94,19 +92,13 @@ class WorkerClient:
     async def start(self, config: EngineConfig) -> None:
         """Start the process and wait until its model is warm. Raises AvatarError; then nothing is left behind."""
         assert self._process is None, "a client starts one process"
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            number = theirs.fileno()
-            settings = msgspec.json.encode(asdict(config)).decode()
-            try:
-                # Its own process group: an interrupt typed at the terminal is the gateway's to handle.
-                self._process = subprocess.Popen(
-                    [*self._command, "--fd", str(number), "--config", settings],
-                    stdin=subprocess.DEVNULL, pass_fds=(number,), process_group=0,
-                )  # fmt: skip
-            except OSError as error:
-                ours.close()
-                raise EngineError("worker_start_failed", "the worker process could not be started") from error
+        try:
+            self._process, ours = self._spawn(config)
+        except OSError as error:  # no descriptor, process or memory left, which may pass
+            self.died.set()
+            raise EngineError(
+                "worker_start_failed", "the worker process could not be started", retryable=True
+            ) from error
         self._channel = GatewayChannel(ours)
         try:
             async with asyncio.timeout(self._limits.start):
@@ -124,8 +116,7 @@ class WorkerClient:
         assert spec.stream not in self._streams, f"stream {spec.stream} is open"
         ring = FrameRing.create(RING_CHUNKS * info.chunk_frames, info.width, info.height)
         stream = EngineStream(spec, info.fps, ring, self.send, self._forget, self._limits.close)
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._streams[spec.stream], self._opening[spec.stream] = stream, opened
+        self._streams[spec.stream] = stream
         height, width, _ = spec.portrait.shape
         message = OpenStream(
             stream=spec.stream, epoch=spec.epoch, portrait=spec.portrait.tobytes(), width=width, height=height,
@@ -135,15 +126,13 @@ class WorkerClient:
         try:
             self.send(message, ring.descriptor)
             async with asyncio.timeout(self._limits.open):
-                await opened
+                await stream.opened()
         except BaseException as error:
             self.send_quietly(CloseStream(spec.stream))
             stream.abandon()
             if isinstance(error, TimeoutError):
                 raise _late("worker_timeout", "the worker did not open the stream in time") from None
             raise
-        finally:
-            self._opening.pop(spec.stream, None)
         return stream
 
     async def close(self) -> None:
@@ -179,6 +168,23 @@ class WorkerClient:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
 
+    def _spawn(self, config: EngineConfig) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """The process and our end of its socket. Raises OSError; then neither is left."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            number = str(theirs.fileno())
+            settings = msgspec.json.encode(asdict(config)).decode()
+            try:
+                # Its own process group: an interrupt typed at the terminal is the gateway's to handle.
+                process = subprocess.Popen(
+                    [*self._command, "--fd", number, "--config", settings],
+                    stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), process_group=0,
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                raise
+        return process, ours
+
     async def _handshake(self) -> ModelInfo:
         assert self._channel is not None
         message = await self._channel.receive()
@@ -206,9 +212,6 @@ class WorkerClient:
         finally:
             for stream in list(self._streams.values()):
                 stream.fail(reason)
-            for opening in self._opening.values():
-                if not opening.done():
-                    opening.set_exception(reason)
             self._streams.clear()
             await self._destroy(leave)
 
@@ -221,24 +224,14 @@ class WorkerClient:
         match message:
             case Pong():
                 self._missed_pings = 0
-            case ChunkReady(stream=name, epoch=epoch):
-                if (stream := self._find(name, epoch)) is not None:
-                    stream.deliver(message)
-            case StreamOpened(stream=name):
-                if (opening := self._opening.get(name)) is not None and not opening.done():
-                    opening.set_result(None)
-            case StreamClosed(stream=name, epoch=epoch):
-                if (stream := self._find(name, epoch)) is not None:
-                    stream.closed.set()
-            case Failure(stream=""):
-                raise error_from(message)
-            case Failure(stream=name, epoch=epoch):
-                if (opening := self._opening.get(name)) is not None and not opening.done():
-                    opening.set_exception(error_from(message))
-                elif (stream := self._find(name, epoch)) is not None:
-                    stream.fail(error_from(message))
             case Ready():
                 raise EngineError("protocol_error", "the worker said twice that it is ready")
+            case Failure(stream=""):
+                raise error_from(message)
+            case StreamOpened() | ChunkReady() | StreamClosed() | Failure():
+                stream = self._streams.get(message.stream)
+                if stream is not None and stream.epoch == message.epoch:  # else it is late, for a stream that is gone
+                    stream.deliver(message)
 
     async def _ping(self) -> None:
         """Counts ticks and not seconds: a gateway that was itself stopped for a while must not blame the worker."""
@@ -252,10 +245,6 @@ class WorkerClient:
             self._missed_pings += 1
             nonce += 1
             self.send(Ping(nonce))
-
-    def _find(self, name: str, epoch: int) -> EngineStream | None:
-        stream = self._streams.get(name)
-        return stream if stream is not None and stream.epoch == epoch else None
 
     def _forget(self, stream: EngineStream) -> None:
         if self._streams.get(stream.name) is stream:
@@ -295,11 +284,3 @@ class WorkerClient:
 
 def _late(code: str, message: str) -> EngineError:
     return EngineError(code, message, retryable=True)
-
-
-def error_from(failure: Failure) -> AvatarError:
-    """The error that crossed the wall, as it was raised on the other side."""
-    if failure.family == CapacityError.family:
-        return CapacityError(failure.code, failure.message)
-    kind = _FAMILIES.get(failure.family, EngineError)
-    return kind(failure.code, failure.message, retryable=failure.retryable)

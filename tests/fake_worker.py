@@ -2,8 +2,8 @@
 
 It answers like ``engine.worker``: every chunk's frame n is grey level n % 200 + 16, made as soon as the voice reaches
 its end. ``--config`` is read for ``slots`` and ``model``: "hang" stops reading after the first chunk, "refuse" fails
-to start, "garbage" talks nonsense, "crash" exits at once. A stream with seed 666 fails, one with seed 667 kills the
-process.
+to start, "garbage" talks nonsense, "crash" exits at once, "late" first answers what was asked in epoch 0. A stream
+with seed 666 fails, one with seed 667 kills the process.
 """
 
 import argparse
@@ -77,12 +77,12 @@ def main() -> None:
     )  # fmt: skip
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
     try:
-        serve(channel, hang=model == "hang", slots=slots)
+        serve(channel, hang=model == "hang", late=model == "late", slots=slots)
     except AvatarError:
         sys.exit(1)
 
 
-def serve(channel: WorkerChannel, hang: bool, slots: int) -> None:
+def serve(channel: WorkerChannel, hang: bool, late: bool, slots: int) -> None:
     calls: dict[str, Call] = {}
     while True:
         channel.wait(1.0)
@@ -94,6 +94,10 @@ def serve(channel: WorkerChannel, hang: bool, slots: int) -> None:
                     channel.send(Pong(nonce))
                 case OpenStream(stream=name, epoch=epoch):
                     assert descriptor is not None
+                    if late:
+                        channel.send(StreamOpened(name, 0, 0))
+                        channel.send(Failure(name, 0, "no_slot", "every slot is taken", True, "capacity_error"))
+                        time.sleep(0.1)
                     if len(calls) >= slots:
                         os.close(descriptor)
                         channel.send(Failure(name, epoch, "no_slot", "every slot is taken", True, "capacity_error"))

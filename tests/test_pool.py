@@ -1,10 +1,13 @@
 """The pool: slots are counted, lost workers come back, calls go on in the next one, and nothing is left behind."""
 
 import asyncio
+import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +150,29 @@ async def test_reopen_gives_up_in_time_and_may_be_tried_again() -> None:
     assert (await lease.reopen(5)).epoch == 2
     await lease.release()
     await pool.close()
+
+
+@pytest.mark.parametrize("call", ["socket.socketpair", "subprocess.Popen"])
+async def test_a_seat_outlives_a_process_that_could_not_be_made(
+    pool: LocalPool, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    module, _, name = call.partition(".")
+    made, failures = getattr(sys.modules[module], name), iter([errno.EAGAIN])
+
+    def flaky(*args: Any, **options: Any) -> Any:
+        for code in failures:
+            raise OSError(code, os.strerror(code))
+        return made(*args, **options)
+
+    monkeypatch.setattr(f"engine.worker_client.{call}", flaky)
+    kill(pool)
+    await pool._seats[0].client.died.wait()
+    async with asyncio.timeout(5):
+        while not pool.stats().alive:
+            await asyncio.sleep(0.01)
+    assert pool.stats().restarts == 2 and next(failures, None) is None
+    lease = await pool.acquire(spec("call"))
+    await lease.release()
 
 
 async def test_a_lost_worker_is_no_busy_loop() -> None:

@@ -168,6 +168,29 @@ async def test_an_error_of_one_stream_ends_that_stream_only(client: WorkerClient
     await good.close()
 
 
+async def test_a_late_answer_to_an_earlier_open_settles_no_later_one() -> None:
+    client = WorkerClient(FAKE, QUICK)
+    await client.start(EngineConfig(model="late"))
+    began = time.monotonic()
+    stream = await client.open(spec(epoch=1))  # neither "opened" nor "failed" of epoch 0 is its answer
+    assert time.monotonic() - began >= 0.1
+    stream.push_voice(voice(9), 0)
+    assert (await stream.next_chunk()).epoch == 1
+    await stream.close()
+    await client.close()
+
+
+async def test_a_worker_that_dies_while_a_stream_is_opened_ends_the_wait(client: WorkerClient) -> None:
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+    opening = asyncio.create_task(client.open(spec()))
+    await asyncio.sleep(0.05)
+    os.kill(client.pid, signal.SIGKILL)
+    with pytest.raises(EngineError) as lost:
+        await opening
+    assert lost.value.code == "worker_lost"
+
+
 @pytest.mark.parametrize(
     ("model", "code", "kind"),
     [
