@@ -93,13 +93,8 @@ class DeadlineScheduler(Generic[K]):
         ]
         return [key for _, _, key in sorted(due, key=lambda item: item[:2])]
 
-    def next(self, now: float) -> K | None:
-        """What to work on now, None = nothing yet."""
-        order = self.order(now)
-        return order[0] if order else None
-
     def wake_at(self) -> float:
-        """When ``next`` may answer differently though nothing is offered anew; infinite = never."""
+        """When ``order`` may answer differently though nothing is offered anew; infinite = never."""
         starts = [self._latest_start(call) for call in self._calls.values() if call.offered and not call.complete]
         return min(starts, default=inf)
 

@@ -5,9 +5,10 @@ is complete, and whoever takes more than that gets silence for what is missing a
 fps and its tokens, no clock and no deadline. Its memory is fixed.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ FloatArray = NDArray[np.float32]
 
 HORIZON_SECONDS = 30  # how far voice and poses may run ahead of what was taken
 STALE_SECONDS = 0.5  # a pose holds so long after its record
-MAX_POSES = 4096
+MAX_POSES = 4096  # one a frame: further ahead than anyone sends
 
 _LOWS = np.array([channel.low for channel in CHANNELS], np.float32)
 _HIGHS = np.array([channel.high for channel in CHANNELS], np.float32)
@@ -104,32 +105,35 @@ class DriveBuffer:
 
     def push_pose(self, controls: Mapping[str, float], at: float) -> None:
         """Add a record of absolute controls by channel name that holds from frame ``at`` on; what it does not name is
-        not given. Values are clamped; unknown names and values that are no numbers are ignored."""
-        if len(self._poses) >= MAX_POSES or not np.isfinite(at):
+        not given. Values are clamped; unknown names and values that are no numbers are ignored.
+
+        Of records denser than pictures only the last before each picture, or at it, is kept. A record without a time,
+        or beyond room for ``MAX_POSES``, is dropped and counted.
+        """
+        if not isfinite(at):
+            self.counts.dropped_poses += 1
+            return
+        index = bisect_left(self._poses, ceil(at), key=lambda pose: ceil(pose.frame))
+        same_picture = index < len(self._poses) and ceil(self._poses[index].frame) == ceil(at)
+        if same_picture and at < self._poses[index].frame:
+            return
+        if not same_picture and len(self._poses) >= MAX_POSES:
             self.counts.dropped_poses += 1
             return
         values = np.full(len(CHANNELS), np.nan, np.float32)
         for name, value in controls.items():
-            if name in INDEX and np.isfinite(value):
+            if name in INDEX and isfinite(value):
                 values[INDEX[name]] = value
         record = _PoseRecord(at, tuple(np.clip(values, _LOWS, _HIGHS).tolist()))
-        at_index = bisect_right(self._poses, at, key=lambda pose: pose.frame)
-        if at_index and self._poses[at_index - 1].frame == at:
-            self._poses[at_index - 1] = record
-        else:
-            self._poses.insert(at_index, record)
+        self._poses[index : index + same_picture] = [record]
 
     def ready_until(self) -> int:
-        """The media frame before which the features of every frame are complete."""
-        mel = self._mel
-        hops = (self._complete - mel.window) // mel.hop + 1  # hops that exist
-        start = hops - mel.hops_from  # the last start hop whose token is complete
-        # The largest frame n with floor(n * rate / (hop * fps)) <= start, plus one.
-        return max(0, ((start + 1) * mel.hop * self._fps - 1) // mel.sample_rate + 1)
-
-    def can_take(self, first_latent: int, latents: int) -> bool:
-        """Whether all voice of these latents has come."""
-        return self._needed(first_latent + latents - 1) <= self._complete
+        """The latent before which all voice has come; or was taken as silence."""
+        mel, n = self._mel, self._tokens
+        start = (self._complete - mel.window) // mel.hop + 1 - mel.hops_from  # last hop at which a token can begin
+        # ``_hop`` of a latent's last token, turned round: its time, in parts of a frame, is at most ``last``.
+        last = ((start + 1) * mel.hop * self._fps * n - 1) // mel.sample_rate
+        return max(0, (last - (self._first_frame + 1) * n + self._frames) // (self._frames * n) + 1)
 
     def take(self, first_latent: int, latents: int) -> DriveChunk:
         """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""

@@ -35,10 +35,6 @@ class KVCache:
     def frames(self) -> int:
         return self.keys.shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        return 2 * self.keys.nbytes
-
     def view(
         self,
         slots: Sequence[int],

@@ -89,7 +89,7 @@ class Stream:
 
     def drive_complete(self, now: float) -> bool:
         """All drive of the next chunk has come; ``now`` is noted the first time."""
-        complete = self.drive.can_take(self._state.next_latent, self._rollout.drive_latents)
+        complete = self._state.next_latent + self._rollout.drive_latents <= self.drive.ready_until()
         if complete and self._ready_at is None:
             self._ready_at = now
         return complete
@@ -162,7 +162,10 @@ class Stream:
     def summary(self) -> str:
         """For the log: how much was made and what was not in time."""
         counts = self.drive.counts
-        return f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples}"
+        return (
+            f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples} "
+            f"dropped_poses={counts.dropped_poses}"
+        )
 
     def close(self) -> None:
         self._ring.close()

@@ -118,17 +118,6 @@ def _as_float(pcm: NDArray[np.float32] | NDArray[np.int16]) -> FloatArray:
     return pcm.astype(np.float32, copy=False)
 
 
-def hops_needed(frame: int, config: LogMelConfig) -> int:
-    """How many hops, counted from the start of the call, must exist before the token of `frame` can be made."""
-    return max(0, config.hops_per_frame * frame + config.hops_from)
-
-
-def samples_needed(frame: int, config: LogMelConfig) -> int:
-    """How many samples, counted from the start of the call, must exist before the token of `frame` can be made."""
-    hops = hops_needed(frame, config)
-    return (hops - 1) * config.hop + config.window if hops else 0
-
-
 def frame_tokens(hops: FloatArray, frame: int, config: LogMelConfig, first_hop: int = 0) -> FloatArray:
     """Stack the hops around `frame` (which may be negative) into one token `[token_size]`, time-major.
 

@@ -17,11 +17,11 @@ def test_the_earliest_deadline_comes_first_and_files_last() -> None:
     queue.offer("a", 0.0, 3.0, complete=True)
     queue.offer("b", 0.0, inf, complete=True)
     queue.offer("c", 0.0, 2.0, complete=True)
-    assert queue.order(0.0) == ["c", "a", "b"] and queue.next(0.0) == "c"
+    assert queue.order(0.0) == ["c", "a", "b"]
     queue.finish("c", 0.1)
     assert queue.order(0.0) == ["a", "b"]
     queue.withdraw("a")
-    assert queue.next(0.0) == "b"
+    assert queue.order(0.0) == ["b"]
 
 
 def test_among_files_who_waited_longest_comes_first() -> None:
@@ -39,7 +39,7 @@ def test_without_its_voice_a_chunk_waits_as_long_as_time_allows() -> None:
     queue = scheduler(cost=0.1)
     queue.offer("a", 0.0, 1.0, complete=False)
     assert queue.wake_at() == 0.875
-    assert queue.next(0.874) is None and queue.next(0.875) == "a"
+    assert queue.order(0.874) == [] and queue.order(0.875) == ["a"]
 
 
 def test_a_slow_machine_is_no_reason_to_take_silence_early() -> None:
@@ -54,7 +54,7 @@ def test_a_slow_machine_is_no_reason_to_take_silence_early() -> None:
 def test_a_file_never_goes_without_its_voice() -> None:
     queue = scheduler()
     queue.offer("a", 0.0, inf, complete=False)
-    assert queue.next(1e9) is None and queue.wake_at() == inf
+    assert queue.order(1e9) == [] and queue.wake_at() == inf
 
 
 def test_cost_is_measured_and_remembered() -> None:
@@ -100,10 +100,11 @@ def simulate(costs: dict[str, float], period: float, chunks: int, delay: float) 
                 queue.offer(name, now, done * period + delay, complete=True)
             else:
                 queue.withdraw(name)
-        name_now = queue.next(now)
-        if name_now is None:
+        order = queue.order(now)
+        if not order:
             now = min(done * period for done in made.values())
             continue
+        name_now = order[0]
         due = made[name_now] * period + delay
         now += costs[name_now]
         made[name_now] += 1

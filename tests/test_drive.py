@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from engine.drive import HORIZON_SECONDS, MAX_POSES, DriveBuffer, DriveChunk
 from engine.errors import EngineError
 from models.config import EMBEDDED, ModelConfig
-from models.features import LogMelConfig, StreamingLogMel, frame_tokens, samples_needed
+from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX
 
 MEL = LogMelConfig()
@@ -89,27 +89,44 @@ def test_packets_of_any_size_give_the_same_tokens_to_the_bit(config: ModelConfig
     pieces, made = DriveBuffer(config), []
     for start in range(0, len(sound), packet):
         pieces.push_voice(sound[start : start + packet], start)
-        if len(made) < 3 and pieces.can_take(3 * len(made), 4):
+        if len(made) < 3 and pieces.ready_until() >= 3 * len(made) + 4:
             made.append(pieces.take(3 * len(made), 4).tokens)
     assert all(np.array_equal(a, b) for a, b in zip(made, expected, strict=True))
 
 
 def test_ready_until_follows_the_look_ahead_to_the_sample() -> None:
-    for frame in (0, 12, 13):
-        needed = samples_needed(frame, MEL)
+    for latent, last_frame in ((0, 0), (3, 12), (4, 16)):
+        needed = (last_frame + 1) * 640 + MEL.lookahead_samples  # latents 0 .. 3, a first chunk: 13 frames and 55 ms
         buffer = DriveBuffer(EMBEDDED)
         buffer.push_voice(noise(needed - 1), 0)
-        assert buffer.ready_until() == frame
+        assert buffer.ready_until() == latent
         buffer.push_voice(noise(1), needed - 1)
-        assert buffer.ready_until() == frame + 1
-    first = DriveBuffer(EMBEDDED)
-    first.push_voice(noise(9199), 0)
-    assert not first.can_take(0, 4)  # chunk 0 wants 13 frames and 55 ms
-    first.push_voice(noise(1), 9199)
-    assert first.can_take(0, 4) and not first.can_take(3, 4)
+        assert buffer.ready_until() == latent + 1
     slow = DriveBuffer(SLOW)
     slow.push_voice(noise(16000), 0)
-    assert slow.ready_until() == 15  # frame 15 would need hops 93 + 8 of the 98 there are
+    assert slow.ready_until() == 4  # latent 4 ends with frame 16, which would need hops 100 .. 107 of the 98 there are
+
+
+@pytest.mark.parametrize("config", [EMBEDDED, SLOW])
+@pytest.mark.parametrize("tokens", [1, 4, 5])
+@pytest.mark.parametrize("first_frame", [0, 7])
+def test_what_is_ready_misses_nothing_and_one_latent_more_does(
+    config: ModelConfig, tokens: int, first_frame: int
+) -> None:
+    config = replace(config, dit=replace(config.dit, drive_tokens=tokens))
+    for samples in range(15_000, 17_000, 123):
+        buffer = DriveBuffer(config, first_frame)
+        buffer.push_voice(noise(samples), 0)
+        ready = buffer.ready_until()
+        assert ready > 1
+        assert buffer.take(0, ready).missing == () and buffer.take(0, ready + 1).missing != ()
+
+
+def test_what_was_taken_as_silence_is_waited_for_no_more() -> None:
+    buffer = DriveBuffer(EMBEDDED)
+    assert buffer.ready_until() == 0
+    buffer.take(0, 4)
+    assert buffer.ready_until() == 4
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,7 +137,7 @@ def test_order_and_repetition_do_not_matter(order: list[int], repeated: list[int
     expected.push_voice(sound, 0)
     buffer = DriveBuffer(EMBEDDED)
     for index in [*order, *repeated]:
-        assert buffer.can_take(0, 4) == (buffer.ready_until() >= 13)
+        assert (buffer.ready_until() >= 4) == (buffer._complete >= 9200)
         buffer.push_voice(sound[index * 1000 : (index + 1) * 1000], index * 1000)
     assert buffer.counts.repeated_samples == 1000 * len(repeated)
     assert buffer.ready_until() == expected.ready_until()
@@ -165,7 +182,7 @@ def test_a_stream_that_begins_later_hears_its_history() -> None:
     heard, deaf = DriveBuffer(EMBEDDED, first_frame=50), DriveBuffer(EMBEDDED, first_frame=50)
     heard.push_voice(sound, 0)
     deaf.push_voice(sound[50 * 640 :], 50 * 640)
-    assert heard.ready_until() == deaf.ready_until() > 63
+    assert heard.ready_until() == deaf.ready_until() > 4
     hops = StreamingLogMel(MEL).whole(sound)
     rows = heard.take(0, 4).tokens.reshape(-1, 672)
     for row, frame in enumerate(range(47, 63)):
@@ -183,7 +200,7 @@ def test_memory_and_results_stay_the_same_for_ever() -> None:
     for second in range(600):
         buffer.push_voice(sound, second * len(sound))
         buffer.push_pose({"yaw": 0.1}, second * 12.0)
-        while buffer.can_take(taken, 4):
+        while buffer.ready_until() >= taken + 4:
             chunk = buffer.take(taken, 4)
             assert chunk.missing == ()
             taken += 3
@@ -234,7 +251,7 @@ def test_poses_are_clamped_checked_and_bounded() -> None:
     assert values["blinkL"][3] == 0 and masks["blinkL"][3] == 1
     assert masks["pitch"][3] == 0 and masks["roll"][3] == 0
     for i in range(MAX_POSES + 10):
-        buffer.push_pose({"yaw": 0.1}, 1 + i * 0.001)
+        buffer.push_pose({"yaw": 0.1}, 1 + i)
     assert len(buffer._poses) == MAX_POSES and buffer.counts.dropped_poses == 12
 
 
@@ -246,3 +263,16 @@ def test_a_late_pose_and_a_second_one_for_the_same_frame_count() -> None:
     buffer.push_pose({"yaw": 0.2}, 8.5)
     values, _ = controls(buffer.take(3, 4))
     np.testing.assert_allclose(values["yaw"][:8], 0.2, atol=1e-6)
+
+
+def test_poses_denser_than_pictures_are_thinned_and_none_is_lost_at_the_end() -> None:
+    dense, plain = DriveBuffer(EMBEDDED), DriveBuffer(EMBEDDED)
+    order = np.random.default_rng(0).permutation(20 * 25 * 40)  # 20 s of a thousand records a second
+    for i in order.tolist():
+        dense.push_pose({"yaw": 0.3 * np.sin(i / 4000)}, i / 40)
+    for frame in range(20 * 25):
+        plain.push_pose({"yaw": 0.3 * np.sin(frame * 40 / 4000)}, frame)
+    assert dense.counts.dropped_poses == 0 and len(dense._poses) == 20 * 25 + 1
+    taken, expected = dense.take(0, 125).tokens, plain.take(0, 125).tokens
+    assert np.array_equal(taken, expected)  # frames -3 .. 496, each from the record at its own time
+    assert taken[-1, -1, VOICE + len(CHANNELS) + INDEX["yaw"]] == 1

@@ -57,7 +57,7 @@ def roll(model: LoadedModel, *, seed: int, yaw: Poses = ()) -> NDArray[np.float3
     held: Pass | None = None
     pushed = 0
     while sum(map(len, chunks)) < FRAMES + 3:
-        while not drive.can_take(state.next_latent, rollout.drive_latents):
+        while drive.ready_until() < state.next_latent + rollout.drive_latents:
             drive.push_voice(voice()[pushed : pushed + 8000], pushed)
             pushed += 8000
         tokens = torch.from_numpy(drive.take(state.next_latent, rollout.drive_latents).tokens)
