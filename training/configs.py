@@ -18,7 +18,7 @@ class TrainConfig:
     """
 
     stage: Literal["base", "distil"] = "base"
-    steps: int = 2000
+    steps: int = 2800
     batch: int = 32
     rate: float = 1e-3
     final_rate: float = 0.03
@@ -42,7 +42,7 @@ class TrainConfig:
 
 
 BASE = TrainConfig()
-DISTIL = replace(BASE, stage="distil", steps=700, rate=3e-4, ema=0.99, loss=LossConfig(cap=1.5, blinks=3.0))
+DISTIL = replace(BASE, stage="distil", steps=440, rate=4e-4, ema=0.99, loss=LossConfig(cap=1.5, blinks=3.0))
 PRESETS: dict[str, TrainConfig] = {
     "base-cpu": BASE,
     "distil-cpu": DISTIL,

@@ -47,7 +47,14 @@ def teacher_path(
     if spread is not None:
         mean = predict_recorded(teacher, sequence, view, states[0], sigmas[0])
         end = mean + spread[:, None, None] * (end - mean)
-    return TeacherPath(torch.stack(states), end)
+    return TeacherPath(torch.stack(states), torch.where(given_controls(sequence), sequence.target, end))
+
+
+def given_controls(sequence: Sequence) -> Tensor:
+    """Which values of the noisy latents the drive itself gives, bool [B, 28, 16, 2, 2]: there the answer is known, and
+    the student is held to it rather than to what a teacher makes of it."""
+    mask = sequence.noisy_drive[..., -len(NAMES) :]  # [B, 28, 4 frames, 16]
+    return mask.transpose(2, 3).unflatten(3, (2, 2)) > 0
 
 
 def missing_spread(
@@ -62,7 +69,8 @@ def missing_spread(
     noise = torch.randn(sequence.target.shape, generator=generator)
     mean = predict_recorded(teacher, sequence, view, noise, 1.0)
     end = teacher_path(teacher, sequence, steps, generator).end
-    wanted, found = ((x - mean).square().mean((0, 1, 3, 4)) for x in (sequence.target, end))
+    free = ~given_controls(sequence)
+    wanted, found = (((x - mean).square() * free).sum((0, 1, 3, 4)) for x in (sequence.target, end))
     stretched = torch.tensor([name in STRETCHED for name in NAMES])
     return torch.where(stretched, (wanted / found).sqrt().clamp(1.0, limit), torch.ones(len(NAMES)))
 
