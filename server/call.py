@@ -7,6 +7,7 @@ when one is due. The engine may be lost and replaced in between; the browser nev
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,10 +42,12 @@ ENDED = {
     "call_too_long": "the call has reached its longest time",
     "flood": "the browser sent more than a call may",
     "worker_lost": "the engine was lost and did not come back",
+    "engine_silent": "the engine gives no pictures any more",
     "server_shutdown": "the server is going down",
     "internal_error": "something went wrong here",
 }
 LIMIT_MS = 1000  # delay above the target at which speech is cut too
+HISTORY_S = 2.0  # voice kept beyond the longest delay: an engine that begins anew is given a second before its frame
 CLOSE_S = 5.0
 OPENING_S = 0.5  # a call refused in its first instant still tells why, once the data channel is there
 FAREWELL_S = 0.05  # for the last message to leave before the connection does
@@ -69,11 +72,11 @@ class Call:
 
     def __init__(self, parts: CallParts, spec: StreamSpec, on_state: Callable[[str, str | None], None]) -> None:
         """on_state: told of ``connecting``, ``live`` and ``ended`` with its reason."""
-        self.parts, self._spec, self._on_state = parts, spec, on_state
+        self.parts, self._name, self._on_state = parts, spec.stream, on_state
         info = parts.pool.info
         delay = playout_delay(info, parts.settings.delay_ms)
-        self.line = VoiceLine()
         self.playout = Playout(still_picture(spec, info), info.fps, delay, delay + LIMIT_MS * 48)
+        self.line = VoiceLine(self.playout.limit / 48_000 + HISTORY_S)
         self.state = "created"
         self.reason: str | None = None
         self._why: str | None = None
@@ -98,14 +101,19 @@ class Call:
         except BaseException:
             await peer.close()
             raise
+        if self._over.is_set():
+            await peer.close()
+            raise RequestError("session_ended", "the session has ended", status=409)
         self._peer = peer
         self._enter("connecting")
-        self._task = asyncio.create_task(self._run(peer), name=f"call-{self._spec.stream[:8]}")
+        self._task = asyncio.create_task(self._run(peer), name=f"call-{self._name[:8]}")
         return answer
 
     async def add_candidates(self, candidates: list[tuple[str, str | None, int | None]]) -> None:
-        if self._peer is not None:
-            await self._peer.add_candidates(candidates)
+        """Raises RequestError 409 before the offer has been answered: there is nothing yet to add them to."""
+        if self._peer is None:
+            raise RequestError("no_offer", "candidates follow the answered offer", status=409)
+        await self._peer.add_candidates(candidates)
 
     def say(self, turn: Turn) -> None:
         if self.state not in ("connecting", "live"):
@@ -113,7 +121,7 @@ class Call:
         self.line.say(turn)
 
     def interrupt(self) -> list[str]:
-        """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer."""
+        """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer. The turns stopped."""
         ids = self.line.interrupt()
         self.engine.take_back(self.playout.fade_out())
         return ids
@@ -131,7 +139,10 @@ class Call:
         """End and wait until everything is let go, in bounded time."""
         self.end(reason)
         if self._task is None:
-            self._enter("ended")
+            if self.state != "ended":
+                self._enter("ended")
+                self.parts.metrics.call_ended(reason, was_live=False)
+                await self._let_go()
             return
         _, pending = await asyncio.wait({self._task}, timeout=2 * CLOSE_S)
         if pending:
@@ -156,7 +167,7 @@ class Call:
         except* AvatarError as errors:
             self._fail(_first(errors))
         except* Exception as errors:
-            logger.exception("a call failed stream=%s", self._spec.stream, exc_info=errors)
+            logger.exception("a call failed stream=%s", self._name, exc_info=errors)
             self.end("internal_error")
         finally:
             was_live = self.state == "live"
@@ -184,6 +195,7 @@ class Call:
             for release in self.playout.due(now):
                 self.engine.step()
                 self._emit(peer, release)
+                self.line.heard(self.playout.position)
                 if release.fresh and first_frame_at is None:
                     first_frame_at = now
                     self.parts.metrics.first_frame(now - self.began)
@@ -211,7 +223,7 @@ class Call:
     # The end
 
     def _fail(self, error: AvatarError) -> None:
-        logger.warning("call ended by an error stream=%s code=%s", self._spec.stream, error.code)
+        logger.warning("call ended by an error stream=%s code=%s", self._name, error.code)
         self.end(error.code)
         self._why = error.message
 
@@ -227,13 +239,18 @@ class Call:
             await asyncio.sleep(FAREWELL_S)
         try:
             async with asyncio.timeout(CLOSE_S):
-                for outcome in await asyncio.gather(peer.close(), self.engine.release(), return_exceptions=True):
+                for outcome in await asyncio.gather(peer.close(), self._let_go(), return_exceptions=True):
                     if isinstance(outcome, Exception):
                         logger.error("a call's parts did not close well", exc_info=outcome)
         except TimeoutError:
-            logger.error("a call did not close in time stream=%s", self._spec.stream)
-        self.line.interrupt()
-        self.playout.clear()  # the session is remembered for a while, its media is not
+            logger.error("a call did not close in time stream=%s", self._name)
+
+    async def _let_go(self) -> None:
+        """The session is remembered for a while; its slot, its pictures and its sound are not."""
+        self._peer = None
+        self.line.clear()
+        self.playout.clear()
+        await self.engine.release()
 
     def _enter(self, state: str) -> None:
         if state == self.state:
@@ -245,12 +262,12 @@ class Call:
 def playout_delay(info: ModelInfo, delay_ms: int) -> int:
     """Samples (48 kHz, whole blocks) between voice and picture: the drive a chunk waits for, its cost, and some air.
 
-    A chunk of c frames needs the voice of c + k frames and the features' look-ahead before it can begin.
+    A chunk of c frames needs the voice of c + k frames and the features' look-ahead before it can begin: with less
+    delay than that there would never be a first one, whatever was asked for (``delay_ms``, 0: choose).
     """
-    if delay_ms == 0:
-        drive_ms = (info.chunk_frames + info.drive_ahead_frames) * 1000 / info.fps + info.lookahead_ms
-        delay_ms = round(drive_ms + 1.5 * info.warmup_chunk_ms + 80)
-    return -(-delay_ms * 48 // BLOCK) * BLOCK
+    drive_ms = (info.chunk_frames + info.drive_ahead_frames) * 1000 / info.fps + info.lookahead_ms
+    wanted_ms = delay_ms or drive_ms + 1.5 * info.warmup_chunk_ms + 80
+    return math.ceil(max(drive_ms, wanted_ms) * 48 / BLOCK) * BLOCK
 
 
 def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
