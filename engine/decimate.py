@@ -42,6 +42,10 @@ class Decimator:
         self._buffer = buffer[count * _RATIO :]
         return np.clip(np.rint(windows @ _KERNEL), -32768, 32767).astype(np.int16)
 
+    def forget(self) -> None:
+        """Take what was pushed so far for silence; time goes on where it is."""
+        self._buffer = np.zeros_like(self._buffer)
+
     def flush(self) -> NDArray[np.int16]:
         """The samples still waiting for their future, which is now known to be silence."""
         return self.push(np.zeros(_HALF, np.int16))

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
 RECOVERY_S = 60.0
 RETRY_S = 0.2
+PATIENCE_STEPS = 1000  # 20 s of media time that waits for a living engine: no chunk will come any more
 
 
 class EngineLink:
@@ -42,15 +43,19 @@ class EngineLink:
 
         stamped: number the frames in their pixels, for measurement.
         """
-        self._pool, self._spec, self._line, self._playout = pool, spec, line, playout
+        self._pool, self._line, self._playout = pool, line, playout
+        self._spec: StreamSpec | None = spec
+        self._name = spec.stream
         self._metrics, self._on_state, self._stamped = metrics, on_state, stamped
         self._lease: Lease | None = None
         self._stream: EngineStream | None = None
         self._lost_at: float | None = None
+        self._waited = 0  # steps
         self.chunk_ms = 0.0
 
     async def run(self) -> None:
         """Take a slot, then chunks for ever. Raises AvatarError when there is no slot, or no engine any more."""
+        assert self._spec is not None, "run after release"
         self._lease = await self._pool.acquire(self._spec)
         self._attach(self._lease.stream, 0)
         self._on_state("live")
@@ -66,11 +71,17 @@ class EngineLink:
                 self._take(chunk)
 
     def step(self) -> None:
-        """Twenty milliseconds of voice to the engine, unless media time must wait for it."""
+        """Twenty milliseconds of voice to the engine, unless media time must wait for it.
+
+        Raises EngineError ``engine_silent`` for an engine that lives, has all the voice it needs, and gives nothing.
+        """
         stream, playout = self._stream, self._playout
         ahead = self._line.head - frame_start(playout.awaited, playout.fps)
         if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
             self._line.microphone.clear()  # heard while nothing can answer it
+            self._waited += stream is not None
+            if self._waited > PATIENCE_STEPS:
+                raise EngineError("engine_silent", "the engine gives no pictures any more")
             return
         block = self._line.next_block()
         playout.push_voice(block.sample, block.pcm)
@@ -90,7 +101,7 @@ class EngineLink:
             self._stream.push_voice(silence, at)
 
     async def release(self) -> None:
-        self._stream = None
+        self._stream = self._spec = None
         lease, self._lease = self._lease, None
         if lease is not None:
             await lease.release()
@@ -104,15 +115,16 @@ class EngineLink:
             self._playout.push_voice(block.sample, block.pcm)
         past = drive_sample(max(0, first_frame - CONTEXT_FRAMES), self._playout.fps)
         at, drive = self._line.drive_since(past)
+        assert at <= past, "the voice line keeps too little: the engine would wait for ever for what is missing"
         stream.push_voice(drive, at)
-        self._stream = stream
+        self._stream, self._waited = stream, 0
 
     def _take(self, chunk: MediaChunk) -> None:
         if self._lost_at is not None:
             self._metrics.recovered(monotonic() - self._lost_at)
             self._lost_at = None
             self._on_state("live")
-        self.chunk_ms = chunk.chunk_ms
+        self.chunk_ms, self._waited = chunk.chunk_ms, 0
         self._metrics.chunk(chunk.chunk_ms / 1000)
         if self._stamped:
             for i, picture in enumerate(chunk.frames):
@@ -124,7 +136,7 @@ class EngineLink:
 
     async def _recover(self, lease: Lease, error: EngineError) -> None:
         """Media time stands still until a successor is there; it begins at the first frame that is missing."""
-        logger.warning("engine lost stream=%s code=%s", self._spec.stream, error.code)
+        logger.warning("engine lost stream=%s code=%s", self._name, error.code)
         self._metrics.worker_lost()
         self._stream = None
         # A successor that dies before its first chunk does not start the patience anew.

@@ -31,7 +31,7 @@ class MessageDesk:
         """Runs beside the call: the heartbeat, the longest time, the report."""
         settings = self._call.parts.settings
         peer.channel.deliver_to(self.receive)
-        peer.channel.on_open(lambda: self._call.send("state", state=self._call.state))
+        peer.channel.on_open(self._greet)
         live_since = monotonic()
         report_at = live_since + REPORT_S
         nap, before = min(REPORT_S, settings.heartbeat_s) / 4, live_since
@@ -47,9 +47,14 @@ class MessageDesk:
                 self._call.end("heartbeat_lost")
             elif now - live_since > settings.max_call_s:
                 self._call.end("call_too_long")
+            self._tell_turns()
             if now >= report_at:
                 report_at += REPORT_S
                 self._report(now)
+
+    def _greet(self) -> None:
+        if self._call.state != "ended":  # that the call tells itself, with its reason
+            self._call.send("state", state=self._call.state)
 
     def receive(self, text: str) -> None:
         """One message of the peer."""
@@ -96,10 +101,9 @@ class MessageDesk:
             skipped=playout.skipped,
             media_ms=round(playout.position / 48),
         )
-        self._tell_turns()
 
     def _tell_turns(self) -> None:
-        """Which turns began or ended since the last report; times are media time."""
+        """Which turns began or ended since last time, as the viewer hears them; times are media time."""
         turns = self._call.line.turns
         for turn in turns:
             if self._told.get(turn.id, "queued") != turn.state:

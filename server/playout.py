@@ -22,7 +22,6 @@ SLACK = 3 * BLOCK  # delay above the target that is left alone
 QUIET = 330  # peak of int16: -40 dB of full scale
 AGAIN_TICKS = 1000  # an underrun so soon after the last is no accident: the target itself is too short
 CALM_TICKS = 1500  # without one for so long, the target comes down a step
-MAX_FRAMES = 100  # pictures kept; an engine that runs further ahead is wrong
 
 Picture = NDArray[np.uint8]
 
@@ -65,6 +64,8 @@ class Playout:
         self._since_sent = REPEAT_TICKS  # the still goes out with the first tick
         self._since_skip = 0
         self._target = delay
+        # An engine cannot have the voice for more than ``limit``; one that runs twice as far ahead is wrong.
+        self._most_frames = 2 * limit * fps // PLAYOUT_RATE
         self._underrun_at = -AGAIN_TICKS
         self._again = False
         self._tail: NDArray[np.int16] | None = None  # speech that was cut, to be faded into what follows
@@ -100,7 +101,7 @@ class Playout:
             return
         self._arrived = True
         for i, picture in enumerate(chunk.frames):
-            if self.frame < chunk.first_frame + i and len(self._frames) < MAX_FRAMES:
+            if self.frame < chunk.first_frame + i and len(self._frames) < self._most_frames:
                 self._frames[chunk.first_frame + i] = picture
         for start, end in chunk.missing:
             self._silence(start * PLAYOUT_RATE // DRIVE_RATE, end * PLAYOUT_RATE // DRIVE_RATE)
@@ -128,9 +129,10 @@ class Playout:
         return silent_from
 
     def clear(self) -> None:
-        """Let pictures and sound go; the counts stay."""
+        """Let pictures and sound go, the still too; the counts stay. Nothing is due afterwards."""
         self._frames.clear()
         self._voice.clear()
+        self._picture, self._tail = self._picture[:0].copy(), None
 
     # Out
 

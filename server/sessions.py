@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 REMEMBER_S = 60.0  # an ended session still says why
 SWEEP_S = 0.5
-MAX_REMEMBERED = 1000
+MAX_REMEMBERED = 1000  # then those that ended first are forgotten early
 
 
 @dataclass(slots=True)
@@ -86,6 +86,7 @@ class Sessions:
             deadline=monotonic() + ttl,
         )
         self._sessions[session.id] = session
+        self._forget_surplus()
         return session, token
 
     def get(self, session_id: str, token: str | None) -> Session:
@@ -134,6 +135,13 @@ class Sessions:
         """End every call."""
         await asyncio.gather(*(session.call.close("server_shutdown") for session in self._sessions.values()))
 
+    def _forget_surplus(self) -> None:
+        surplus = len(self._sessions) - MAX_REMEMBERED
+        if surplus > 0:
+            ended = [session for session in self._sessions.values() if session.state == "ended"]
+            for session in sorted(ended, key=lambda session: session.deadline)[:surplus]:
+                del self._sessions[session.id]
+
     def _check(self, model: str | None, rollout: Rollout) -> None:
         if model is not None and model != self._parts.pool.info.name:
             raise RequestError(
@@ -144,5 +152,5 @@ class Sessions:
         if rollout.running_ahead and rollout.running_ahead not in RUNNING_AHEAD:
             raise RequestError("unknown_rollout", f"choose one of {', '.join(RUNNING_AHEAD)}", param="rollout")
         open_sessions = sum(session.state != "ended" for session in self._sessions.values())
-        if open_sessions >= self._parts.settings.max_sessions or len(self._sessions) >= MAX_REMEMBERED:
+        if open_sessions >= self._parts.settings.max_sessions:
             raise CapacityError("too_many_sessions", "too many sessions are open: try again later")

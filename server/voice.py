@@ -16,6 +16,7 @@ from engine.errors import CapacityError
 BLOCK = 960  # 20 ms at 48 kHz: also the most that one Opus frame may hold
 _FADE = np.linspace(0.0, 1.0, 240, dtype=np.float32)  # 5 ms
 MAX_QUEUED_TURNS = 4
+MAX_PAST_TURNS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,28 @@ class VoiceBlock:
     drive: NDArray[np.int16]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
-    """Something said. start: media sample of its first block, -1 while it waits."""
+    """Something said. start and end: media samples where it lies on the time line, -1 while that is not known.
+
+    state: ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time
+    line.
+    """
 
     id: str
     pcm: NDArray[np.int16]
-    state: str = "queued"  # queued, speaking, finished, interrupted
+    state: str = "queued"
     start: int = -1
+    end: int = -1
     spoken: int = 0
     duration_ms: int = field(init=False)  # of the whole, also once its samples are let go
 
     def __post_init__(self) -> None:
         self.duration_ms = round(len(self.pcm) * 1000 / PLAYOUT_RATE)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("finished", "interrupted")
 
 
 class MicrophoneBuffer:
@@ -94,37 +104,54 @@ class MicrophoneBuffer:
 class VoiceLine:
     """``head``: media time in 48 kHz samples, one block further with each ``next_block``."""
 
-    def __init__(self, history_s: float = 4.0) -> None:
+    def __init__(self, history_s: float) -> None:
+        """history_s: how much of the 16 kHz voice is kept for an engine that begins anew."""
         self.head = 0
         self.microphone = MicrophoneBuffer()
         self._decimator = Decimator()
         self._drive_head = 0
         self._history: deque[tuple[int, NDArray[np.int16]]] = deque(maxlen=int(history_s * 50))
         self._queue: deque[Turn] = deque()
-        self._recent: deque[Turn] = deque(maxlen=8)
+        self._turns: list[Turn] = []
 
     @property
     def turns(self) -> list[Turn]:
-        """The last few turns, oldest first."""
-        return list(self._recent)
+        """Those that wait or are heard, and the last few that are over; oldest first."""
+        return list(self._turns)
 
-    @property
-    def speaking(self) -> bool:
-        return bool(self._queue)
-
-    def say(self, turn: Turn) -> None:
+    def require_room(self) -> None:
+        """Raises CapacityError when as many turns wait as may."""
         if len(self._queue) >= MAX_QUEUED_TURNS:
             raise CapacityError("say_queue_full", "too much is waiting to be said: wait for a turn to end", status=429)
+
+    def say(self, turn: Turn) -> None:
+        self.require_room()
         self._queue.append(turn)
-        self._recent.append(turn)
+        self._turns.append(turn)
+        past = [turn for turn in self._turns if turn.over]
+        for old in past[: max(0, len(self._turns) - MAX_PAST_TURNS)]:
+            self._turns.remove(old)
 
     def interrupt(self) -> list[str]:
-        """Forget what is being said and what waits; the ids of those turns."""
-        ids = [turn.id for turn in self._queue]
-        for turn in self._queue:
+        """Forget what is being said and what waits; the ids of those turns, and of those not heard to their end."""
+        stopped = [turn for turn in self._turns if not turn.over]
+        for turn in stopped:
             turn.state, turn.pcm = "interrupted", turn.pcm[:0]
         self._queue.clear()
-        return ids
+        return [turn.id for turn in stopped]
+
+    def heard(self, sample: int) -> None:
+        """The viewer has been sent the voice up to 48 kHz ``sample``: which turns that began and ended."""
+        for turn in self._turns:
+            if turn.over or not 0 <= turn.start < sample:
+                continue
+            turn.state = "finished" if 0 <= turn.end <= sample else "speaking"
+
+    def clear(self) -> None:
+        """Let every sample go; what became of the turns stays."""
+        self.interrupt()
+        self.microphone.clear()
+        self._history.clear()
 
     def next_block(self) -> VoiceBlock:
         said = self._said()
@@ -150,6 +177,7 @@ class VoiceLine:
         start = sample * DRIVE_RATE // PLAYOUT_RATE
         for at, pcm in self._history:
             pcm[max(0, start - at) :] = 0
+        self._decimator.forget()  # it holds the last 2 ms, which would be a click
         return start, np.zeros(max(0, self._drive_head - start), np.int16)
 
     def _said(self) -> NDArray[np.int16] | None:
@@ -157,11 +185,11 @@ class VoiceLine:
             return None
         turn = self._queue[0]
         if turn.start < 0:
-            turn.start, turn.state = self.head, "speaking"
+            turn.start = self.head
         block = turn.pcm[turn.spoken : turn.spoken + BLOCK]
         turn.spoken += BLOCK
         if turn.spoken >= len(turn.pcm):
-            turn.state, turn.pcm = "finished", turn.pcm[:0]
+            turn.end, turn.pcm = self.head + BLOCK, turn.pcm[:0]
             self._queue.popleft()
         return block if len(block) == BLOCK else np.pad(block, (0, BLOCK - len(block)))
 

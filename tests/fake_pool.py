@@ -29,21 +29,23 @@ class FakeStream:
         self.chunk_s = chunk_s
         self.poses: list[tuple[float, dict[str, float]]] = []
         self.deadlines: list[tuple[int, float]] = []
-        self.closed = False
-        self._voice: dict[int, int] = {}  # frame -> peak of the samples pushed
+        self.pushed: list[tuple[int, np.ndarray]] = []  # (first 16 kHz sample, what was pushed), in order
+        self.closed = self.mute = False  # mute: alive, and gives nothing
+        self._voice: dict[int, np.ndarray] = {}  # frame -> its own samples
         self._end = 0
         self._next, self._index = spec.first_frame, 0
         self._news = asyncio.Event()
         self._lost: EngineError | None = None
 
     def push_voice(self, pcm: np.ndarray, at_sample: int) -> None:
-        assert at_sample <= self._end or self._end == 0, "voice has a gap"
-        for start in range(0, len(pcm), 160):
-            frame = (at_sample + start) // SAMPLES
-            peak = int(np.abs(pcm[start : start + 160].astype(np.int32)).max(initial=0))
-            again = at_sample + start < self._end  # voice that is taken back
-            self._voice[frame] = peak if again else max(self._voice.get(frame, 0), peak)
-        self._end = max(self._end, at_sample + len(pcm))
+        assert at_sample <= (self._end or self.first * SAMPLES), "voice has a gap"
+        self.pushed.append((at_sample, pcm.copy()))
+        end = at_sample + len(pcm)
+        for frame in range(at_sample // SAMPLES, -(-end // SAMPLES)):
+            start, stop = max(at_sample, frame * SAMPLES), min(end, (frame + 1) * SAMPLES)
+            own = self._voice.setdefault(frame, np.zeros(SAMPLES, np.int16))
+            own[start - frame * SAMPLES : stop - frame * SAMPLES] = pcm[start - at_sample : stop - at_sample]
+        self._end = max(self._end, end)
         self._news.set()
 
     def push_pose(self, controls: dict[str, float], at_frame: float) -> None:
@@ -52,6 +54,11 @@ class FakeStream:
     def set_deadline(self, frame: int, deadline: float) -> None:
         self.deadlines.append((frame, deadline))
 
+    @property
+    def made(self) -> int:
+        """The first frame that has not been made yet."""
+        return self._next
+
     def lose(self) -> None:
         self._lost = EngineError("worker_lost", "the worker has gone", retryable=True)
         self._news.set()
@@ -59,7 +66,7 @@ class FakeStream:
     async def next_chunk(self) -> MediaChunk:
         count = CHUNK if self._index else FIRST
         needs = (self._next + count + AHEAD) * SAMPLES + LOOKAHEAD
-        while self._end < needs or self._lost is not None:
+        while self._end < needs or self.mute or self._lost is not None:
             if self._lost is not None:
                 raise self._lost
             self._news.clear()
@@ -68,7 +75,7 @@ class FakeStream:
         first, index = self._next, self._index
         self._next, self._index = first + count, index + 1
         frames = np.stack([self._picture(frame) for frame in range(first, first + count)])
-        self._voice = {frame: peak for frame, peak in self._voice.items() if frame >= self._next}
+        self._voice = {frame: own for frame, own in self._voice.items() if frame >= self._next}
         return MediaChunk(self.epoch, index, first, frames, self.chunk_s * 1000, 1.0, 0.0, ())
 
     async def close(self) -> None:
@@ -77,7 +84,8 @@ class FakeStream:
     def _picture(self, frame: int) -> np.ndarray:
         picture = np.full((SIZE * 3 // 2, SIZE), 128, np.uint8)
         picture[:SIZE] = (np.arange(SIZE) // 2 + 30 + frame * 3 % 60).astype(np.uint8)
-        picture[BOX] = 235 if self._voice.get(frame, 0) > LOUD else 60
+        own = self._voice.get(frame, np.zeros(1, np.int16))
+        picture[BOX] = 235 if np.abs(own.astype(np.int32)).max() > LOUD else 60
         return picture
 
 

@@ -87,6 +87,8 @@ class Desk:
         assert self.samples == sorted(set(self.samples))
         assert self.frames == sorted(set(self.frames))
         for release in self.out:
+            if release.fresh:  # and no other frame's picture
+                assert release.picture is not None and release.picture[0, 0] == release.frame % 200 + 20
             if release.sample >= 0:
                 assert 0 <= release.sample / 48_000 - release.frame / self.fps < 1 / self.fps + 1e-9
 
@@ -172,7 +174,7 @@ def test_delay_stays_bounded_on_a_skewed_clock(skew: float, loud: bool) -> None:
     if not loud and skew > 0:
         assert max(lags) <= DELAY + 6 * BLOCK
     # Nothing piles up, whichever clock is the faster.
-    assert len(desk.playout._voice) < 150 and len(desk.playout._frames) < 100
+    assert len(desk.playout._voice) < 150 and len(desk.playout._frames) < 2 * LIMIT * FPS / 48_000
 
 
 def test_a_stopped_loop_moves_the_clock_and_bursts_nothing() -> None:
@@ -236,4 +238,15 @@ def test_pictures_are_held_by_reference_and_never_pile_up() -> None:
     playout = Playout(STILL, FPS, DELAY, LIMIT)
     for first in range(0, 1200, 12):
         playout.push_chunk(chunk(first, 12))
-    assert len(playout._frames) <= 100
+    assert len(playout._frames) <= 2 * LIMIT * FPS / 48_000
+    playout.clear()
+    assert not playout._frames and playout._picture.size == 0
+
+
+def test_a_long_delay_keeps_as_many_pictures_as_it_lasts() -> None:
+    desk = Desk(loud=True, delay=300 * BLOCK)  # 6 s
+    desk.prime()
+    desk.run(20)
+    desk.check()
+    assert desk.frames == list(range(len(desk.frames))) and len(desk.frames) > 13 * FPS
+    assert desk.playout.underruns == desk.playout.skipped == 0

@@ -35,7 +35,7 @@ def test_the_decimator_has_no_delay_and_folds_nothing() -> None:
 
 
 def test_the_line_is_continuous_and_both_rates_share_one_time() -> None:
-    line = VoiceLine()
+    line = VoiceLine(4.0)
     line.say(Turn("a", tone(48_000)))
     blocks = [line.next_block() for _ in range(100)]
     assert [block.sample for block in blocks] == [i * BLOCK for i in range(100)]
@@ -48,31 +48,71 @@ def test_the_line_is_continuous_and_both_rates_share_one_time() -> None:
 
 
 def test_what_is_said_comes_before_what_is_heard_before_silence() -> None:
-    line = VoiceLine()
+    line = VoiceLine(4.0)
     assert not line.next_block().pcm.any()
     line.microphone.push(np.full(BLOCK * 6, 70, np.int16))
     line.say(turn("a", 1.5))
     said, last = line.next_block(), line.next_block()
     assert (said.pcm == 500).all() and (last.pcm[: BLOCK // 2] == 500).all() and not last.pcm[BLOCK // 2 :].any()
     assert 60 < line.next_block().pcm[-1] <= 70
-    assert [(t.state, t.start, t.duration_ms) for t in line.turns] == [("finished", BLOCK, 30)]
+    assert [(t.start, t.end, t.duration_ms) for t in line.turns] == [(BLOCK, 3 * BLOCK, 30)]
 
 
 def test_turns_wait_in_line_but_not_without_end() -> None:
-    line = VoiceLine()
+    line = VoiceLine(4.0)
     for i in range(MAX_QUEUED_TURNS):
         line.say(turn(str(i), 2))
     with pytest.raises(CapacityError) as caught:
         line.say(turn("too many", 1))
     assert caught.value.status == 429
     line.next_block()
+    line.heard(line.head)
     assert [t.state for t in line.turns] == ["speaking", "queued", "queued", "queued"]
     assert line.interrupt() == ["0", "1", "2", "3"]
-    assert not line.speaking and not line.next_block().pcm.any()
+    assert not line.next_block().pcm.any() and line.interrupt() == []
     for i in range(100):
         line.say(turn(str(i), 1))
         line.next_block()
-    assert len(line.turns) == 8
+        line.heard(line.head - 3 * BLOCK)
+    assert [t.state for t in line.turns] == ["finished"] * 5 + ["queued"] * 3
+
+
+def test_a_turn_is_over_when_it_was_heard_and_can_be_stopped_until_then() -> None:
+    line = VoiceLine(4.0)
+    for name in ("first", "second", "third"):
+        line.say(turn(name, 2))
+    for _ in range(10):  # all of it is on the time line, one delay ahead of what is heard
+        line.next_block()
+    told = []
+    for position in range(5):
+        line.heard(position * BLOCK)
+        told.append([t.state[0] for t in line.turns])
+    assert told == [list("qqq"), list("sqq"), list("fqq"), list("fsq"), list("ffq")]
+    line.heard(5 * BLOCK)
+    assert line.interrupt() == ["third"]
+    line.heard(10 * BLOCK)
+    assert [t.state for t in line.turns] == ["finished", "finished", "interrupted"]
+
+
+def test_no_turn_that_may_still_be_stopped_is_forgotten() -> None:
+    line = VoiceLine(4.0)
+    for i in range(40):
+        line.say(turn(str(i), 1))
+        line.next_block()
+    assert line.interrupt() == [str(i) for i in range(40)]
+    line.say(turn("last", 1))
+    assert [t.id for t in line.turns] == [*(str(i) for i in range(33, 40)), "last"]
+
+
+def test_a_call_that_is_over_keeps_no_sound() -> None:
+    line = VoiceLine(4.0)
+    for i in range(3):
+        line.say(turn(str(i), 5))
+    line.next_block()
+    line.microphone.push(np.ones(BLOCK, np.int16))
+    line.clear()
+    assert line.drive_since(0)[1].size == line.microphone.level == 0
+    assert all(t.pcm.size == 0 and t.state == "interrupted" for t in line.turns)
 
 
 def test_the_past_is_kept_for_a_new_engine_and_no_longer() -> None:

@@ -79,7 +79,7 @@ async function request(path, { method = "GET", token = null, body, json, type, t
   return text ? JSON.parse(text) : null;
 }
 
-/** @param {Blob} file  @returns {Promise<{id: string, face: object, warnings: any[], preview_url: string}>} */
+/** @param {Blob} file  @returns {Promise<{id: string, face: object, warnings: {code: string, message: string}[], preview_url: string}>} */
 export function uploadPortrait(file, name) {
   const form = new FormData();
   form.append("file", file, name);

@@ -20,13 +20,14 @@ const microphone = new Microphone();
 const talk = new Talk(microphone, { notices, retry: retryMicrophone });
 const meters = new Meters();
 const screen = new Screen();
-const stats = new Stats($("stats"), screen.video, (still) => call?.state === "live" && screen.cover(still ? "The picture is held up. It comes back by itself." : null));
+const stats = new Stats($("stats"), screen.video, onStill);
 const pad = new HeadPad($("pad"), (pose) => call?.send("pose", pose));
 
 /** @type {Call|null} */
 let call = null;
 let starting = false;
 let resent = false;
+let recovering = false; // the server has said so: then it is known why the picture stands still
 const speaking = new Set(); // turns that were said and have not ended
 
 function setStatus(text) {
@@ -78,6 +79,7 @@ function begin(next) {
 
 function onState({ state, reason, message }) {
   if (state === "connecting") {
+    recovering = false;
     show("connecting");
     setStatus("Connecting");
     screen.cover("Connecting…");
@@ -115,8 +117,14 @@ function onMessage(message) {
 
 function onServerState({ state, turn }) {
   if (turn) return onTurn(turn);
-  if (state === "recovering") screen.cover("The engine is restarting. The picture comes back by itself.");
+  recovering = state === "recovering";
+  if (recovering) screen.cover("The engine is restarting. The picture comes back by itself.");
   if (state === "live" && screen.screen.classList.contains("shown")) screen.cover(null);
+}
+
+function onStill(still) {
+  if (call?.state !== "live" || recovering) return;
+  screen.cover(still ? "The picture is held up. It comes back by itself." : null);
 }
 
 function endCall(reason, message) {

@@ -137,7 +137,7 @@ export class PortraitPicker extends EventTarget {
   }
 
   #accepted(portrait, { sample }) {
-    const warnings = (portrait.warnings ?? []).map((warning) => WARNINGS[warning] ?? sentence(String(warning)));
+    const warnings = (portrait.warnings ?? []).map(({ code, message }) => WARNINGS[code] ?? sentence(String(message ?? code)));
     if (warnings.length === 0) return this.#say(sample ? "" : "This face will do. The picture shows how it is cropped.");
     this.#say("This face can answer, but the result may suffer:", "warned");
     const list = document.createElement("ul");

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 from playwright.sync_api import Page, Playwright, expect
 
 from benchmarks.browser import SAMPLES, RunningServer, launch_chromium
@@ -105,9 +105,12 @@ def test_without_a_microphone_the_call_goes_on(open_page: PageOpener, playwright
     wait_for(page, "generated frames", lambda: len(frames_since(page, 0)) >= 5)
     begun = now(page)
     page.get_by_role("button", name="Play a sample sentence").click()
+    stop = page.get_by_role("button", name="Stop")
+    expect(stop).to_be_enabled()
     wait_for(page, "the sentence is heard", lambda: sound_since(page, begun) > HEARD)
-    page.get_by_role("button", name="Stop").click()
+    stop.click()
     wait_for(page, "silence after Stop", lambda: sound_since(page, now(page) - 500) < HEARD, 5)
+    expect(stop).to_be_disabled()
     hang_up(page)
     browser.close()
 
@@ -127,6 +130,17 @@ def test_refused_picture_shows_the_reason(open_page: PageOpener, tmp_path: Path)
     preview = page.locator("#poster")
     expect(preview).to_have_attribute("src", re.compile("/v1/portraits/"))
     wait_for(page, "the crop is shown", lambda: preview.evaluate("image => image.naturalWidth > 0"))
+
+
+def test_a_poor_picture_is_taken_with_a_warning_in_words(open_page: PageOpener, tmp_path: Path) -> None:
+    page = open_page()
+    with Image.open(SAMPLES / "portrait_1.jpg") as sample:
+        sample.filter(ImageFilter.GaussianBlur(6)).save(tmp_path / "blurred.png")
+    page.get_by_label("Portrait").set_input_files(tmp_path / "blurred.png")
+    verdict = page.locator("#verdict.warned")
+    expect(verdict).to_contain_text("The picture is blurred.")
+    expect(verdict).not_to_contain_text("object")
+    expect(page.get_by_role("button", name="Call")).to_be_enabled()
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
@@ -187,10 +201,13 @@ def test_pictures_come_again_after_the_worker_was_killed(open_page: PageOpener, 
     [worker] = server.worker_pids()
     os.kill(worker, signal.SIGKILL)
     killed = now(page)
+    veil = page.get_by_text("The engine is restarting.")
+    expect(veil).to_be_visible(timeout=5000)
     page.wait_for_timeout(1500)
     wait_for(page, "50 new frames", lambda: len(frames_since(page, killed + 1500)) >= 50, 40)
     after = frames_since(page, killed + 1500)
     assert after[0] > before[-1]  # media time goes on
+    expect(veil).to_be_hidden()
     assert worker not in server.worker_pids()
     assert len(offers) == 1
 
