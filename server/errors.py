@@ -32,7 +32,6 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(AvatarError, _on_avatar_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_unforeseen)
 
 
 async def _on_avatar_error(_: Request, error: Exception) -> JSONResponse:
@@ -60,7 +59,7 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": body}, error.status_code, error.headers)
 
 
-async def _on_unforeseen(request: Request, error: Exception) -> JSONResponse:
-    logger.error("unforeseen error in %s %s", request.method, request.scope.get("path"), exc_info=error)
-    body = {"type": "internal_error", "code": "internal_error", "message": "something went wrong here", "param": None}
-    return JSONResponse({"error": body}, 500)
+def unforeseen_response(method: str, path: str, error: Exception) -> JSONResponse:
+    """What is said of a mistake of ours; the log has the rest."""
+    logger.error("unforeseen error in %s %s", method, path, exc_info=error)
+    return error_response(AvatarError("internal_error", "something went wrong here"))

@@ -20,6 +20,8 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self._live = Gauge("knotcast_calls_live", "Calls with a slot", registry=registry)
         self._ended = Counter("knotcast_calls_ended", "Calls that ended", ["reason"], registry=registry)
+        for reason in (*END_REASONS, "other"):
+            self._ended.labels(reason)  # every series is there from the start
         self._frames = Counter("knotcast_frames_shown", "Generated frames released", registry=registry)
         self._underruns = Counter("knotcast_underruns", "Times a picture was waited for", registry=registry)
         self._skipped = Counter("knotcast_frames_skipped", "Frames given up to win delay back", registry=registry)
@@ -38,6 +40,8 @@ class Metrics:
             buckets=(0.25, 0.5, 1, 1.5, 2, 3, 5, 10), registry=registry,
         )  # fmt: skip
         self._portraits = Counter("knotcast_portraits", "Uploads by outcome", ["outcome"], registry=registry)
+        for outcome in ("accepted", "refused"):
+            self._portraits.labels(outcome)
 
     def call_live(self) -> None:
         self._live.inc()

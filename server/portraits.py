@@ -94,7 +94,7 @@ class PortraitStore:
     def preview(self, portrait_id: str, key: str) -> bytes:
         """JPEG of the crop, for whoever has the link."""
         portrait = self._portraits.get(portrait_id)
-        if portrait is None or not secrets.compare_digest(portrait.preview_key, key):
+        if portrait is None or not secrets.compare_digest(portrait.preview_key.encode(), key.encode()):
             raise RequestError("portrait_not_found", "there is no such portrait", status=404)
         return self._read(portrait, "preview.jpg")
 

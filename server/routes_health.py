@@ -4,29 +4,28 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from engine.errors import CapacityError
 from server.services import OwnerDep, ServicesDep
 
 router = APIRouter()
 
 
-@router.get("/health")
+@router.api_route("/health", methods=["GET", "HEAD"])
 async def health() -> dict[str, str]:
     """The event loop turns: nothing more is promised."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
-async def ready(response: Response, services: ServicesDep) -> dict[str, Any]:
-    """200 while a living worker could take a call now or when a slot is free, else 503."""
-    if not services.ready:
-        response.status_code = 503
-        error = services.engine_error
-        return {"status": "failed", "code": error.code} if error else {"status": "starting", "code": None}
+@router.api_route("/ready", methods=["GET", "HEAD"])
+async def ready(services: ServicesDep) -> dict[str, Any]:
+    """200 while a living worker could take a call now or when a slot is free, else 503: ``starting``,
+    ``engine_failed`` or ``recovering``."""
+    services.require_engine()
     stats, info = services.pool.stats(), services.pool.info
     if stats.alive == 0:
-        response.status_code = 503
+        raise CapacityError("recovering", "the engine is being started again: try again in a moment")
     return {
-        "status": "ready" if stats.alive else "recovering",
+        "status": "ready",
         "model": info.name,
         "device": info.device,
         "slots": stats.slots,
@@ -36,6 +35,6 @@ async def ready(response: Response, services: ServicesDep) -> dict[str, Any]:
     }
 
 
-@router.get("/metrics")
+@router.api_route("/metrics", methods=["GET", "HEAD"])
 async def metrics(_: OwnerDep, services: ServicesDep) -> Response:
     return Response(services.metrics.page(), media_type=services.metrics.content_type)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from engine.errors import AvatarError, RequestError
 from server.portraits import Portrait
@@ -65,7 +65,7 @@ async def read_form_file(request: Request) -> bytes:
     """The one file of a form; its name and type are the sender's claims and are not looked at."""
     try:
         form = await request.form(max_files=1, max_fields=4, max_part_size=64 * 1024)
-    except MultiPartException as error:
+    except HTTPException as error:
         raise RequestError("invalid_form", "the form cannot be read", status=400, param="file") from error
     try:
         file = form.get("file")

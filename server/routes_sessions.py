@@ -93,24 +93,35 @@ async def patch_candidates(body: Candidates, session: SessionDep) -> None:
 
 @router.post("/{session_id}/say", status_code=202)
 async def post_say(request: Request, session: SessionDep, services: ServicesDep) -> dict[str, Any]:
-    """A WAV, as the body or as a form's ``file``."""
-    if session.state not in ("connecting", "live"):
-        raise RequestError("not_live", "the call is not live", status=409)
-    form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    data = await read_form_file(request) if form else await request.body()
-    longest = services.settings.max_say_seconds
-    # Not in the loop, and not in its default executor, which belongs to the media.
-    loop = asyncio.get_running_loop()
-    wave = await loop.run_in_executor(request.app.state.files, lambda: read_wav(data, max_seconds=longest))
+    """A WAV, as the body or as a form's ``file``; all that can be refused without it is refused before it is read."""
+    _require_live(session)
+    session.call.line.require_room()
+    with services.sending(session.id):
+        data = await _read_sound(request)
+        longest = services.settings.max_say_seconds
+        # Not in the loop, and not in its default executor, which belongs to the media.
+        loop = asyncio.get_running_loop()
+        wave = await loop.run_in_executor(request.app.state.files, lambda: read_wav(data, max_seconds=longest))
     turn = Turn(secrets.token_hex(8), wave.pcm)
     answer = {"turn_id": turn.id, "duration_ms": turn.duration_ms}
     session.call.say(turn)
     return answer
 
 
+async def _read_sound(request: Request) -> bytes:
+    form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return await read_form_file(request) if form else await request.body()
+
+
 @router.post("/{session_id}/interrupt", status_code=202)
 async def post_interrupt(session: SessionDep) -> dict[str, Any]:
+    _require_live(session)
     return {"interrupted": session.call.interrupt()}
+
+
+def _require_live(session: Session) -> None:
+    if session.state not in ("connecting", "live"):
+        raise RequestError("not_live", "the call is not live", status=409)
 
 
 def _rollout(choice: str | RolloutChoice | None) -> Rollout:

@@ -5,8 +5,10 @@ import logging
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from server.app import create_app
+from server.connections import PromptProtocol
 from server.security import own_addresses, self_signed_certificate
 from server.services import Services
 from server.settings import Settings
@@ -14,7 +16,6 @@ from server.settings import Settings
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_S = 5
-CONNECTIONS = 256
 
 
 def serve(settings: Settings) -> int:
@@ -31,22 +32,7 @@ def serve(settings: Settings) -> int:
     if settings.tls == "self-signed":
         cert_path, key_path, fingerprint = self_signed_certificate(settings)
         certificate = {"ssl_certfile": str(cert_path), "ssl_keyfile": str(key_path)}
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        loop="asyncio",
-        ws="none",
-        log_config=None,
-        access_log=False,  # paths hold capabilities
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-        timeout_keep_alive=10,
-        **certificate,  # type: ignore[arg-type]
-    )
-    server = _Server(config, services, settings, fingerprint)
+    server = _Server(http_config(app, settings, certificate), services, settings, fingerprint)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises it again once everything has been shut down
@@ -59,6 +45,25 @@ def serve(settings: Settings) -> int:
         print(f"knotcast: {services.engine_error.message}", file=sys.stderr)
         return 2
     return 0
+
+
+def http_config(app: FastAPI, settings: Settings, certificate: dict[str, str]) -> uvicorn.Config:
+    """certificate: ``ssl_certfile`` and ``ssl_keyfile``, or nothing."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="asyncio",
+        http=PromptProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,  # paths hold capabilities
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=10,
+        **certificate,  # type: ignore[arg-type]
+    )
 
 
 class _Server(uvicorn.Server):

@@ -123,6 +123,11 @@ def bearer(authorization: str | None) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
+def access_cookie_header(cookie: str, *, secure: bool) -> str:
+    """Set-Cookie for a link's cookie: until the browser is closed, for our pages only, unseen by scripts."""
+    return f"{ACCESS_COOKIE}={cookie}; HttpOnly; Path=/; SameSite=strict" + ("; Secure" if secure else "")
+
+
 def self_signed_certificate(settings: Settings) -> tuple[Path, Path, str]:
     """A certificate for this machine's names, valid 30 days: paths of certificate and key, SHA-256 to compare."""
     names: list[x509.GeneralName] = []

@@ -1,9 +1,11 @@
 """What the routes work with, made once by the app; and who is calling."""
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request
 
 from engine.errors import AvatarError, CapacityError, EngineError, RequestError
 from engine.pool import WorkerPool
@@ -26,6 +28,18 @@ class Services:
     keys: AccessKeys
     ready: bool = False
     engine_error: AvatarError | None = None
+    _sending: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def sending(self, session_id: str) -> Iterator[None]:
+        """Around the upload of something to say. Raises CapacityError 429 for a session that is sending already."""
+        if session_id in self._sending:
+            raise CapacityError("say_busy", "something else is being sent to be said: wait for it", status=429)
+        self._sending.add(session_id)
+        try:
+            yield
+        finally:
+            self._sending.discard(session_id)
 
     def require_engine(self) -> None:
         if self.engine_error is not None:
@@ -38,16 +52,19 @@ def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def get_owner(request: Request, response: Response, services: Annotated[Services, Depends(get_services)]) -> str:
-    """Who calls, where a key is needed. Raises RequestError 401 for nobody we know."""
+def get_owner(request: Request, services: Annotated[Services, Depends(get_services)]) -> str:
+    """Who calls, where a key is needed. Raises RequestError 401 for nobody we know.
+
+    A link's cookie is left in ``request.state`` for the gate, which gives it with whatever answer comes: the link is
+    spent even when the request it came with is refused.
+    """
     authorization = request.headers.get("authorization")
     owner = services.keys.owner(authorization, request.cookies.get(ACCESS_COOKIE))
     if owner is not None:
         return owner
     key = bearer(authorization)
     if key is not None and (cookie := services.keys.redeem(key)) is not None:
-        secure = services.settings.tls != "off"
-        response.set_cookie(ACCESS_COOKIE, cookie, httponly=True, samesite="strict", secure=secure)
+        request.state.access_cookie = cookie
         return "link"
     raise RequestError(
         "missing_key", "this server asks for an access key: open the address that it printed", status=401

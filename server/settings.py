@@ -5,10 +5,11 @@ The only place that reads the environment. ``engine_config`` turns it into what 
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.config import EngineConfig
@@ -30,7 +31,16 @@ def _listed(value: object) -> object:
     return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def _origin(value: str) -> str:
+    """As a browser writes it: lower case, no path, no slash at the end."""
+    origin = value.lower().removesuffix("/")
+    if not re.fullmatch(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", origin):
+        raise ValueError("an origin is written as https://example.org or http://localhost:3000")
+    return origin
+
+
 Names = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
+Origins = Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode, BeforeValidator(_listed)]
 Secrets = Annotated[list[SecretStr], NoDecode, BeforeValidator(_listed)]
 
 
@@ -44,7 +54,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     tls: Literal["off", "self-signed"] = "off"
     allowed_hosts: Names = []  # further names by which browsers may call it
-    allowed_origins: Names = []  # further pages that may call the API, e.g. https://example.org
+    allowed_origins: Origins = []  # further pages that may call the API, e.g. https://example.org
     api_keys: Secrets = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

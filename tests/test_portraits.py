@@ -72,7 +72,7 @@ async def test_the_preview_is_ours_and_only_for_its_link(client: httpx.AsyncClie
     assert preview.headers["content-type"] == "image/jpeg" and preview.headers["x-content-type-options"] == "nosniff"
     assert b"secret" not in preview.content and b"script" not in preview.content
     assert Image.open(io.BytesIO(preview.content)).size == (256, 256)
-    for key in ("", "wrong", "%00"):
+    for key in ("", "wrong", "%00", "%C3%A9", "%ED%A0%80"):
         assert (await client.get(f"/v1/portraits/{body['id']}/preview?key={key}")).status_code == 404
     await client.delete(f"/v1/portraits/{body['id']}")
     assert (await client.get(body["preview_url"])).status_code == 404

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection
+from aiortc.sdp import SessionDescription
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
     max_leaves=12,
 )
+SEPARATORS = st.sampled_from(["\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
 FIELDS = st.sampled_from(["yaw", "pitch", "roll", "blendshapes", "seq", "t_ms", "v", "type"])
 
 
@@ -47,6 +49,19 @@ def test_the_gate_lets_through_or_refuses(sdp: str) -> None:
         assert error.code == "invalid_offer" and error.status == 422
     else:
         assert cleaned.count("a=candidate") <= MAX_CANDIDATES and "end-of-candidates" not in cleaned
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(LINES) - 1), SEPARATORS, st.sampled_from(["10.0.0.9", "a.local", "224.0.0.1", "8.8.8.8"]))
+def test_nothing_hides_behind_a_separator(at: int, separator: str, host: str) -> None:
+    """Whatever aiortc takes for a line, the gate has looked at."""
+    hidden = f"{LINES[at]}{separator}a=candidate:9 1 udp 2130706431 {host} 5000 typ host"
+    try:
+        cleaned = clean_offer("\r\n".join([*LINES[:at], hidden, *LINES[at + 1 :]]) + "\r\n", POLICY)
+    except RequestError:
+        return
+    media = SessionDescription.parse(cleaned).media
+    assert host not in {candidate.ip for section in media for candidate in section.ice_candidates}
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,13 +1,13 @@
-"""The HTTP edge: names, origins, keys, tokens, bodies, and the one shape of every refusal."""
+"""The HTTP edge: names, origins, keys, tokens, and the one shape of every refusal."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import httpx
 import pytest
 
 from engine.errors import EngineError
-from server.middleware import BodyLimit
 from server.settings import Settings
 from tests.caller import Caller, http, serving
 from tests.fake_pool import FakePool
@@ -200,13 +200,45 @@ async def test_ready_says_when() -> None:
         assert (await client.get("/ready")).json()["status"] == "ready"
         app.state.services.ready = False
         starting = await client.get("/ready")
-        assert starting.status_code == 503 and starting.json()["status"] == "starting"
+        assert starting.status_code == 503 and code(starting) == "starting" and starting.headers["retry-after"]
         portrait = (await client.put("/v1/portraits", **PORTRAIT)).json()["id"]
         early = await client.post("/v1/sessions", json={"portrait_id": portrait})
         assert early.status_code == 503 and code(early) == "starting" and early.headers["retry-after"]
+        app.state.services.engine_error = EngineError("checkpoint_mismatch", "the weights do not fit")
+        failed = await client.get("/ready")
+        assert failed.status_code == 503 and code(failed) == "engine_failed" and "retry-after" not in failed.headers
     with pytest.raises(AssertionError, match="the weights do not fit"):
         async with serving(pool=Broken()):
             pass
+
+
+async def test_ready_is_not_while_every_worker_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = FakePool()
+    async with serving(pool=pool) as app, http(app) as client:
+        dead = dataclasses.replace(pool.stats(), alive=0)
+        monkeypatch.setattr(pool, "stats", lambda: dead)
+        lost = await client.get("/ready")
+        assert lost.status_code == 503 and code(lost) == "recovering" and lost.headers["retry-after"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+async def test_probes_may_ask_for_the_head_only(path: str) -> None:
+    async with serving() as app, http(app) as client:
+        assert (await client.head(path)).status_code == 200
+
+
+async def test_sessions_that_never_were_calls_are_counted_once() -> None:
+    async with serving(Settings(session_ttl_s=0.3)) as app, http(app) as client:
+        await session(client)
+        for _ in range(2):
+            made = await session(client)
+            for _ in range(2):
+                await client.delete(f"/v1/sessions/{made['id']}", headers=bearer(made["token"]))
+        await asyncio.sleep(1.0)
+        page = (await client.get("/metrics")).text
+        assert 'knotcast_calls_ended_total{reason="expired"} 1.0' in page
+        assert 'knotcast_calls_ended_total{reason="hang_up"} 2.0' in page
+        assert "knotcast_calls_live 0.0" in page
 
 
 async def test_metrics_have_a_fixed_number_of_series() -> None:
@@ -219,89 +251,12 @@ async def test_metrics_have_a_fixed_number_of_series() -> None:
         assert (await client.get("/metrics")).text.count("\n") == one
 
 
-async def test_what_nobody_foresaw_is_a_bare_500() -> None:
-    async with serving() as app, http(app) as client:
-        app.state.services.portraits.list = lambda owner: 1 / 0
-        answer = await client.get("/v1/portraits")
-        assert answer.status_code == 500 and code(answer) == "internal_error"
-        assert "ZeroDivision" not in answer.text and "Traceback" not in answer.text
-
-
-# Bodies
-
-
-async def test_a_body_is_counted_while_it_arrives() -> None:
-    async def endless() -> Any:
-        for _ in range(10_000):
-            yield b"x" * 10_000
-
-    async with serving(Settings(max_portrait_bytes=200_000)) as app, http(app) as client:
-        declared = await client.put("/v1/portraits", content=b"", headers={"Content-Length": "99999999"})
-        assert declared.status_code == 413
-        answer = await client.put("/v1/portraits", content=endless())
-        assert answer.status_code == 413 and code(answer) == "body_too_large"
-        small = await client.post("/v1/sessions", content=b" " * 300_000, headers={"Content-Type": "application/json"})
-        assert small.status_code == 413
-
-
-async def test_a_body_that_drips_is_given_up() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
-
-    async def drip() -> dict[str, Any]:
-        await asyncio.sleep(0.05)
-        return {"type": "http.request", "body": b".", "more_body": True}
-
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": "/", "method": "PUT", "headers": [], "query_string": b""}
-    await BodyLimit(app, lambda path: 1000, seconds=0.3)(scope, drip, send)
-    assert sent[0]["status"] == 408
-
-
-async def test_refused_before_the_body_is_read() -> None:
-    read = False
-
-    async def body() -> Any:
-        nonlocal read
-        read = True
-        yield b"a picture"
-
-    async with serving(Settings(api_keys=["k"])) as app, http(app) as client:
-        assert (await client.put("/v1/portraits", content=body())).status_code == 401
-        assert not read
-
-
-@pytest.mark.parametrize(
-    ("headers", "content", "status"),
-    [
-        ({"Content-Type": "application/x-www-form-urlencoded"}, b"file=x", 415),
-        ({"Content-Type": "text/plain"}, b"x", 415),
-        ({"Content-Type": "multipart/form-data"}, b"x", 400),
-        ({"Content-Type": "multipart/form-data; boundary=b"}, b"--b\r\n\r\n", 400),
-        ({"Content-Type": "multipart/form-data; boundary=b"}, b"--b--\r\n", 422),
-    ],
-)
-async def test_forms_that_are_none(headers: dict[str, str], content: bytes, status: int) -> None:
-    async with serving() as app, http(app) as client:
-        answer = await client.post("/v1/portraits", headers=headers, content=content)
-        assert answer.status_code == status and code(answer)
-
-
-async def test_a_form_with_a_file_is_the_same_as_the_file() -> None:
-    async with serving() as app, http(app) as client:
-        by_form = await client.post("/v1/portraits", files={"file": ("../../x.php", b"a picture", "text/html")})
-        assert by_form.status_code == 201
-        assert by_form.json()["id"] == (await client.put("/v1/portraits", **PORTRAIT)).json()["id"]
-
-
-async def test_say_before_the_call_is_refused() -> None:
+async def test_say_and_interrupt_need_a_call() -> None:
     async with serving() as app, http(app) as client:
         caller = Caller(client)
         await caller.open()
-        answer = await client.post(f"{caller.path}/say", content=b"RIFF", headers=caller.headers)
-        assert answer.status_code == 409 and code(answer) == "not_live"
+        for _ in ("never called", "ended"):
+            for verb in ("say", "interrupt"):
+                answer = await client.post(f"{caller.path}/{verb}", content=b"RIFF", headers=caller.headers)
+                assert answer.status_code == 409 and code(answer) == "not_live"
+            await client.delete(caller.path, headers=caller.headers)

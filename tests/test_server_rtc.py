@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
+from aioice import stun
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.jitterbuffer import JitterBuffer
-from aiortc.mediastreams import AudioStreamTrack, MediaStreamError
+from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamTrack
 from aiortc.rtp import RtpPacket
-from av import VideoFrame
+from av import AudioFrame, VideoFrame
 
 from server.rtc.encoders import (
     BitrateRange,
@@ -26,7 +27,7 @@ from server.rtc.encoders import (
     make_encoder,
 )
 from server.rtc.ice import IcePolicy
-from server.rtc.microphone import PromptJitterBuffer
+from server.rtc.microphone import MicrophoneSource, PromptJitterBuffer
 from server.rtc.offer import candidate_is_usable
 from server.rtc.peer import Peer
 from server.rtc.tracks import FRAME_SAMPLES, MAX_WAITING, AudioTrack, VideoTrack
@@ -240,13 +241,15 @@ async def test_every_private_hook_is_where_we_think_it_is() -> None:
 async def test_ports_and_the_advertised_address_are_kept_to() -> None:
     policy = IcePolicy(("127.0.0.1",), False, "198.51.100.9", (42_100, 42_103))
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    viewer.addTransceiver("video", direction="recvonly")
+    for kind in ("audio", "video"):
+        viewer.addTransceiver(kind, direction="recvonly")
     await viewer.setLocalDescription(await viewer.createOffer())
     peers = [Peer(policy, (256, 256)) for _ in range(5)]
     seen = []
     for peer in peers:
         answer = await peer.accept(viewer.localDescription.sdp)
-        seen += [line.split()[4:6] for line in answer.splitlines() if line.startswith("a=candidate")]
+        first = answer.split("m=video")[0]
+        seen += [line.split()[4:6] for line in first.splitlines() if line.startswith("a=candidate")]
     assert all(host == "198.51.100.9" and 42_100 <= int(port) <= 42_103 for host, port in seen)
     assert len({port for _, port in seen}) == len(seen) == 4  # the fifth found none left
     for closing in (*peers, viewer):
@@ -287,20 +290,117 @@ def test_policy_follows_the_settings() -> None:
     assert not wide.loopback and wide.ports == (50_000, 50_100)
 
 
-async def test_datagrams_from_addresses_that_never_answered_are_dropped() -> None:
-    from tests.caller import calling, serving
-    from tests.test_call_limits import caller_connections
+async def test_datagrams_from_strangers_go_nowhere_before_and_after_the_connection() -> None:
+    """A third socket on this machine, which the policy would let call, but which has answered no check."""
+    policy = IcePolicy.from_settings(Settings())
+    viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(policy, (256, 256))
+    viewer.createDataChannel("knotcast")
+    viewer.addTrack(AudioStreamTrack())
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    answer = await peer.accept(viewer.localDescription.sdp)
+    connection: Any = peer._pc.getTransceivers()[0].receiver.transport.transport._connection
+    protocol = connection._protocols[0]
+    passed: list[bytes] = []
+    take = connection.data_received
 
-    async with serving() as app, calling(app) as caller:
-        await caller.until(lambda: len(caller.distinct) > 3)
-        connection = caller_connections(app)[0]
-        protocol = connection._protocols[0]
-        passed: list[bytes] = []
-        protocol.receiver.data_received = lambda data, component: passed.append(data)
-        for first in (20, 22, 128, 255):
-            protocol.datagram_received(bytes([first]) * 40, ("127.0.0.1", 9))
-            protocol.datagram_received(bytes([first]) * 40, ("192.0.2.200", 40_000))
-        protocol.datagram_received(b"", ("127.0.0.1", 9))
-        strangers = [data for data in passed if len(data) == 40]
-        assert not strangers
-        del protocol.receiver.data_received
+    def data_received(data: bytes, component: int) -> None:
+        if data.endswith(b"stranger"):
+            passed.append(data)
+        else:
+            take(data, component)
+
+    connection.data_received = data_received
+    loop = asyncio.get_running_loop()
+    third, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+    third_address, ours = third.get_extra_info("sockname"), protocol.transport.get_extra_info("sockname")
+    # As DTLS, SRTP, TURN's channels and QUIC begin
+    junk = [bytes([first]) * 40 + b"stranger" for first in (22, 128, 64, 255)]
+    arrived: list[bytes] = []
+    receive = protocol.datagram_received
+    protocol.datagram_received = lambda data, addr: (arrived.append(data), receive(data, addr))
+    try:
+        for connected in (False, True):
+            if connected:
+                await viewer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+                async with asyncio.timeout(20):
+                    await peer.connected.wait()
+            heard, already = peer.last_heard, len(arrived)
+            for data in junk:
+                protocol.datagram_received(data, third_address)
+                protocol.datagram_received(data, ("192.0.2.200", 40_000))
+            assert peer.last_heard == heard and not passed, connected
+            for data in junk:
+                third.sendto(data, ours)
+            async with asyncio.timeout(5):
+                while sum(data in junk for data in arrived[already:]) < 3 * len(junk):
+                    await asyncio.sleep(0.01)
+            assert not passed, connected
+    finally:
+        third.close()
+        await peer.close()
+        await viewer.close()
+
+
+async def test_a_server_for_this_machine_answers_no_check_from_elsewhere() -> None:
+    """Not even one that knows the call's secrets: an answer would have ICE send checks there."""
+    policy = IcePolicy.from_settings(Settings())
+    viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(policy, (256, 256))
+    viewer.addTransceiver("audio", direction="recvonly")
+    viewer.addTransceiver("video", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    await peer.accept(viewer.localDescription.sdp)
+    connection: Any = peer._pc.getTransceivers()[0].receiver.transport.transport._connection
+    protocol = connection._protocols[0]
+    answered: list[tuple[str, int]] = []
+    protocol.send_stun = lambda message, addr: answered.append(addr)
+
+    def check(source: tuple[str, int]) -> None:
+        request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
+        request.attributes["USERNAME"] = f"{connection.local_username}:{connection.remote_username}"
+        request.attributes["PRIORITY"] = 1
+        request.attributes["ICE-CONTROLLING"] = 1
+        request.add_message_integrity(connection.local_password.encode())
+        protocol.datagram_received(bytes(request), source)
+
+    stranger, neighbour = ("192.0.2.200", 40_000), ("127.0.0.1", 40_000)
+    check(stranger)
+    assert stranger not in answered
+    check(neighbour)
+    assert neighbour in answered
+    await asyncio.sleep(0.1)
+    assert stranger[0] not in {candidate.host for candidate in connection.remote_candidates}
+    await peer.close()
+    await viewer.close()
+
+
+# The microphone
+
+
+class Frames(MediaStreamTrack):
+    """A track that gives frames of ones at given times."""
+
+    kind = "audio"
+
+    def __init__(self, starts: list[int]) -> None:
+        super().__init__()
+        self._starts = starts
+
+    async def recv(self) -> AudioFrame:
+        if not self._starts:
+            raise MediaStreamError
+        made = AudioFrame.from_ndarray(np.ones((1, FRAME_SAMPLES), np.int16), format="s16", layout="mono")
+        made.sample_rate, made.pts, made.time_base = 48_000, self._starts.pop(0), Fraction(1, 48_000)
+        return made
+
+
+@pytest.mark.parametrize(("lost", "filled"), [(0, 0), (1, 1), (3, 3), (10, 10), (11, 0), (-1, 0)])
+async def test_what_the_network_lost_is_silence_of_the_same_length(lost: int, filled: int) -> None:
+    """Else the voice would slide against its own time with each loss. A long break is no loss: nothing is made up."""
+    starts = [0, 960, (2 + lost) * 960, (3 + lost) * 960]
+    source = MicrophoneSource(Frames(starts))
+    read = [await source.read() for _ in range(4)]
+    assert [len(pcm) for pcm in read] == [960, 960, (1 + filled) * 960, 960]
+    assert read[2][-960:].all() and not read[2][: filled * 960].any()
+    with pytest.raises(MediaStreamError):
+        await source.read()

@@ -30,6 +30,13 @@ def test_lists_come_as_json_or_with_commas(value: str, monkeypatch: pytest.Monke
     assert "one" not in repr(settings.api_keys)
 
 
+def test_origins_are_kept_as_browsers_write_them() -> None:
+    origins = ["https://Friend.example/", "http://localhost:3000", "http://[::1]:3000"]
+    assert Settings(allowed_origins=origins).allowed_origins == [
+        "https://friend.example", "http://localhost:3000", "http://[::1]:3000",
+    ]  # fmt: skip
+
+
 def test_servers_for_ice_come_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNOTCAST_ICE_SERVERS", '[{"urls": ["turn:t.example"], "username": "u", "credential": "c"}]')
     assert Settings().ice_servers[0].urls == ["turn:t.example"]
@@ -37,7 +44,8 @@ def test_servers_for_ice_come_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("bad", [
     {"port": 70_000}, {"udp_port_min": 5000, "udp_port_max": 4000}, {"advertised_address": "my.host"},
-    {"heartbeat_s": 0}, {"tls": "on"},
+    {"heartbeat_s": 0}, {"tls": "on"}, {"allowed_origins": ["*"]}, {"allowed_origins": ["https://a.example/page"]},
+    {"allowed_origins": ["null"]},
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

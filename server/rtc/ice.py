@@ -55,11 +55,14 @@ class IcePolicy:
             return address.is_loopback or host in self.local
         if address.is_loopback or address.is_link_local or address.is_reserved:
             return False
-        return not (self._public and address.is_private)
+        return address.is_global or not self._public
 
     @property
     def _public(self) -> bool:
-        return self.advertised is not None and ipaddress.ip_address(self.advertised).is_global
+        """Reachable from the internet, so that nobody's offer may point us at the networks behind us. A caller from
+        there still finds us, by its own checks."""
+        own = self.local if self.advertised is None else (*self.local, self.advertised)
+        return any(ipaddress.ip_address(address).is_global for address in own)
 
 
 class GuardedProtocol(ice.StunProtocol):
