@@ -19,6 +19,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from models.attention import kernel_for
 from models.codec import Portrait
 from models.config import ModelConfig
 from models.dit import CausalWanDiT
+from models.motion_codec import FEATURE_STATISTICS
 from models.registry import load_model
 
 
@@ -46,7 +48,9 @@ class Call:
         features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=runner.device)
         latent = torch.zeros(config.latent_shape, device=runner.device)
         if runner.model.codec is not None:
-            self.reference = runner.encode_reference(Portrait(grey_face(), AVERAGE_LANDMARKS))
+            self.reference = runner.encode_reference(
+                Portrait(grey_face(), {name: mean for name, (mean, _) in FEATURE_STATISTICS.items()})
+            )
             latent, features = self.reference.latent, self.reference.features
             self.decoder = runner.codec.initial_state()
         self.state: RolloutState = rollout.new_state(latent, features, seed=0)
@@ -71,13 +75,6 @@ class Call:
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
 NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
-
-# The mean landmarks of a portrait in the canonical framing: a benchmark needs a face's geometry, not a face.
-AVERAGE_LANDMARKS = {
-    "cx": 0.0, "cy": 0.06, "rx": 0.39, "ry": 0.55, "mx": 0.0, "my": 0.36, "mw": 0.19, "curve": -0.03, "mtilt": 0.0,
-    "lt": 0.05, "ut": 0.03, "th": 0.04, "chin": 0.25, "exl": -0.21, "eyl": -0.09, "exr": 0.21, "eyr": -0.09,
-    "ea": 0.09, "eb": 0.035, "bh": 0.14, "tl": 0.8, "lidq": 0.9, "lum": 0.5,
-}  # fmt: skip
 
 
 def grey_face(size: int = 256) -> np.ndarray:
@@ -143,7 +140,7 @@ def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> 
         apart_ms, _ = timed(lambda: apart.denoise(joined=False), runner.device)
         decode_ms = 0.0
         if runner.model.codec is not None:
-            decode_ms = timed(lambda chunk=latents: joined.decode(chunk), runner.device)[0]  # type: ignore[misc]
+            decode_ms = timed(partial(joined.decode, latents), runner.device)[0]
         if i >= warmup:
             for key, value in (("joined", joined_ms), ("apart", apart_ms), ("decode", decode_ms)):
                 times[key].append(value)
