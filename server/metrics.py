@@ -6,7 +6,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 END_REASONS = frozenset(
     {
         "hang_up", "remote", "expired", "setup_timeout", "heartbeat_lost", "ice_failed", "call_too_long", "flood",
-        "no_slot", "no_worker", "worker_lost", "server_shutdown", "internal_error",
+        "no_slot", "no_worker", "worker_lost", "engine_silent", "server_shutdown", "internal_error",
     }
 )  # fmt: skip
 

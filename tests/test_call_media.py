@@ -13,6 +13,7 @@ import pytest
 from engine.errors import CapacityError
 from engine.stream_client import StreamSpec
 from server.metrics import Metrics
+from server.rtc.peer import Peer
 from server.settings import Settings
 from tests.caller import Caller, Microphone, beeps, calling, http, serving
 from tests.fake_pool import FakeLease, FakePool
@@ -278,6 +279,31 @@ async def test_the_longest_ended_make_room(monkeypatch: pytest.MonkeyPatch) -> N
                 await client.delete(caller.path, headers=caller.headers)
         found = [(await client.get(c.path, headers=c.headers)).status_code for c in made]
         assert found == [404, 200, 404, 404, 200, 200]
+
+
+async def test_a_hang_up_while_the_offer_is_being_answered_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, answering, hung_up = FakePool(), asyncio.Event(), asyncio.Event()
+    accept = Peer.accept
+
+    async def slow(peer: Peer, sdp: str) -> str:
+        answer = await accept(peer, sdp)
+        answering.set()
+        await hung_up.wait()
+        return answer
+
+    monkeypatch.setattr(Peer, "accept", slow)
+    async with serving(pool=pool) as app, http(app) as client:
+        caller = Caller(client)
+        await caller.open()
+        offer = await caller.offer()
+        asked = asyncio.create_task(client.post(f"{caller.path}/offer", json=offer, headers=caller.headers))
+        await answering.wait()
+        assert (await client.delete(caller.path, headers=caller.headers)).status_code == 204
+        hung_up.set()
+        answer = await asked
+        assert answer.status_code == 409 and answer.json()["error"]["code"] == "session_ended"
+        assert (await caller.state())["state"] == "ended" and pool.acquired == 0
+        await caller.close()
 
 
 async def test_candidates_before_the_offer_are_refused_and_not_lost() -> None:
