@@ -17,6 +17,7 @@ from torch import Tensor
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT
 from models.motion import NAMES
+from models.registry import choose_dtype
 from training import checkpoint
 from training.configs import PRESETS, TrainConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
@@ -34,6 +35,7 @@ class MotionTrainer:
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.sampler, self.folder = config, sampler, folder
+        self.dtype = choose_dtype(config.dtype, torch.device("cpu"))
         self.model = CausalWanDiT(EMBEDDED.dit)
         self.teacher: CausalWanDiT | None = None
         self.spread: Tensor | None = None
@@ -81,7 +83,7 @@ class MotionTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate * rate_factor(self.step, self.config)
         sequence, noisy, sigmas, target = self.task()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
+        with self.autocast():
             prediction = predict(self.model, sequence, noisy, sigmas.repeat_interleave(SPAN, 1))
         loss, errors = motion_loss(prediction, target, sigmas, self.config.loss)
         self.optimiser.zero_grad(set_to_none=True)
@@ -91,6 +93,9 @@ class MotionTrainer:
         self.average()
         return float(loss.detach()), errors
 
+    def autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
     def measure_spread(self, teacher: CausalWanDiT) -> Tensor:
         """Before the first step, on clips and noise of its own, so that a resumed run finds the same."""
         config = self.config
@@ -98,7 +103,7 @@ class MotionTrainer:
         self.sampler.rng = np.random.default_rng(config.seed + 1)
         sequence = build(self.sampler.batch(config.spread_clips), config.exposure, generator)
         self.sampler.rng = before
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        with self.autocast():
             return missing_spread(teacher, sequence, config.paths, generator, config.spread_limit)
 
     def task(self) -> tuple[Sequence, Tensor, Tensor, Tensor]:
@@ -116,7 +121,7 @@ class MotionTrainer:
             )
         if self._path is None or self.step % config.reuse == 0:
             sequence = build(self.sampler.batch(config.batch), config.exposure, self.generator)
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            with self.autocast():
                 path = teacher_path(self.teacher, sequence, config.paths, self.generator, self.spread)
                 self._path = sequence, path
         sequence, path = self._path
@@ -173,7 +178,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if trainer.spread is not None:
         print("spread", {name: round(float(s), 2) for name, s in zip(NAMES, trainer.spread, strict=True)}, flush=True)
-    (args.out / "config.json").write_text(json.dumps(asdict(config), indent=1))
+    described = {**asdict(config), "dtype": str(trainer.dtype), "threads": args.threads}
+    (args.out / "config.json").write_text(json.dumps(described, indent=1))
     trainer.run()
     if args.export:
         note = {"model": EMBEDDED.name, "stage": config.stage, "steps": str(trainer.step)}
