@@ -6,13 +6,14 @@ The one way in for an upload and for ``animate``. Runs in a process of its own f
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engine.errors import RequestError
-from engine.framing import FramedPortrait, frame_portrait
+from engine.framing import FramedPortrait, frame_given, frame_portrait
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -20,9 +21,11 @@ KEPT_SIDE = 1280  # pixels of the longer side that are looked at, and kept for a
 MIN_SIDE = 64
 
 
-def read_portrait(data: bytes, max_pixels: int = MAX_PIXELS) -> FramedPortrait:
-    """Decode and frame. Raises RequestError for a file that is no picture, or shows no one face."""
-    return frame_picture(decode_picture(data, max_pixels))
+def read_portrait(data: bytes, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
+    """Decode and frame, by landmarks where they are given. Raises RequestError for a file that is no picture, or shows
+    no one face."""
+    picture = decode_picture(data)
+    return frame_picture(picture) if landmarks is None else frame_given(np.asarray(shrunk(picture)), landmarks)
 
 
 def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

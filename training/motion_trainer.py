@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", choices=sorted(PRESETS), required=True)
     parser.add_argument("--data", type=Path, required=True, help=".npz of training.make_data")
-    parser.add_argument("--portraits", type=Path, required=True, help="landmarks.json of the training portraits")
+    parser.add_argument("--portraits", type=Path, help="folder of portraits, or its landmarks.json; none: painted ones")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint and the log")
     parser.add_argument("--start", type=Path, help="checkpoint whose averaged weights are the start (and the teacher)")
     parser.add_argument("--export", type=Path, help="write bf16 weights here at the end")
