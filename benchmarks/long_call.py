@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.engine import AVERAGE_LANDMARKS, grey_face
+from benchmarks.engine import average_landmarks, grey_face
 from engine.config import EngineConfig
 from engine.errors import MediaError
 from engine.frame_ring import FrameRing
@@ -91,7 +91,7 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
     height, width, _ = face.shape
     opened = OpenStream(
         stream="long-call", epoch=0, portrait=face.tobytes(), width=width, height=height,
-        landmarks=AVERAGE_LANDMARKS, confidence=1.0, seed=0, rollout=Rollout(), first_frame=0,
+        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=Rollout(), first_frame=0,
         ring_frames=ring.capacity, live=False,
     )  # fmt: skip
     return Stream(opened, 0, ring, runner)
