@@ -134,20 +134,25 @@ class EngineLink:
         assert self._stream is not None
         self._stream.set_deadline(following, self._playout.time_of(following))
 
-    async def _recover(self, lease: Lease, error: EngineError) -> None:
-        """Media time stands still until a successor is there; it begins at the first frame that is missing."""
+    async def _recover(self, lease: Lease, error: EngineError | CapacityError) -> None:
+        """Media time stands still until a successor is there; it begins at the first frame that is missing.
+
+        A successor that gives no chunk either is none: the patience goes on, and the next is asked for after a pause.
+        """
         logger.warning("engine lost stream=%s code=%s", self._name, error.code)
         self._metrics.worker_lost()
         self._stream = None
-        # A successor that dies before its first chunk does not start the patience anew.
-        self._lost_at = self._lost_at or monotonic()
         first_frame = self._playout.await_engine()
-        self._on_state("recovering")
-        while True:
+        if self._lost_at is None:
+            self._lost_at = monotonic()
+            self._on_state("recovering")
+        else:
+            await sleep(RETRY_S)
+        while error.retryable and monotonic() - self._lost_at <= RECOVERY_S:
             try:
                 self._attach(await lease.reopen(first_frame), first_frame)
                 return
             except (EngineError, CapacityError) as again:
-                if not again.retryable or monotonic() - self._lost_at > RECOVERY_S:
-                    raise EngineError("worker_lost", "the engine was lost and did not come back") from again
+                error = again
                 await sleep(RETRY_S)
+        raise EngineError("worker_lost", "the engine was lost and did not come back") from error

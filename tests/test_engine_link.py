@@ -4,7 +4,7 @@ block.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from engine.errors import EngineError
 from engine.stream_client import StreamSpec
 from server import engine_link
-from server.engine_link import CONTEXT_FRAMES, EngineLink
+from server.engine_link import CONTEXT_FRAMES, RECOVERY_S, RETRY_S, EngineLink
 from server.metrics import Metrics
 from server.playout import TICK, Playout, Release
 from server.voice import BLOCK, Turn, VoiceLine
@@ -34,6 +34,7 @@ class Call:
         self.engine = EngineLink(
             pool, spec, self.line, self.playout, Metrics(), self.told.append, stamped=False
         )  # fmt: skip
+        self.task = asyncio.create_task(self.engine.run())
         self.out: list[Release] = []
         self.now = 100.0
 
@@ -75,16 +76,27 @@ class Call:
 
 @contextlib.asynccontextmanager
 async def running(delay: int = DELAY) -> AsyncIterator[Call]:
-    pool = FakePool(chunk_s=0, restart_s=0)
-    call = Call(pool, delay)
-    task = asyncio.create_task(call.engine.run())
+    call = Call(FakePool(chunk_s=0, restart_s=0), delay)
     try:
         await asyncio.sleep(0)
         yield call
     finally:
-        task.cancel()
-        await asyncio.wait({task})
+        call.task.cancel()
+        await asyncio.wait({call.task})
         await call.engine.release()
+
+
+def reopened_by(call: Call, change: Callable[[FakeStream], object]) -> None:
+    """Let ``change`` at every engine that comes after the present one, before it is used."""
+    lease = call.lease
+    reopen = lease.reopen
+
+    async def changed(first_frame: int) -> FakeStream:
+        stream = await reopen(first_frame)
+        change(stream)
+        return stream
+
+    lease.reopen = changed
 
 
 def pushed(stream: FakeStream) -> tuple[int, np.ndarray]:
@@ -179,6 +191,47 @@ async def test_the_patience_with_an_engine_begins_anew_with_each_chunk(monkeypat
             await call.ticks(110)  # 50 until the limit, 60 of waiting
             call.stream.mute = False
             call.stream._news.set()
+
+
+async def test_the_patience_begins_anew_with_a_new_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_link, "PATIENCE_STEPS", 80)
+    async with running() as call:
+        reopened_by(call, lambda stream: setattr(stream, "mute", True))
+        await call.ticks(100)
+        call.stream.mute = True
+        await call.ticks(110)  # 50 until the limit, 60 of waiting
+        call.stream.lose()
+        await call.ticks(70)
+        assert call.stream.epoch == 1 and not call.playout.arrived
+        with pytest.raises(EngineError, match="no pictures"):
+            await call.ticks(20)
+
+
+async def test_engines_that_open_and_give_nothing_but_errors_end_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = 1000.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(engine_link, "monotonic", lambda: now)
+    monkeypatch.setattr(engine_link, "sleep", sleep)
+    async with running() as call:
+        await call.ticks(100)
+        call.stream.lose()
+        await call.ticks(100)
+        assert call.told == ["live", "recovering", "live"]
+        now = 2000.0  # the patience is with one loss, not with all that a call has
+        reopened_by(call, lambda stream: (asked.append(now), stream.lose()))
+        call.stream.lose()
+        with pytest.raises(EngineError) as caught:
+            async with asyncio.timeout(5):
+                await call.task
+        assert caught.value.code == "worker_lost" and not caught.value.retryable
+        assert call.told == ["live", "recovering", "live", "recovering"]
+        assert asked[0] == 2000.0 and np.diff(asked) == pytest.approx(RETRY_S)
+        assert asked[-1] == pytest.approx(2000.0 + RECOVERY_S, abs=1.5 * RETRY_S)
 
 
 async def test_what_the_microphone_heard_while_no_engine_was_there_is_not_said_later() -> None:
