@@ -120,13 +120,13 @@ def test_two_seeds_agree_on_the_mouth_and_differ_in_the_head() -> None:
 
 
 def test_a_commanded_head_pose_is_obeyed() -> None:
-    """A step of 20 degrees, yaw alone commanded; the range is the decoder's."""
+    """A step of 20 degrees, yaw alone commanded; the range is the decoder's. Several calls, as each has a sway of its own."""
     step, frames = np.deg2rad(20.0), range(100, 300)
     poses = tuple((float(frame), 0.0 if frame < 200 else step) for frame in frames)
     limit = CHANNELS[INDEX["yaw"]].high
     steps = []
-    for seed in (3, 4, 5):
+    for seed in range(3, 9):
         yaw = np.clip(roll(trained(), seed=seed, yaw=poses)[:, INDEX["yaw"]], -limit, limit)
         steps.append(yaw[215:295].mean() - yaw[150:195].mean())
-    assert np.mean(steps) == pytest.approx(step, rel=0.2)
+    assert np.mean(steps) == pytest.approx(step, rel=0.15)
     assert min(steps) > 0.7 * step
