@@ -120,7 +120,7 @@ def test_two_seeds_agree_on_the_mouth_and_differ_in_the_head() -> None:
 
 
 def test_a_commanded_head_pose_is_obeyed() -> None:
-    """A step of 20 degrees, yaw alone commanded; the range is the decoder's. Several calls, as each has a sway of its own."""
+    """A step of 20 degrees, yaw alone commanded; the range is the decoder's. Each call sways in its own way."""
     step, frames = np.deg2rad(20.0), range(100, 300)
     poses = tuple((float(frame), 0.0 if frame < 200 else step) for frame in frames)
     limit = CHANNELS[INDEX["yaw"]].high
