@@ -155,6 +155,18 @@ async def test_the_one_that_has_been_silent_longest_makes_room(monkeypatch: pyte
             one.close()
 
 
+async def test_those_that_come_at_once_take_a_place_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CONNECTIONS", 4)
+    state = ServerState()
+    async with listening(state=state) as port:
+        silent = [await Socket.open(port) for _ in range(4)]
+        crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]  # accepted in one turn of the loop
+        assert [await one.closed_within(5) for one in silent] == [True] * 4
+        assert len(state.connections) == 4
+        for each in (*silent, *crowd):
+            each.close()
+
+
 def prompt(state: ServerState) -> list[connections.PromptProtocol]:
     return [one for one in state.connections if isinstance(one, connections.PromptProtocol)]
 
@@ -250,6 +262,21 @@ async def test_hands_are_shaken_in_the_time_of_a_head(
         for one in (mute, babble):
             assert await one.closed_within(20)
             one.close()
+
+
+async def test_to_shake_hands_is_not_yet_to_ask(certificate: Certificate) -> None:
+    server, client = certificate
+    state = ServerState()
+    async with listening(server, state) as port:
+        raw = socket.create_connection(("127.0.0.1", port))
+        await until(lambda: len(state.connections) == 1)
+        (connection,) = prompt(state)
+        connection.silent_since = -1.0
+        one = Socket(*await asyncio.open_connection(sock=raw, ssl=client, server_hostname="127.0.0.1"))
+        await until(lambda: connection.scheme == "https")
+        assert connection.silent_since == -1.0
+        assert (await one.ask())[0] == 200
+        one.close()
 
 
 async def test_sockets_that_shake_no_hands_are_counted(
