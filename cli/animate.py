@@ -27,8 +27,7 @@ from engine.config import EngineConfig
 from engine.decimate import DRIVE_RATE, PLAYOUT_RATE, decimate
 from engine.errors import MediaError, RequestError
 from engine.framing import FramedPortrait
-from engine.landmark_file import MAX_BYTES as MAX_LANDMARK_BYTES
-from engine.landmark_file import file_beside, parse_landmarks
+from engine.landmark_file import file_beside, landmarks_beside
 from engine.messages import ModelInfo, Rollout
 from engine.pool import LocalPool
 from engine.pose import read_poses
@@ -77,12 +76,12 @@ def animate(job: AnimateJob) -> None:
     if job.report is not None:
         check_output(job.report)
     voice = read_wav(job.audio)
-    portrait = open_portrait(job.portrait)
+    portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES), landmarks_beside(job.portrait))
     lines = read_file(job.pose, MAX_POSE_BYTES).decode(errors="replace").splitlines() if job.pose else []
     poses = list(read_poses(lines, fps=1))  # by the second, as the model's fps is not known yet
+    quiet = f" (its mouth moves less; landmarks in {file_beside(job.portrait).name} win over the estimate)"
     for warning in portrait.warnings:
-        quiet = f" (its mouth moves less; landmarks in {file_beside(job.portrait).name} win over the estimate)"
-        console.print(f"portrait: {warning}{quiet if warning == 'low_confidence' else ''}", highlight=False)
+        console.print(f"portrait: {warning}{quiet if warning == 'low_confidence' else ''}", markup=False)
     seconds = voice.seconds if job.seconds is None else job.seconds
     sound = voice.pcm[: round(seconds * PLAYOUT_RATE)]
     report = asyncio.run(render(job, portrait, sound, poses, seconds, console))
@@ -92,15 +91,6 @@ def animate(job: AnimateJob) -> None:
             job.report.write_text(json.dumps(report, indent=1) + "\n")
         except OSError as error:
             raise MediaError("write_failed", f"cannot write {job.report.name!r}: {reason(error)}") from error
-
-
-def open_portrait(path: Path) -> FramedPortrait:
-    """The picture, framed by the landmarks in the file beside it if there is one."""
-    picture = read_file(path, MAX_PORTRAIT_BYTES)
-    beside = file_beside(path)
-    if not beside.exists():
-        return read_portrait(picture)
-    return read_portrait(picture, parse_landmarks(read_file(beside, MAX_LANDMARK_BYTES), beside.name))
 
 
 def check_output(path: Path, suffix: str = "") -> None:

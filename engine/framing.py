@@ -95,19 +95,22 @@ def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
 def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
     """Frame a picture uint8 [H, W, 3] by landmarks someone gave for it (engine.landmark_file); nothing is looked for.
 
-    Landmarks lie in the picture's own units: half its width, 0 in its middle.
+    Landmarks lie in the picture's own units: half its width, 0 in its middle. Raises RequestError
+    ``invalid_landmarks`` if the eyes lie outside it.
     """
     height, width = rgb.shape[:2]
     lids = np.array([[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]])
     across = lids[1] - lids[0]
     irises = lids + np.array([-across[1], across[0]]) * (LID_RISE / (2 * EYE_X))
     eyes = irises * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
-    face = Candidate(eyes, 1.0)
+    if not ((eyes > 0) & (eyes < (width, height))).all():
+        raise RequestError("invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait")
     crop, affine = canonical_crop(rgb, eyes, size)
-    placed = carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
+    placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
     small, _ = canonical_crop(rgb, eyes)
-    placed = {"mtilt": 0.0} | tones(small, placed) | placed
-    return FramedPortrait(crop, placed, 1.0, tuple(_warnings(small, face, placed, 1.0, 1.0)), affine)
+    placed = tones(small, placed) | placed
+    warnings = tuple(_warnings(small, Candidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
+    return FramedPortrait(crop, placed, 1.0, warnings, affine)
 
 
 def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:

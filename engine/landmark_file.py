@@ -1,7 +1,8 @@
 """Landmarks someone gives for a picture, in a file beside it: `me.jpg` and `me.landmarks.json`.
 
-One JSON object with the fields of a training folder's landmarks.json (training/README.md tells what each means), in
-the picture's own units: half its width, 0 in its middle, x right, y down. Such a file wins over the estimator.
+One JSON object with the fields of a training folder's landmarks.json (the README tells what each means), in the
+picture's own units: half its width, 0 in its middle, x right, y down. Such a file wins over the estimator. Only who
+runs the program can give one; an upload is a picture and nothing else.
 """
 
 import json
@@ -17,12 +18,13 @@ from engine.landmarks import EYE_X, LENGTHS, POINTS
 SUFFIX = ".landmarks.json"
 MAX_BYTES = 65_536
 NEEDED = tuple(name for point in POINTS for name in point) + tuple(name for name in LENGTHS if name != "mtilt")
-OPTIONAL = ("mtilt", "tl", "lum", "grey", "lidq", "smiling", "glasses", "pad", "quality")
+_SHARES = ("tl", "lum", "grey", "lidq", "smiling", "glasses", "pad", "quality")  # 0..1; measured where not given
+OPTIONAL = ("mtilt", *_SHARES)
 
 # What a face can be, in canonical units (2 x EYE_X between the eyes), with wide margins: beyond lies a slip of the pen.
 _SIZES: dict[str, tuple[float, float]] = {
     "rx": (0.25, 0.8), "ry": (0.35, 1.0), "mw": (0.07, 0.45), "curve": (-0.3, 0.15), "mtilt": (-0.15, 0.15),
-    "lt": (0.0, 0.2), "ut": (0.0, 0.15), "th": (0.0, 0.4), "chin": (0.08, 0.7), "ea": (0.03, 0.2), "eb": (0.005, 0.12),
+    "lt": (0.005, 0.2), "ut": (0.002, 0.15), "th": (0.0, 0.4), "chin": (0.08, 0.7), "ea": (0.03, 0.2), "eb": (0.005, 0.12),
     "bh": (0.02, 0.3),
 }  # fmt: skip
 
@@ -30,6 +32,21 @@ _SIZES: dict[str, tuple[float, float]] = {
 def file_beside(picture: Path) -> Path:
     """Where the landmarks of a picture are looked for."""
     return picture.with_suffix(SUFFIX)
+
+
+def landmarks_beside(picture: Path) -> dict[str, float] | None:
+    """What the file beside a picture says; None if there is none. Raises RequestError ``invalid_landmarks``."""
+    path = file_beside(picture)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _invalid(path.name, f"cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise _invalid(path.name, f"is larger than {MAX_BYTES // 1024} KiB")
+    return parse_landmarks(data, path.name)
 
 
 def parse_landmarks(data: bytes, name: str) -> dict[str, float]:
@@ -45,8 +62,10 @@ def parse_landmarks(data: bytes, name: str) -> dict[str, float]:
     if missing := [field for field in NEEDED if field not in given]:
         raise _invalid(name, f"lacks {', '.join(missing)}")
     for field, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e6:
+        if not isinstance(value, int | float) or not abs(value) < 1e6:
             raise _invalid(name, f"{field} must be a finite number")
+        if field in _SHARES and not 0 <= value <= 1:
+            raise _invalid(name, f"{field} is {value:g}, but must lie in 0 to 1")
     landmarks = {field: float(value) for field, value in given.items()}
     _check_face(landmarks, name)
     return landmarks

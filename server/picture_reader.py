@@ -22,10 +22,8 @@ MIN_SIDE = 64
 
 
 def read_portrait(data: bytes, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
-    """Decode and frame, by landmarks where they are given. Raises RequestError for a file that is no picture, or shows
-    no one face."""
-    picture = decode_picture(data)
-    return frame_picture(picture) if landmarks is None else frame_given(np.asarray(shrunk(picture)), landmarks)
+    """Decode and frame. Raises RequestError for a file that is no picture, or shows no one face."""
+    return frame_picture(decode_picture(data), landmarks)
 
 
 def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -53,10 +51,12 @@ def shrunk(picture: Image.Image) -> Image.Image:
     return small
 
 
-def frame_picture(picture: Image.Image) -> FramedPortrait:
-    """Find the face on a picture that is shrunk first; the crop is given in the picture's own pixels."""
+def frame_picture(picture: Image.Image, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
+    """Find the face on a picture that is shrunk first, or place it by ``landmarks``; the crop is given in the picture's
+    own pixels."""
     small = shrunk(picture)
-    framed = frame_portrait(np.asarray(small))
+    pixels = np.asarray(small)
+    framed = frame_portrait(pixels) if landmarks is None else frame_given(pixels, landmarks)
     crop = framed.crop.copy()
     crop[:, :2] *= max(small.size) / max(picture.size)
     return replace(framed, crop=crop)
