@@ -104,7 +104,9 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
     irises = lids + np.array([-across[1], across[0]]) * (LID_RISE / (2 * EYE_X))
     eyes = irises * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
     if not ((eyes > 0) & (eyes < (width, height))).all():
-        raise RequestError("invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait")
+        raise RequestError(
+            "invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait"
+        )
     crop, affine = canonical_crop(rgb, eyes, size)
     placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
     small, _ = canonical_crop(rgb, eyes)

@@ -79,6 +79,7 @@ def test_found_landmarks_are_written_and_used_again(tmp_path: Path) -> None:
         (["--out", "nowhere/sheet.png"], "nowhere"),
         (["--out", "o.png", "--portrait", "none.jpg"], r"none\.jpg"),
         (["--out", "o.png", "--portraits", "nowhere"], "--portraits"),
+        (["--out", "o.png", "--write-landmarks", "o.json"], "needs --portrait"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], words: str) -> None:

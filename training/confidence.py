@@ -111,7 +111,7 @@ def table(found: list[Outcome]) -> str:
         level = [one for one in framed if low <= one.confidence < high]
         if level:
             lines.append(f"{low:.2f} - {min(high, 1):.2f} {len(level):5} {_errors(level)}")
-    lines.append(f"rank correlation of confidence and error: {_ranked(framed):.2f}")
+    lines.append(f"rank correlation of confidence and error: {_spearman(framed):.2f}")
     for harm in ("clean", *HARMS):
         kind = [one for one in framed if one.harm == harm]
         if kind:
@@ -127,9 +127,12 @@ def _errors(some: list[Outcome]) -> str:
     return f"{median:18.2f} {tail:6.2f} {np.mean(errors < GOOD):20.2f} {sure:14.2f}"
 
 
-def _ranked(some: list[Outcome]) -> float:
-    """Spearman's correlation."""
-    ranks = [np.argsort(np.argsort(values)) for values in ([o.confidence for o in some], [o.error for o in some])]
+def _spearman(some: list[Outcome]) -> float:
+    """Rank correlation of confidence and error, equal values sharing the mean of their ranks."""
+    ranks = []
+    for values in ([one.confidence for one in some], [one.error for one in some]):
+        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(count) - 0.5 * count)[place])
     return float(np.corrcoef(ranks)[0, 1])
 
 

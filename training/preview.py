@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.framing import FramedPortrait, frame_given, frame_portrait
-from engine.landmark_file import NEEDED, file_beside, parse_landmarks
+from engine.landmark_file import NEEDED, landmarks_beside
 from engine.landmarks import carried
 from engine.pose import parse_pose
 from models.motion import INDEX
@@ -88,10 +88,8 @@ def open_faces(folder: Path | None, photograph: Path | None, count: int, seed: i
 
 
 def open_photograph(path: Path) -> FramedPortrait:
-    rgb, beside = read_picture(path), file_beside(path)
-    if beside.exists():
-        return frame_given(rgb, parse_landmarks(beside.read_bytes(), beside.name), size=SIZE)
-    return frame_portrait(rgb, size=SIZE)
+    rgb, given = read_picture(path), landmarks_beside(path)
+    return frame_portrait(rgb, size=SIZE) if given is None else frame_given(rgb, given, size=SIZE)
 
 
 def read_picture(path: Path) -> Image:
@@ -106,7 +104,8 @@ def write_landmarks(path: Path, photograph: Path) -> None:
     rgb, framed = read_picture(photograph), open_photograph(photograph)
     back = cv2.invertAffineTransform(framed.crop.astype(np.float64))
     found = carried(framed.landmarks, np.asarray(back), (SIZE, SIZE), (rgb.shape[1], rgb.shape[0]))
-    path.write_text(json.dumps({name: round(found[name], 4) for name in (*NEEDED, "mtilt")}, indent=1) + "\n")
+    text = json.dumps({name: round(found[name], 4) for name in (*NEEDED, "mtilt")}, indent=1) + "\n"
+    sheets.write(path, text.encode())
 
 
 def show_portraits(faces: list[Face], columns: int) -> Image:
@@ -179,10 +178,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=2, help="show each so manieth frame of the sentence")
     parser.add_argument("--write-landmarks", type=Path, help="save those of the photograph here")
     args = parser.parse_args(arguments)
+    if args.write_landmarks and not args.portrait:
+        raise SystemExit("--write-landmarks needs --portrait, the photograph they are of")
+    if args.out.suffix.lower() not in sheets.FORMATS:
+        raise SystemExit(f"--out: the sheet must end in {' or '.join(sheets.FORMATS)}, not {args.out.name!r}")
     count = args.count or {"portraits": 24, "controls": 6, "speech": 1}[args.show]
     try:
         faces = open_faces(args.portraits, args.portrait, count, args.seed)
-        if args.write_landmarks and args.portrait:
+        if args.write_landmarks:
             write_landmarks(args.write_landmarks, args.portrait)
     except RequestError as error:
         raise SystemExit(error.message) from error
@@ -192,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         picture = show_controls(faces)
     else:
         picture = show_speech(faces, spoken(args.text), args.columns or 10, args.every, args.seed)
-    sheets.write(args.out, picture)
+    sheets.write(args.out, sheets.encoded(picture, args.out.suffix.lower()))
     print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}")
 
 

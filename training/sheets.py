@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
+FORMATS = (".png", ".jpg")
 BAND = 22  # height of a caption, pixels
 PAPER, INK = (246, 245, 242), (40, 40, 44)
 LINES = {"face": (90, 170, 255), "mouth": (255, 90, 110), "eyes": (60, 220, 160), "brows": (250, 200, 60)}
@@ -64,13 +65,16 @@ def _line(picture: Image, points: NDArray[np.floating], what: str) -> None:
     cv2.polylines(picture, [np.round(pixels * 16).astype(np.int32)], False, LINES[what], 1, cv2.LINE_AA, 4)
 
 
-def write(path: Path, picture: Image) -> None:
-    """Whole or not at all."""
-    if path.suffix.lower() not in (".png", ".jpg"):
-        raise SystemExit(f"--out: the sheet must end in .png or .jpg, not {path.name!r}")
-    if not path.parent.is_dir():
-        raise SystemExit(f"--out: there is no folder {str(path.parent)!r} for {path.name}")
-    data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(picture[..., ::-1]))[1]
+def encoded(picture: Image, suffix: str) -> bytes:
+    """An RGB picture as a file of one of FORMATS."""
+    return cv2.imencode(suffix, np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Whole or not at all; ends the program where it cannot be written."""
     draft = path.with_name(path.name + ".part")
-    draft.write_bytes(data.tobytes())
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    except OSError as error:
+        raise SystemExit(f"cannot write {path}: {error.strerror}") from error

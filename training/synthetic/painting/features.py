@@ -71,7 +71,7 @@ def paint_brows(picture: Floats, look: Look, rng: np.random.Generator) -> None:
         t = (part.x - np.float32(x0)) / np.float32(0.118) * sign
         line = y0 + drop * np.clip(t, -1, 1) + arch * (1.6 * (t - 0.25) ** 2 - 0.35)
         width = thick * np.clip(1.08 - 0.55 * np.clip(t, 0, 1.4) ** 1.5, 0.15, 2)
-        grain = strands(rng, part.x * sign - 0.9 * (part.y - y0), part.y, 1.0)
+        grain = strands(rng, part.x * sign - 0.9 * (part.y - y0), part.y, 3.0)
         reach = np.minimum(width - np.abs(part.y - line), (1.12 - np.abs(t)) * np.float32(0.118))
         mask = cover(reach + grain * np.float32(0.0035), 3.0)
         lay(part.of(picture), colour, np.clip(mask * strong * (0.85 + 0.18 * grain), 0, 1))
@@ -157,7 +157,7 @@ def _teeth(
     phase = np.abs(((bend / width + 0.5) % 1) - 0.5)
     between = np.exp(-(((0.5 - phase) / 0.07) ** 2)) * 0.3
     form = (1 - between) * (1 - 0.25 * (phase / 0.5) ** 4)
-    light = (1 - fade * np.clip(np.abs(u), 0, 1) ** 2) * (0.55 + 0.3 * look.fill)
+    light = (1 - fade * np.clip(np.abs(u), 0, 1) ** 2) * (0.8 + 0.3 * look.fill)
     side = 1 - np.clip((np.abs(u) - 0.8) / 0.2, 0, 1) * 0.8  # dark corners
     lay(colour, np.asarray(white * (form * light * side)[..., None], np.float32), band)
 

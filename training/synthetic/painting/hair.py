@@ -44,7 +44,7 @@ def grow(head: Head, look: Look, rng: np.random.Generator) -> Strands:
         grain = noise(rng, (48, 48)) * np.float32(0.8) + noise(rng, (110, 110)) * np.float32(0.5)
     else:
         down = Y - np.float32(head.top - 0.12)
-        across = (X - np.float32(cx + part)) / (np.float32(0.32) + np.clip(down, 0, 2) * np.float32(0.55))
+        across = (X - np.float32(cx + part)) / (np.float32(0.5) + np.clip(down, 0, 2) * np.float32(0.5))
         if look.style in ("swept", "parted", "cropped", "bun"):
             lean = float(rng.uniform(0.6, 1.6)) * (1 if part > 0 else -1)
             across = across + np.float32(0.8) * down * np.float32(lean) * np.clip(-Y, 0, 1)
@@ -97,7 +97,14 @@ def _outer(head: Head, look: Look, length: float) -> Floats:
         u = u / (1 + 0.16 * np.sin(np.clip(down / max(length, 0.6), 0, 1) * np.float32(2.4)))
     v = np.where(down < 0, down / np.float32(tall), 0)
     inside = (1 - (np.abs(u) ** 2.15 + np.abs(v) ** 2.15) ** np.float32(1 / 2.15)) * np.float32(min(wide, tall))
+    if look.hat:
+        inside = np.minimum(inside, Y - np.float32(_hat_edge(look)))
     return np.asarray(np.minimum(inside, (np.float32(length) - Y) * np.float32(0.8)), np.float32)
+
+
+def _hat_edge(look: Look) -> float:
+    """How high above the brows a hat sits, y in units."""
+    return EYE_Y - look.marks["bh"] - 0.08 - 0.12 * look.fine
 
 
 def _front(head: Head, look: Look, rng: np.random.Generator) -> Floats:
@@ -109,7 +116,7 @@ def _front(head: Head, look: Look, rng: np.random.Generator) -> Floats:
         np.abs(X - np.float32(marks["cx"])) - np.maximum(head.half_width(Y[:, 0]), rim)[:, None] + np.float32(0.012)
     )
     if look.style == "ring":
-        return np.asarray(np.minimum(beside + 0.02, Y + np.float32(0.42)), np.float32)
+        return np.asarray(np.minimum(beside + 0.02, (Y + np.float32(0.38)) * np.float32(0.15)), np.float32)
     level = EYE_Y - look.hairline
     if look.style in ("fringe", "bob") and rng.random() < (1.0 if look.style == "fringe" else 0.4):
         level = EYE_Y - marks["bh"] + float(rng.uniform(-0.12, 0.035))  # down to the brows, or over them
@@ -148,7 +155,7 @@ def paint_beard(picture: Floats, head: Head, look: Look, rng: np.random.Generato
     v = Y - np.float32(my) - np.float32(marks["curve"]) * np.clip(u * u, 0, 1.6)
     p = np.clip(1 - u * u, 0, 1)
     lip_top, lip_bottom = -(marks["th"] + marks["ut"]) * p**0.75, marks["lt"] * p**0.62
-    free = np.maximum(lip_top - v, v - lip_bottom) - 0.008 + 0.02 * np.clip(np.abs(u) - 1, 0, 1)
+    free = np.maximum(lip_top - v, v - lip_bottom) - 0.008 + 0.2 * np.clip(np.abs(u) - 1, 0, 1)
     grain = strands(rng, X + 0.25 * np.sin(3 * X) * (Y - my), Y * np.float32(1.6), 1.3)
     long = {"full": float(rng.uniform(0.05, 0.2)), "short": 0.015}.get(look.beard, 0.0)
     nose = np.float32(head.base + 0.03)
@@ -186,11 +193,11 @@ def paint_hat(picture: Floats, head: Head, look: Look, rng: np.random.Generator)
     marks = look.marks
     cx, wide = marks["cx"], marks["rx"] + 0.06
     u = (X - np.float32(cx) - np.float32(look.tilt) * (Y + 0.1)) / np.float32(wide)
-    level = EYE_Y - marks["bh"] - float(rng.uniform(0.08, 0.2))
+    level = _hat_edge(look)
     cloth = look.dress[::-1] * np.float32(rng.uniform(0.5, 1.4))
     weave = 1 + 0.07 * noise(rng, (160, 160))
     if look.hat == "scarf":
-        hole = np.hypot((X - cx) / (marks["rx"] * 0.97), (Y - 0.08) / (marks["my"] + marks["chin"] - 0.03)) - 1
+        hole = np.hypot((X - cx) / (marks["rx"] * 0.97), (Y - 0.08) / (marks["my"] + marks["chin"] - 0.07)) - 1
         outside = 1 - np.hypot((X - cx) / (wide + 0.08), (Y - 0.1) / np.float32(0.1 - head.top + 0.09))
         sides = wide * 1.02 - np.abs(X - cx) + 0.5 * np.clip(Y - 0.5, 0, 1)
         drape = np.maximum(outside * 0.5, np.minimum(sides, Y - 0.1))

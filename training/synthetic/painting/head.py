@@ -116,7 +116,7 @@ def _lines(head: Head, look: Look, rng: np.random.Generator) -> None:
     def groove(points: list[tuple[float, float]], depth: float, width: float, blur: float) -> None:
         nonlocal grooves
         if depth > 0.15:
-            grooves += np.float32(depth) * stroke(curve(points), width, blur)
+            grooves += np.float32(1.5 * depth) * stroke(curve(points), width, blur)
 
     for sign in (-1, 1):
         start = (nose_x + sign * (head.wing + 0.008), head.base - 0.045)

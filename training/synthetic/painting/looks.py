@@ -132,7 +132,7 @@ def draw_look(rng: np.random.Generator) -> Look:
         fill=float(rng.uniform(0.25, 0.7)),
         backdrop=str(rng.choice(BACKDROPS)),
         ground=_colour(rng, (0.15, 0.85), 0.5),
-        dress=_colour(rng, (0.08, 0.9), 0.7),
+        dress=_colour(rng, (0.08, 0.9), 0.5),
         collar=bool(rng.random() < 0.5),
     )
 
