@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.train import train
+
 app = typer.Typer(
     help="A real-time avatar server: a browser calls, one portrait answers.",
     no_args_is_help=True,
@@ -19,6 +21,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Figures of this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+app.add_typer(train, name="train")
 
 RolloutName = Literal["knot_forcing", "self_forcing"]
 
