@@ -72,7 +72,8 @@ class StageConfig:
     guidance: Guidance = Guidance()
 
     def __post_init__(self) -> None:
-        assert self.batch % self.accumulate == 0
+        if self.batch % self.accumulate:
+            raise RequestError("invalid_config", f"a batch of {self.batch} does not divide into {self.accumulate} pieces")
         assert self.method == "teacher_forcing" or self.save_every % self.ode.reuse == 0, "a path is not saved"
 
     @property

@@ -3,6 +3,7 @@
 Started by torchrun there are several, else there is one and nothing here does anything. Works on CPU (gloo) as on GPU.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class World:
         """Block by block, so that no process ever holds all weights at once."""
         if self.mesh is None:
             return
+        # It warns of outputs that are views, lest they be changed in place. Ours never are.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         for block in model.blocks:
             fully_shard(block, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)

@@ -48,13 +48,12 @@ def forward_tokens(config: StageConfig) -> int:
 
 
 def memory(config: StageConfig, gpus: int) -> Memory:
-    """Of a piece of batch / accumulate clips, spread over the GPUs (at least one clip on each)."""
+    """With one clip at a time on each GPU: --accumulate batch / gpus."""
     network = values(config)
     trained = len(config.networks)
     held = trained + config.needs_teacher
-    clips = max(1, config.batch // config.accumulate // gpus)
     dit = config.model.dit
-    tokens = forward_tokens(config) * clips
+    tokens = forward_tokens(config)
     kept = dit.layers if config.recompute else dit.layers * BLOCK_VALUES
     activations = tokens * dit.dim * (kept + BLOCK_VALUES) * FULL
     block = network // dit.layers  # the one that is gathered
@@ -71,9 +70,12 @@ def memory(config: StageConfig, gpus: int) -> Memory:
 def describe(config: StageConfig, gpus: tuple[int, ...] = (1, 4, 8)) -> str:
     """The plan as a table, GiB on each GPU."""
     columns = ("parameters", "gradients", "optimiser", "ema", "activations", "total")
-    lines = [f"{config.model.name}, {config.stage}: {values(config):,} parameters a network", ""]
-    lines.append(f"{'GPUs':>5}" + "".join(f"{name:>13}" for name in columns) + "   GiB on each")
+    lines = [
+        f"{config.model.name}, {config.stage}: {values(config):,} parameters a network; GiB on each GPU",
+        f"{'GPUs':>5}{'--accumulate':>14}" + "".join(f"{name:>13}" for name in columns),
+    ]
     for count in gpus:
         plan = memory(config, count)
-        lines.append(f"{count:>5}" + "".join(f"{getattr(plan, name) / GIB:>13.1f}" for name in columns))
+        figures = "".join(f"{getattr(plan, name) / GIB:>13.1f}" for name in columns)
+        lines.append(f"{count:>5}{config.batch // count:>14}{figures}")
     return "\n".join(lines)

@@ -60,11 +60,11 @@ def build_networks(
 def train(
     config: StageConfig, data: Path, portraits: Path | None, start: Path | None, teacher: Path | None, out: Path,
     device: str,
-) -> Path:  # fmt: skip
-    """Run one stage to its end, or on from where it was; returns its checkpoint."""
+) -> Path | None:  # fmt: skip
+    """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it."""
     with joined(device) as world:
         clips = open_clips(config, data, portraits)
         networks, guide = build_networks(config, start, teacher)
         trainer = Trainer(config, networks, guide, clips, out, world)
         trainer.run()
-        return trainer.checkpoint
+        return trainer.checkpoint if world.leads else None
