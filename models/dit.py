@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import CacheView, attend, rotary_angles, rotate, token_mask
+from models.attention import CacheView, FrameRuns, attend, rotary_angles, rotate, token_mask
 from models.config import DiTConfig
 
 Angles = tuple[Tensor, Tensor]
@@ -75,7 +75,7 @@ class Block(nn.Module):
         x: Tensor,
         time: Tensor,
         angles: tuple[Angles, Angles],
-        mask: Tensor | None,
+        mask: Tensor | FrameRuns | None,
         text: tuple[Tensor, Tensor] | Tensor | None,
         cache: CacheView,
         layer: int,
@@ -94,7 +94,12 @@ class Block(nn.Module):
         return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
 
     def attend_self(
-        self, x: Tensor, angles: tuple[Angles, Angles], mask: Tensor | None, cache: CacheView, layer: int
+        self,
+        x: Tensor,
+        angles: tuple[Angles, Angles],
+        mask: Tensor | FrameRuns | None,
+        cache: CacheView,
+        layer: int,
     ) -> Tensor:
         batch, frames, tokens, _ = x.shape
         flat = x.flatten(1, 2)
@@ -210,7 +215,7 @@ class CausalWanDiT(nn.Module):
         if cache.positions is not None:
             past = rotary_angles(cache.positions, grid, self.config.rope_split)
             keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
-        mask = None if cache.mask is None else token_mask(cache.mask, grid[0] * grid[1])
+        mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
         driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
         text = self.text_embedding(context) if isinstance(context, Tensor) else None
         for i, block in enumerate(self.blocks):

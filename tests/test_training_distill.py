@@ -11,15 +11,14 @@ from engine.runner import ModelRunner
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT
 from models.registry import LoadedModel
-from tests.clips import CPU, TINY, noise_clips, random_model
+from tests.clips import CPU, TINY, NoiseClips, noise_clips, random_model
 from training import dmd
 from training.bidirectional import Guidance, conditioned
+from training.configs import PRESETS
+from training.families import family_of
 from training.noise import add_noise
 from training.self_rollout import self_rollout
 from training.stages import DistillStage, Setting
-from training.configs import PRESETS
-from training.families import family_of
-from tests.clips import NoiseClips
 
 SPECS = [
     RolloutSpec(),
@@ -84,9 +83,7 @@ def test_the_fused_latent_gets_half_the_gradient() -> None:
         with torch.no_grad():
             for p in model.head.parameters():
                 p.zero_()
-        latents = self_rollout(
-            model, TINY, RolloutSpec(knot=k), noise_clips(1, config=TINY), [1], 2, 0, gradient=True
-        )
+        latents = self_rollout(model, TINY, RolloutSpec(knot=k), noise_clips(1, config=TINY), [1], 2, 0, gradient=True)
         latents[:, 3].sum().backward()
         made[k] = model.head.head.bias.grad
     torch.testing.assert_close(made[1], made[0] / 2)

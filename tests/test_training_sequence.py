@@ -7,7 +7,7 @@ import torch
 
 from engine.config import RolloutSpec
 from engine.kv_cache import KVCache
-from engine.rollout.base import Pass, make_condition, reference_pass
+from engine.rollout.base import Pass, reference_pass
 from engine.rollout.knot_forcing import KnotForcing
 from engine.rollout.self_forcing import SelfForcing
 from engine.rollout.strategies import make_rollout

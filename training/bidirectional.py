@@ -36,9 +36,7 @@ class WholeClip:
         return level
 
 
-def build(
-    batch: ClipBatch, exposure: ExposureConfig, dropout: DropoutConfig, draws: Draws
-) -> WholeClip:
+def build(batch: ClipBatch, exposure: ExposureConfig, dropout: DropoutConfig, draws: Draws) -> WholeClip:
     """Draw what is exposed and what is withheld."""
     batch = withhold(batch, dropout, draws)
     size, frames = batch.latents.shape[:2]

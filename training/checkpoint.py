@@ -53,7 +53,9 @@ class State:
         }  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, metadata)
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, metadata
+        )
         os.replace(partial, path)
 
     def restore(self, path: Path) -> Progress:

@@ -19,8 +19,8 @@ from training.sequence import ExposureConfig
 
 @dataclass(frozen=True, slots=True)
 class CriticConfig:
-    """rate: of the critic, which is trained every step; generator_every: the generator at every n-th. guidance: of the
-    real score. levels: least and largest noise level of the scores."""
+    """rate: of the critic, which is trained every step; generator_every: the generator at every n-th. levels: least and
+    largest noise level of the scores."""
 
     rate: float = 4e-7
     generator_every: int = 5
@@ -35,7 +35,8 @@ class StageConfig:
     its own rollouts. rollout, chunks: what the causal model is to be rolled out with, and for how long in training.
     hours: the run ends here even if steps are left. accumulate: pieces a batch is worked through in. rate .. clip:
     AdamW; warm: share of the steps over which the rate rises, final_rate: what it falls to. ema: decay of the averaged
-    weights, which are the result. schedule: share of noise levels taken from those of the rollout. recompute: trade
+    weights, which are the result. schedule: share of noise levels taken from those of the rollout. guidance: of the
+    base model, where it teaches. recompute: trade
     time for memory in backward. dtype: of the autocast; ``auto`` is bf16 where the processor computes in it (elsewhere
     it is three times slower than fp32).
     """
@@ -73,7 +74,9 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:
-            raise RequestError("invalid_config", f"a batch of {self.batch} does not divide into {self.accumulate} pieces")
+            raise RequestError(
+                "invalid_config", f"a batch of {self.batch} does not divide into {self.accumulate} pieces"
+            )
         assert self.method == "teacher_forcing" or self.save_every % self.ode.reuse == 0, "a path is not saved"
 
     @property
@@ -86,11 +89,12 @@ class StageConfig:
 
 
 _DROPPED = DropoutConfig(text=0.1, drive=0.1, reference=0.1)
+_AHEAD = ClipConfig(reference_ahead=(22, 44))
 _EXPOSED = ExposureConfig(prefix=0.3, prefix_latents=8)
 
 BASE = StageConfig(
-    stage="base", steps=2800, batch=32, rate=1e-3, hours=2.0, clips=ClipConfig(reference_ahead=(22, 44)),
-    exposure=_EXPOSED, dropout=_DROPPED,
+    stage="base", steps=2800, batch=32, rate=1e-3, hours=2.0, schedule=0.0, clips=_AHEAD, exposure=_EXPOSED,
+    dropout=_DROPPED,
 )  # fmt: skip
 CAUSAL = StageConfig(stage="causal", steps=2800, batch=32, rate=1e-3, hours=3.0)
 CAUSAL_ODE = replace(
@@ -98,22 +102,22 @@ CAUSAL_ODE = replace(
 )
 DISTILL = StageConfig(
     stage="distill", steps=1000, batch=32, rate=1e-4, hours=2.0, betas=(0.0, 0.999), ema=0.99, final_rate=1.0,
-    clips=ClipConfig(reference_ahead=(22, 44)), critic=CriticConfig(rate=2e-4),
+    clips=_AHEAD, critic=CriticConfig(rate=2e-4),
 )  # fmt: skip
 
-_WAN = dict(model=WAN21_1_3B, recompute=True, accumulate=8, batch=64, weight_decay=0.01, sheet_every=0)
 WAN_BASE = StageConfig(
-    stage="base", steps=10_000, rate=1e-5, hours=336.0, betas=(0.9, 0.999), final_rate=0.1, warm=0.02, ema=0.9995,
-    schedule=0.0, exposure=_EXPOSED, dropout=_DROPPED, **_WAN,
+    stage="base", model=WAN21_1_3B, steps=10_000, batch=64, accumulate=8, rate=1e-5, hours=336.0, betas=(0.9, 0.999),
+    final_rate=0.1, warm=0.02, ema=0.9995, schedule=0.0, recompute=True, sheet_every=0, clips=_AHEAD, exposure=_EXPOSED,
+    dropout=_DROPPED,
 )  # fmt: skip
 WAN_CAUSAL = replace(WAN_BASE, stage="causal", steps=3000, hours=168.0, schedule=0.5, dropout=DropoutConfig())
 WAN_CAUSAL_ODE = replace(
     WAN_CAUSAL, method="ode", rate=2e-6, ema=0.99, hours=168.0, guidance=Guidance(6.0),
-    ode=OdeConfig(teacher="base", paths=48, reuse=4),
+    ode=OdeConfig(teacher="base", paths=48),
 )  # fmt: skip
-WAN_DISTILL = StageConfig(
-    stage="distill", steps=3000, rate=2e-6, hours=168.0, betas=(0.0, 0.999), clip=10.0, final_rate=1.0, warm=0.0,
-    ema=0.99, guidance=Guidance(4.0), critic=CriticConfig(rate=4e-7), **_WAN,
+WAN_DISTILL = replace(
+    WAN_CAUSAL, stage="distill", rate=2e-6, betas=(0.0, 0.999), clip=10.0, final_rate=1.0, warm=0.0, ema=0.99,
+    guidance=Guidance(4.0), critic=CriticConfig(rate=4e-7),
 )  # fmt: skip
 
 WAN_TINY = replace(
@@ -153,9 +157,7 @@ PRESETS: dict[str, StageConfig] = {
     "wan-1.3b-causal-ode": WAN_CAUSAL_ODE,
     "wan-1.3b-distill": WAN_DISTILL,
 }
-PRESETS |= {
-    f"{name}-smoke": _smoke(PRESETS[f"{name}-cpu"]) for name in ("base", "causal", "causal-ode", "distill")
-} | {
+PRESETS |= {f"{name}-smoke": _smoke(PRESETS[f"{name}-cpu"]) for name in ("base", "causal", "causal-ode", "distill")} | {
     f"wan-{name}-smoke": replace(_smoke(PRESETS[f"wan-1.3b-{name}"]), model=WAN_TINY)
     for name in ("base", "causal", "causal-ode", "distill")
 }

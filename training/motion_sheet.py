@@ -1,4 +1,5 @@
-"""What a motion sample looks like: its controls as tracks beside the clip's own, and the sample portrait moved by it."""
+"""What a motion sample looks like: its controls as tracks beside the clip's own, and the sample portrait moved by
+it."""
 
 from functools import cache
 from pathlib import Path
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.framing import frame_portrait
+from models.codec import Portrait, Reference
 from models.motion import CHANNELS, NAMES
 from models.motion_codec import MotionCodec, unpack_controls
-from models.codec import Portrait, Reference
 
 PORTRAIT = Path(__file__).parent.parent / "client_web" / "samples" / "portrait_1.jpg"
 WIDTH, ROW, FRAMES = 1024, 44, 8

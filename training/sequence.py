@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import RolloutSpec
-from models.attention import BlockMask
+from models.attention import BlockMask, FrameRuns
 from models.dit import CausalWanDiT
 from training.clips import ClipBatch
 from training.noise import Draws, to_x0
@@ -122,6 +122,11 @@ def frame_mask(layout: Layout) -> Tensor:
     return itself | ((past | own_copy) & (kind[:, None] > 0))
 
 
+def as_seen(mask: Tensor, latents: Tensor) -> Tensor | FrameRuns:
+    """A frame mask as attention wants it: for frames of many tokens (latents [B, F, C, h, w]) as runs."""
+    return FrameRuns.of(mask) if latents.shape[-1] * latents.shape[-2] > 64 else mask.to(latents.device)
+
+
 def build(batch: ClipBatch, layout: Layout, exposure: ExposureConfig, draws: Draws) -> Sequence:
     """Draw what is exposed and lay a batch out as one sequence."""
     latents, drive = batch.latents[:, : layout.latents], batch.drive[:, : layout.latents]
@@ -177,7 +182,7 @@ def predict(model: CausalWanDiT, sequence: Sequence, noisy: Tensor, sigmas: Tens
         torch.cat([sequence.context_condition, sequence.noisy_condition], 1),
         torch.cat([sequence.context_drive, sequence.noisy_drive], 1),
         sequence.text,
-        BlockMask(frame_mask(sequence.layout).to(noisy.device)),
+        BlockMask(as_seen(frame_mask(sequence.layout), noisy)),
         torch.cat([sequence.context_positions, sequence.noisy_positions], 1),
     )
     return to_x0(out[:, context:], noisy, sigmas, model.config.prediction)
@@ -187,13 +192,12 @@ class RecordedContext:
     """A CacheView that keeps the context's keys and values of one forward and shows them to the following ones."""
 
     def __init__(self, sequence: Sequence) -> None:
-        mask = frame_mask(sequence.layout).to(sequence.target.device)
-        context = sequence.layout.context
+        mask, context = frame_mask(sequence.layout), sequence.layout.context
         self.positions: Tensor | None = None
-        self.mask: Tensor | None = mask[:context, :context]
+        self.mask = as_seen(mask[:context, :context], sequence.target)
         self._recorded_positions = sequence.context_positions
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._noisy_mask = mask[context:]
+        self._noisy_mask = as_seen(mask[context:], sequence.target)
 
     def show(self) -> None:
         """From now on forwards are of noisy latents."""

@@ -162,9 +162,7 @@ class CausalStage:
         sequence = build(batch, self.layout, config.exposure, draws)
         known = setting.family.known(sequence.noisy_drive)
         free = torch.ones_like(sequence.target, dtype=torch.bool) if known is None else ~known
-        missing = ode.missing_spread(
-            setting.teacher, sequence, self.path_levels, draws, free, config.ode.spread_limit
-        )
+        missing = ode.missing_spread(setting.teacher, sequence, self.path_levels, draws, free, config.ode.spread_limit)
         return torch.where(stretched.to(missing.device), missing, 1.0)
 
     def sample(self, clip: ClipBatch) -> Tensor:

@@ -39,7 +39,8 @@ def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:
     wanted = own.get(PATCH)
     found = given.get(PATCH)
     if wanted is not None and found is not None and found.dim() == 5 and found.shape[1] < wanted.shape[1]:
-        given[PATCH] = torch.cat([found, found.new_zeros(len(found), wanted.shape[1] - found.shape[1], *found.shape[2:])], 1)
+        added = found.new_zeros(len(found), wanted.shape[1] - found.shape[1], *found.shape[2:])
+        given[PATCH] = torch.cat([found, added], 1)
     if not any(name.startswith("drive_") for name in given):
         given |= {name: value for name, value in own.items() if name.startswith("drive_")}
     wrong = sorted(
@@ -48,6 +49,7 @@ def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:
     )  # fmt: skip
     if wrong:
         raise RequestError(
-            "start_mismatch", f"the checkpoint does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}"
+            "start_mismatch",
+            f"the checkpoint does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
         )
     model.load_state_dict(given)
