@@ -1,4 +1,5 @@
-"""Self-rollout: the engine's rollout with a gradient in one place; distribution matching moves a mean where it should."""
+"""Self-rollout: the engine's rollout with a gradient in one place; distribution matching moves a mean where it
+should."""
 
 from dataclasses import replace
 

@@ -49,8 +49,10 @@ class State:
             return
         tensors["generator"] = self.generator.get_state()
         metadata = {
-            "step": str(progress.step), "seconds": str(progress.seconds), "numpy": json.dumps(self.rng.bit_generator.state)
-        }  # fmt: skip
+            "step": str(progress.step),
+            "seconds": str(progress.seconds),
+            "numpy": json.dumps(self.rng.bit_generator.state),
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         save_file(

@@ -167,5 +167,5 @@ def find_preset(name: str, stage: str) -> StageConfig:
     """Raises RequestError for an unknown name, or one of another stage."""
     fitting = sorted(known for known, config in PRESETS.items() if config.stage == stage)
     if name not in fitting:
-        raise RequestError("unknown_config", f"unknown config {name!r} for the stage {stage}: {', '.join(fitting)}")
+        raise RequestError("unknown_config", f"unknown config {name!r} of {stage}: choose one of {', '.join(fitting)}")
     return PRESETS[name]
