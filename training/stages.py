@@ -177,25 +177,25 @@ class DistillStage:
         self.setting, self.teacher = setting, setting.teacher
 
     def turns(self, step: int) -> Iterator[Turn]:
-        """Both learn from the same rollouts; those of the generator's turn have been descended when the critic's
-        come."""
+        """Both learn from the same rollouts, and those from the same random exit step in every chunk."""
         rolled: list[tuple[ClipBatch, Draws]] = []
+        exit_step = int(torch.randint(len(self.setting.sigmas), (), generator=self.setting.generator))
         if step % self.setting.config.critic.generator_every == 0:
-            yield Turn("model", self.generator_pieces(rolled))
+            yield Turn("model", self.generator_pieces(rolled, exit_step))
         else:
-            rolled += [self.roll(gradient=False) for _ in range(self.setting.config.accumulate)]
+            rolled += [self.roll(exit_step, gradient=False) for _ in range(self.setting.config.accumulate)]
         yield Turn("critic", (self.critic_loss(batch, draws) for batch, draws in rolled))
 
-    def roll(self, gradient: bool) -> tuple[ClipBatch, Draws]:
-        """Clips as the generator makes them; the same random exit step for every chunk of the batch."""
+    def roll(self, exit_step: int, *, gradient: bool) -> tuple[ClipBatch, Draws]:
+        """Clips as the generator makes them."""
         batch, draws = self.setting.draw()
-        exit_step = int(torch.randint(len(self.setting.sigmas), (), generator=self.setting.generator))
         made = roll(self.setting, batch, draws, exit_step, gradient=gradient)
         return replace(batch, latents=made, drive=batch.drive[:, : made.shape[1]]), draws
 
-    def generator_pieces(self, rolled: list[tuple[ClipBatch, Draws]]) -> Iterator[Piece]:
+    def generator_pieces(self, rolled: list[tuple[ClipBatch, Draws]], exit_step: int) -> Iterator[Piece]:
+        """Leaves what it rolled to the critic, without its graph."""
         for _ in range(self.setting.config.accumulate):
-            batch, draws = self.roll(gradient=True)
+            batch, draws = self.roll(exit_step, gradient=True)
             rolled.append((replace(batch, latents=batch.latents.detach()), draws))
             yield self.generator_loss(batch, draws)
 
