@@ -133,8 +133,8 @@ def train(
     from training.run import train as run_stage
 
     with one_line_errors():
-        changes = {"steps": steps, "accumulate": accumulate}
-        chosen = replace(find_preset(config, stage), **{k: v for k, v in changes.items() if v is not None})
+        preset = find_preset(config, stage)
+        chosen = replace(preset, steps=steps or preset.steps, accumulate=accumulate or preset.accumulate)
         if plan:
             typer.echo(describe(chosen))
             return

@@ -36,9 +36,8 @@ class StageConfig:
     hours: the run ends here even if steps are left. accumulate: pieces a batch is worked through in. rate .. clip:
     AdamW; warm: share of the steps over which the rate rises, final_rate: what it falls to. ema: decay of the averaged
     weights, which are the result. schedule: share of noise levels taken from those of the rollout. guidance: of the
-    base model, where it teaches. recompute: trade
-    time for memory in backward. dtype: of the autocast; ``auto`` is bf16 where the processor computes in it (elsewhere
-    it is three times slower than fp32).
+    base model, where it teaches. recompute: trade time for memory in backward. dtype: of the autocast; ``auto`` is bf16
+    where the processor computes in it (elsewhere it is three times slower than fp32).
     """
 
     stage: Literal["base", "causal", "distill"]
