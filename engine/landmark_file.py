@@ -24,8 +24,8 @@ OPTIONAL = ("mtilt", *_SHARES)
 # What a face can be, in canonical units (2 x EYE_X between the eyes), with wide margins: beyond lies a slip of the pen.
 _SIZES: dict[str, tuple[float, float]] = {
     "rx": (0.25, 0.8), "ry": (0.35, 1.0), "mw": (0.07, 0.45), "curve": (-0.3, 0.15), "mtilt": (-0.15, 0.15),
-    "lt": (0.005, 0.2), "ut": (0.002, 0.15), "th": (0.0, 0.4), "chin": (0.08, 0.7), "ea": (0.03, 0.2), "eb": (0.005, 0.12),
-    "bh": (0.02, 0.3),
+    "lt": (0.005, 0.2), "ut": (0.002, 0.15), "th": (0.0, 0.4), "chin": (0.08, 0.7), "ea": (0.03, 0.2),
+    "eb": (0.005, 0.12), "bh": (0.02, 0.3),
 }  # fmt: skip
 
 

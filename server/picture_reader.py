@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 25_000_000
 KEPT_SIDE = 1280  # pixels of the longer side that are looked at, and kept for a later, finer framing
 MIN_SIDE = 64
+FRAMED_SIDE = 512  # of the crop that is kept, as the largest preset shows it; a codec scales it to its own
 
 
 def read_portrait(data: bytes, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
@@ -56,7 +57,10 @@ def frame_picture(picture: Image.Image, landmarks: Mapping[str, float] | None = 
     own pixels."""
     small = shrunk(picture)
     pixels = np.asarray(small)
-    framed = frame_portrait(pixels) if landmarks is None else frame_given(pixels, landmarks)
+    if landmarks is None:
+        framed = frame_portrait(pixels, size=FRAMED_SIDE)
+    else:
+        framed = frame_given(pixels, landmarks, size=FRAMED_SIDE)
     crop = framed.crop.copy()
     crop[:, :2] *= max(small.size) / max(picture.size)
     return replace(framed, crop=crop)

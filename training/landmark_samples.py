@@ -161,11 +161,11 @@ def read_notes(portraits: Path) -> dict[str, dict[str, float]]:
     path = portraits / "landmarks.json" if portraits.is_dir() else portraits
     try:
         notes = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return {name: {field: float(value) for field, value in one.items()} for name, one in notes.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise SystemExit(
             f"--portraits: no landmarks can be read from {path}; leave it out for painted faces"
         ) from error
-    return {name: {field: float(value) for field, value in one.items()} for name, one in notes.items()}
 
 
 def load(folder: Path, names: list[str] | None = None) -> dict[str, tuple[Image, dict[str, float]]]:
