@@ -17,7 +17,7 @@ from training.trainer import Trainer
 
 
 def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips:
-    """The embedded model's corpus (.npz of training.make_data) with portraits or painted faces, or a folder of encoded clips."""
+    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, or encoded clips."""
     if config.model.codec != "motion":
         frames = Layout(config.rollout, config.chunks).latents
         return LatentFolder(data, config.model, frames, config.clips.reference_ahead, config.seed)
