@@ -54,7 +54,7 @@ def test_given_landmarks_win(picture: Path) -> None:
 
 @pytest.mark.parametrize(("scale", "angle"), [(1.7, 0.0), (0.9, 14.0), (2.2, -20.0)])
 def test_they_are_carried_into_the_framing_from_any_picture(scale: float, angle: float) -> None:
-    turn = cv2.getRotationMatrix2D((160, 160), angle, scale)
+    turn = np.asarray(cv2.getRotationMatrix2D((160, 160), angle, scale), np.float64)
     turn[:, 2] += (240, 330)
     size = (900, 1100)
     large: NDArray[np.uint8] = np.asarray(cv2.warpAffine(drawn_face(320), turn, size), np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.landmark_file import parse_landmarks
+from engine.pose import parse_pose
 from training import preview
 from training.preview import COLUMNS, Face, main, move
 from training.sheets import BAND, marked, sheet
@@ -42,7 +43,7 @@ def test_a_sheet_holds_every_picture_below_its_caption() -> None:
 
 
 def test_every_control_moves_the_face(face: Face) -> None:
-    poses = [preview.parse_pose(record).controls for _, record in COLUMNS]
+    poses = [parse_pose(record).controls for _, record in COLUMNS]
     pictures = move(face, poses)
     still = pictures[0].astype(int)
     for (name, _), picture in list(zip(COLUMNS, pictures, strict=True))[1:]:

@@ -20,7 +20,7 @@ def gallery() -> list[PaintedPortrait]:
 
 
 def grey(portrait: PaintedPortrait) -> NDArray[np.float64]:
-    return portrait.rgb.mean(2)
+    return np.asarray(portrait.rgb.mean(2))
 
 
 def pixel(value: float) -> float:

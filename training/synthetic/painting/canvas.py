@@ -89,14 +89,14 @@ def polygon(points: NDArray[np.floating]) -> Floats:
     """Cover [320, 320] of a closed shape through points [n, 2] in units."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     cv2.fillPoly(mask, [_fixed(points)], 255, cv2.LINE_AA, _SHIFT)
-    return mask.astype(np.float32) / 255
+    return mask.astype(np.float32) / np.float32(255)
 
 
 def stroke(points: NDArray[np.floating], width: float = 1.0, blur: float = 1.0) -> Floats:
     """Cover [320, 320] of a line through points [n, 2]; width and blur in pixels; 1 in its middle when wide."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     cv2.polylines(mask, [_fixed(points)], False, 255, max(1, round(width)), cv2.LINE_AA, _SHIFT)
-    return soften(mask.astype(np.float32) / 255, blur)
+    return soften(mask.astype(np.float32) / np.float32(255), blur)
 
 
 def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:

@@ -11,7 +11,7 @@ PX = 1 / 160
 
 
 def paint_eyes(picture: Floats, light: Floats, look: Look, rng: np.random.Generator) -> None:
-    white = linear(236, 228, 222) * np.float32(rng.uniform(0.75, 1.0)) * np.float32([1, 0.97, 0.95])
+    white = linear(236, 228, 222) * np.float32(rng.uniform(0.75, 1.0)) * np.array([1, 0.97, 0.95], np.float32)
     slant, pupil = float(rng.normal(0.004, 0.006)), float(rng.uniform(0.3, 0.5))
     glint = (float(0.012 * np.sign(look.light[0] + 1e-3)), -0.012)
     bright, lashes = float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.55, 0.8) + 0.2 * look.fine)
@@ -102,12 +102,8 @@ def paint_mouth(picture: Floats, light: Floats, look: Look, rng: np.random.Gener
     shade(view, bell(u, v, (0, lt + 0.022), (0.5, 0.014)) * np.float32(0.22))  # below the lower lip
     lay(view, lips, cover(inside, edge_soft) * np.clip((1 - np.abs(u)) * 14, 0, 1))
     if th > 0.004:
-        glow = np.float32(0.25) + np.float32(0.6) * float(np.median(glow))
-        lay(
-            view,
-            _interior(u, v, th, mw, p, look, rng) * glow,
-            cover(np.minimum(v - gap, -v), 1.2) * np.clip(p * 5, 0, 1),
-        )
+        inner = _interior(u, v, th, mw, p, look, rng) * np.float32(0.25 + 0.6 * float(np.median(glow)))
+        lay(view, inner, cover(np.minimum(v - gap, -v), 1.2) * np.clip(p * 5, 0, 1))
     seam = np.exp(-((v / np.float32(1.25 * PX)) ** 2)) if th <= 0.004 else _edge(v, gap) * np.clip(p * 5, 0, 1)
     shade(view, np.clip(seam * np.clip((1.0 - np.abs(u)) * 10, 0, 1) * np.float32(rng.uniform(0.5, 0.75)), 0, 0.85))
     for sign in (-1, 1):
@@ -121,7 +117,7 @@ def _edge(v: Floats, gap: Floats) -> Floats:
 
 def _lip_colour(look: Look, rng: np.random.Generator) -> Floats:
     """From hardly different from the skin to painted red."""
-    natural = look.skin * np.float32([0.93, 0.66, 0.68])
+    natural = look.skin * np.array([0.93, 0.66, 0.68], np.float32)
     strength = float(rng.uniform(0.25, 1.0))
     colour = look.skin * (1 - strength) + natural * strength
     if look.fine > 0.6 and rng.random() < 0.5:

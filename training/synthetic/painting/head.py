@@ -186,16 +186,16 @@ def _complexion(head: Head, look: Look, rng: np.random.Generator) -> Floats:
     ):  # fmt: skip
         add_bell(red, (x, y), size, amount * flush)
     red += noise(rng, (14, 14)) * np.float32(0.18) + noise(rng, (60, 60)) * np.float32(0.10 + 0.1 * look.age)
-    colour = look.skin * np.exp(red[..., None] * np.float32([0.03, -0.10, -0.09]))
+    colour = look.skin * np.exp(red[..., None] * np.array([0.03, -0.10, -0.09], np.float32))
     dark = np.zeros((SIZE, SIZE), np.float32)
     for side, sign in (("l", -1), ("r", 1)):
         x, y = marks["ex" + side], marks["ey" + side]
         add_bell(dark, (x, y - 0.03), (0.075, 0.026), rng.uniform(0.05, 0.22))
         add_bell(dark, (x - sign * 0.03, y + 0.045), (0.06, 0.022), rng.uniform(0.05, 0.25))
-    colour *= np.exp(-dark)[..., None] ** np.float32([0.8, 1.0, 0.95])
+    colour *= np.exp(-dark)[..., None] ** np.array([0.8, 1.0, 0.95], np.float32)
     if rng.random() < 0.25 * look.pale:
         spots = np.clip(noise(rng, (130, 130)) - 1.5, 0, 1) * bell(X, Y, (0.0, 0.08), (0.3, 0.16))
-        colour *= np.exp(-spots[..., None] * np.float32([0.35, 0.7, 0.8]))
+        colour *= np.exp(-spots[..., None] * np.array([0.35, 0.7, 0.8], np.float32))
     return np.asarray(colour, np.float32)
 
 
@@ -211,7 +211,7 @@ def _ears(picture: Floats, head: Head, look: Look) -> None:
         part = box(x, 0.02, 0.12, 0.22)
         mask, shell = part.of(polygon(around)), part.of(polygon(0.55 * (around - (x, 0.0)) + (x, 0.0)))
         light, _ = lit(10 * soften(mask, 3.5) - 7 * soften(shell, 2.0), look)
-        lay(part.of(picture), look.skin * light * np.float32([0.92, 0.8, 0.78]), mask)
+        lay(part.of(picture), look.skin * light * np.array([0.92, 0.8, 0.78], np.float32), mask)
 
 
 def _nostrils(skin: Floats, head: Head, look: Look) -> None:

@@ -60,7 +60,7 @@ def paint_body(picture: Floats, head: Head, look: Look, rng: np.random.Generator
 
     def placed(points: list[tuple[float, float]], sharp: bool = False) -> NDArray[np.float64]:
         line = np.asarray(points) if sharp else curve(points, closed=True)
-        return (line - pivot) @ turn.T + pivot
+        return np.asarray((line - pivot) @ turn.T + pivot)
 
     base = chin + float(rng.uniform(0.1, 0.2))
     sides = [(wide, 0.2), (0.95 * wide, base), (1.35 * wide, 1.5)]
@@ -68,7 +68,7 @@ def paint_body(picture: Floats, head: Head, look: Look, rng: np.random.Generator
     mask = polygon(neck)
     low = box(0, 1.1, 1, 1)  # nothing of the body shows above
     light, _ = lit(low.of(26 * soften(mask, 14) + 2 * noise(rng, (8, 8))), look)
-    lay(low.of(picture), look.skin * light * np.float32([0.8, 0.74, 0.72]), low.of(mask))
+    lay(low.of(picture), look.skin * light * np.array([0.8, 0.74, 0.72], np.float32), low.of(mask))
     thrown = soften(lowered(head.cover, 26, -int(14 * look.light[0])), 9)
     shade(picture, mask * np.clip(thrown * 0.72, 0, 0.62))
     shoulder, slope = base + float(rng.uniform(0.02, 0.08)), float(rng.uniform(0.1, 0.26))
