@@ -6,7 +6,6 @@ on where it was; a kept roll is found by weights, rollout, seeds, faces and the 
 """
 
 import hashlib
-import json
 import os
 import sys
 import time
@@ -23,7 +22,7 @@ from models.config import EMBEDDED
 from models.motion import INDEX, JAW_SPAN
 from models.motion_codec import FEATURE_STATISTICS, reference_features
 from models.registry import WEIGHTS
-from training.dataset import training_portraits
+from training.faces import held_out_landmarks
 from training.measure import Case, case, drive_of, load, roll, truth_heads
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, held_out_sentences, join, pause
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
@@ -46,10 +45,7 @@ def make_voices(recordings: Path | None = None) -> CorpusMaker:
 
 def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
     """Portraits that were never trained on, as landmarks; one average face when no file is given."""
-    if landmarks is None:
-        return [AVERAGE_FACE]
-    entries = json.loads(landmarks.read_text())
-    return [entries[name] for name in training_portraits(landmarks)[1]]
+    return [AVERAGE_FACE] if landmarks is None else held_out_landmarks(landmarks)
 
 
 def long_speech(maker: CorpusMaker, seconds: float) -> Case:

@@ -27,6 +27,7 @@ from engine.config import EngineConfig
 from engine.decimate import DRIVE_RATE, PLAYOUT_RATE, decimate
 from engine.errors import MediaError, RequestError
 from engine.framing import FramedPortrait
+from engine.landmark_file import file_beside, landmarks_beside
 from engine.messages import ModelInfo, Rollout
 from engine.pool import LocalPool
 from engine.pose import read_poses
@@ -75,11 +76,12 @@ def animate(job: AnimateJob) -> None:
     if job.report is not None:
         check_output(job.report)
     voice = read_wav(job.audio)
-    portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES))
+    portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES), landmarks_beside(job.portrait))
     lines = read_file(job.pose, MAX_POSE_BYTES).decode(errors="replace").splitlines() if job.pose else []
     poses = list(read_poses(lines, fps=1))  # by the second, as the model's fps is not known yet
+    quiet = f" (its mouth moves less; landmarks in {file_beside(job.portrait).name} win over the estimate)"
     for warning in portrait.warnings:
-        console.print(f"portrait: {warning}")
+        console.print(f"portrait: {warning}{quiet if warning == 'low_confidence' else ''}", markup=False)
     seconds = voice.seconds if job.seconds is None else job.seconds
     sound = voice.pcm[: round(seconds * PLAYOUT_RATE)]
     report = asyncio.run(render(job, portrait, sound, poses, seconds, console))

@@ -113,7 +113,9 @@ def train(
     stage: Annotated[Literal["base", "causal", "distill"], typer.Argument(help="in this order")],
     config: Annotated[str, typer.Option(help="preset; an unknown name lists those of the stage")],
     data: Annotated[Path | None, typer.Option(help="corpus .npz of training.make_data, or a folder of clips")] = None,
-    portraits: Annotated[Path | None, typer.Option(help="landmarks.json of the portraits (embedded model)")] = None,
+    portraits: Annotated[
+        Path | None, typer.Option(help="folder of portraits, or its landmarks.json; none: painted faces")
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="weights to begin with: a checkpoint, or Wan2.1's")] = None,
     teacher: Annotated[Path | None, typer.Option(help="checkpoint of the frozen model to learn from")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of checkpoint, log and sheets; goes on from there")] = None,

@@ -5,7 +5,7 @@ and nothing counts as a face until its eyes were found and the aligned crop look
 and training all frame through here. Needs numpy, OpenCV and safetensors alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import RequestError
-from engine.landmarks import CROP, Floats, Image, LandmarkEstimator, canonical_crop, default_estimator
+from engine.landmarks import (
+    CROP,
+    EYE_X,
+    LID_RISE,
+    Floats,
+    Image,
+    LandmarkEstimator,
+    canonical_crop,
+    carried,
+    default_estimator,
+)
 
 DETECT_SIDE = 480  # faces are looked for in the picture shrunk to this longer side
 DETECT_MIN = 26  # smallest face box there, pixels
@@ -80,6 +90,29 @@ def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
     crop, affine = canonical_crop(rgb, face.eyes, size)
     warnings = tuple(_warnings(measured_crop, face, landmarks, min(mouth, eyes), confidence))
     return FramedPortrait(crop, landmarks, round(confidence, 3), warnings, affine)
+
+
+def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
+    """Frame a picture uint8 [H, W, 3] by landmarks someone gave for it (engine.landmark_file); nothing is looked for.
+
+    Landmarks lie in the picture's own units: half its width, 0 in its middle. Raises RequestError
+    ``invalid_landmarks`` if the eyes lie outside it.
+    """
+    height, width = rgb.shape[:2]
+    lids = np.array([[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]])
+    across = lids[1] - lids[0]
+    irises = lids + np.array([-across[1], across[0]]) * (LID_RISE / (2 * EYE_X))
+    eyes = irises * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
+    if not ((eyes > 0) & (eyes < (width, height))).all():
+        raise RequestError(
+            "invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait"
+        )
+    crop, affine = canonical_crop(rgb, eyes, size)
+    placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
+    small, _ = canonical_crop(rgb, eyes)
+    placed = tones(small, placed) | placed
+    warnings = tuple(_warnings(small, Candidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
+    return FramedPortrait(crop, placed, 1.0, warnings, affine)
 
 
 def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:

@@ -20,6 +20,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights" / "embed
 CROP = 256  # side of the crop everything is measured on, pixels
 EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical framing: (-EYE_X, EYE_Y), (EYE_X, EYE_Y)
 SHRINK_BELOW = 0.6  # crop pixels a picture pixel below which the picture is shrunk by areas first
+LID_RISE = 0.008  # how far an eye's opening is centred above its iris, in units of the canonical framing
 CHIN_TO_CENTRE = 0.18  # cy = eyes + 0.18 x (chin - eyes), how the face ellipse is defined
 
 Image = npt.NDArray[np.uint8]
@@ -56,6 +57,8 @@ EYE_POINTS = ("left_x", "left_y", "right_x", "right_y")
 MOUTH_FIELDS = ("mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th")
 LID_FIELDS = ("exl", "eyl", "exr", "eyr", "ea", "eb", "bh")
 CONTOUR_FIELDS = ("cx", "rx", "chin_y")
+POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are places; the others are lengths
+LENGTHS = ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "ea", "eb", "bh")
 
 ALIGN = (Stage(FACE, EYE_POINTS), Stage(FACE, EYE_POINTS), Stage(EYES, EYE_POINTS), Stage(EYES, EYE_POINTS))
 ROUGH = Stage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
@@ -139,6 +142,32 @@ def mirrored(landmarks: Mapping[str, float]) -> dict[str, float]:
         flipped[name] = -landmarks[name]
     flipped |= {"exl": -landmarks["exr"], "exr": -landmarks["exl"], "eyl": landmarks["eyr"], "eyr": landmarks["eyl"]}
     return flipped
+
+
+def carried(
+    landmarks: Mapping[str, float],
+    affine: npt.NDArray[np.float64],
+    source: tuple[int, int],
+    target: tuple[int, int],
+) -> dict[str, float]:
+    """Landmarks of a picture as they lie in another that a similarity [2, 3] (pixels to pixels) made of it.
+
+    source, target: widths and heights. The unit of a picture is half its width and its middle is 0, 0, so in a square
+    one it runs from -1 to 1.
+    """
+    moved = dict(landmarks)
+    (width, height), (wide, high) = source, target
+    scale = float(np.hypot(affine[0, 0], affine[1, 0])) * width / wide
+    for x, y in POINTS:
+        pixel = np.array([landmarks[x], landmarks[y]]) * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
+        place = affine[:, :2] @ pixel + affine[:, 2]
+        moved[x], moved[y] = ((place - (wide / 2 - 0.5, high / 2 - 0.5)) / (wide / 2)).tolist()
+    for name in LENGTHS:
+        if name in moved:
+            moved[name] *= scale
+    if "mtilt" in moved:
+        moved["mtilt"] += moved["mw"] * float(np.arctan2(affine[1, 0], affine[0, 0]))
+    return moved
 
 
 @dataclass(frozen=True, slots=True)

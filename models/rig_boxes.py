@@ -31,8 +31,10 @@ def put(batch: torch.Tensor, at: Sequence[Corner], boxes: torch.Tensor) -> None:
 
 
 def patch(photo: torch.Tensor, x: float, y: float, half_width: float, half_height: float) -> torch.Tensor:
-    """The rectangle [3, h, w] given in -1..1 coordinates, at least one pixel large."""
+    """The rectangle [3, h, w] given in -1..1 coordinates, cut to the picture and at least one pixel large."""
     size = photo.shape[-1]
-    left, right = (int((x + side * half_width + 1) * size / 2) for side in (-1, 1))
-    top, bottom = (int((y + side * half_height + 1) * size / 2) for side in (-1, 1))
-    return photo[:, max(0, top) : bottom + 1, max(0, left) : right + 1]
+    (left, right), (top, bottom) = (
+        sorted(min(max(int((centre + side * half + 1) * size / 2), 0), size - 1) for side in (-1, 1))
+        for centre, half in ((x, half_width), (y, half_height))
+    )
+    return photo[:, top : bottom + 1, left : right + 1]

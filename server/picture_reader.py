@@ -6,13 +6,14 @@ The one way in for an upload and for ``animate``. Runs in a process of its own f
 
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from engine.errors import RequestError
-from engine.framing import FramedPortrait, frame_portrait
+from engine.framing import FramedPortrait, frame_given, frame_portrait
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -21,9 +22,9 @@ MIN_SIDE = 64
 FRAMED_SIDE = 512  # of the crop that is kept, as the largest preset shows it; a codec scales it to its own
 
 
-def read_portrait(data: bytes, max_pixels: int = MAX_PIXELS) -> FramedPortrait:
+def read_portrait(data: bytes, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
     """Decode and frame. Raises RequestError for a file that is no picture, or shows no one face."""
-    return frame_picture(decode_picture(data, max_pixels))
+    return frame_picture(decode_picture(data), landmarks)
 
 
 def decode_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -51,10 +52,15 @@ def shrunk(picture: Image.Image) -> Image.Image:
     return small
 
 
-def frame_picture(picture: Image.Image) -> FramedPortrait:
-    """Find the face on a picture that is shrunk first; the crop is given in the picture's own pixels."""
+def frame_picture(picture: Image.Image, landmarks: Mapping[str, float] | None = None) -> FramedPortrait:
+    """Find the face on a picture that is shrunk first, or place it by ``landmarks``; the crop is given in the picture's
+    own pixels."""
     small = shrunk(picture)
-    framed = frame_portrait(np.asarray(small), size=FRAMED_SIDE)
+    pixels = np.asarray(small)
+    if landmarks is None:
+        framed = frame_portrait(pixels, size=FRAMED_SIDE)
+    else:
+        framed = frame_given(pixels, landmarks, size=FRAMED_SIDE)
     crop = framed.crop.copy()
     crop[:, :2] *= max(small.size) / max(picture.size)
     return replace(framed, crop=crop)

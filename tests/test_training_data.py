@@ -9,7 +9,9 @@ import torch
 
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX, SCALES
-from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, training_portraits
+from models.motion_codec import reference_features
+from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits
+from training.faces import held_out_landmarks, training_landmarks
 from training.given import HEAD_POSE, GivenConfig, give
 from training.synthetic import corpus, texts
 from training.synthetic.alignment import align, warp_path
@@ -203,7 +205,22 @@ def test_what_is_given_wins_and_eases_away() -> None:
 
 def test_the_same_portraits_are_always_set_aside(tmp_path: Path) -> None:
     file = tmp_path / "landmarks.json"
-    file.write_text(json.dumps({f"{i:04}.jpg": {} for i in range(200)}))
-    train, held = training_portraits(file)
-    assert len(held) == 40 and not set(train) & set(held)
-    assert training_portraits(file) == (train, held)
+    file.write_text(json.dumps({f"{i:04}.jpg": {"number": i} for i in range(200)}))
+    train, held = ({one["number"] for one in part(file)} for part in (training_landmarks, held_out_landmarks))
+    assert (len(train), len(held)) == (160, 40) and not train & held
+    assert {one["number"] for one in held_out_landmarks(tmp_path)} == held, "the folder and the file are the same"
+
+
+def test_without_portraits_painted_faces_serve() -> None:
+    features, opening = load_portraits(None)
+    assert len(features) == len(opening) > 1000 and np.isfinite(features).all()
+    assert 0.2 < (opening == 0).mean() < 0.6, "closed mouths and open ones"
+    again, _ = load_portraits(None)
+    np.testing.assert_array_equal(features, again)
+    held = np.stack([reference_features(one) for one in held_out_landmarks(None)])
+    assert not {row.tobytes() for row in features} & {row.tobytes() for row in held}
+
+
+def test_a_folder_without_landmarks_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"--portraits: no landmarks can be read"):
+        load_portraits(tmp_path)

@@ -418,3 +418,10 @@ def test_the_budget_in_the_documents_is_the_configs() -> None:
     assert set(tables) == shown
     for preset in shown:
         assert {k: tables[preset].get(k) for k in cells(preset)} == cells(preset), preset
+
+
+def test_without_portraits_it_trains_on_painted_faces(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)[:2]
+    code, output = command("base", "--config", "base-smoke", *data, "--out", str(tmp_path / "run"), "--device", "cpu")
+    assert code == 0, output
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()

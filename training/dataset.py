@@ -7,7 +7,6 @@ is relative to it. What the caller would give (pose, blinks, lips) is given at r
 """
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from models.features import LogMelConfig
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
 from training.clips import ClipBatch
+from training.faces import training_landmarks
 from training.given import GivenConfig, give
-from training.landmark_samples import held_out
 from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 
 FloatArray = NDArray[np.float32]
@@ -54,17 +53,9 @@ class Corpus:
         self.hop_starts = 4 * self.starts + 8 * np.arange(len(self.frames))
 
 
-def training_portraits(landmarks: Path) -> tuple[list[str], list[str]]:
-    """Names of the portraits to train on, and of those set aside for good (the same 40 for every model)."""
-    names = sorted(json.loads(landmarks.read_text()))
-    held = held_out(names)
-    return [n for n in names if n not in held], sorted(held)
-
-
-def load_portraits(landmarks: Path) -> tuple[FloatArray, FloatArray]:
-    """Features [N, 20] and own mouth opening [N] of the training portraits."""
-    entries = json.loads(landmarks.read_text())
-    chosen = [entries[name] for name in training_portraits(landmarks)[0]]
+def load_portraits(portraits: Path | None) -> tuple[FloatArray, FloatArray]:
+    """Features [N, 20] and own mouth opening [N] of the training portraits; of painted faces where none are named."""
+    chosen = training_landmarks(portraits)
     opening = np.array([entry["th"] / (JAW_SPAN * entry["mw"]) for entry in chosen], np.float32)
     return np.stack([reference_features(entry) for entry in chosen]), opening
 

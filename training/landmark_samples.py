@@ -156,13 +156,25 @@ def covered(crop: Image, patch: Patch, rng: np.random.Generator) -> Image:
     return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
-def load(folder: Path) -> dict[str, tuple[Image, dict[str, float]]]:
-    """Every annotated portrait of a folder: RGB [320, 320, 3] and its landmarks."""
-    notes = json.loads((folder / "landmarks.json").read_text())
+def read_notes(portraits: Path) -> dict[str, dict[str, float]]:
+    """landmarks.json of a folder, or the file itself: landmarks by the picture's name. Ends the program if unusable."""
+    path = portraits / "landmarks.json" if portraits.is_dir() else portraits
+    try:
+        notes = json.loads(path.read_text())
+        return {name: {field: float(value) for field, value in one.items()} for name, one in notes.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SystemExit(
+            f"--portraits: no landmarks can be read from {path}; leave it out for painted faces"
+        ) from error
+
+
+def load(folder: Path, names: list[str] | None = None) -> dict[str, tuple[Image, dict[str, float]]]:
+    """The annotated portraits of a folder, all or those named: RGB [320, 320, 3] and landmarks."""
+    notes = read_notes(folder)
     found = {}
-    for name, truth in sorted(notes.items()):
+    for name in sorted(notes) if names is None else names:
         picture = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
         if picture is None:
             raise SystemExit(f"cannot read {name}")
-        found[name] = (np.ascontiguousarray(picture[..., ::-1], np.uint8), {k: float(v) for k, v in truth.items()})
+        found[name] = (np.ascontiguousarray(picture[..., ::-1], np.uint8), notes[name])
     return found

@@ -27,7 +27,7 @@ from models.features import frame_tokens
 from models.motion import CHANNELS, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import reference_features, unpack_controls
 from models.registry import LoadedModel, load_weights
-from training.dataset import training_portraits
+from training.faces import held_out_landmarks
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, faster, held_out_sentences, human_speech, join, pause
 from training.synthetic.corpus import hops_of as hops_of_sound
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Speech, Voice
@@ -194,14 +194,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--voices", type=Path, required=True)
-    parser.add_argument("--portraits", type=Path, required=True, help="landmarks.json")
+    parser.add_argument("--portraits", type=Path, help="folder of portraits, or its landmarks.json; none: painted ones")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
     torch.set_num_threads(1)
     maker, model = CorpusMaker(CorpusConfig(), args.voices), load(args.weights)
-    entries = json.loads(args.portraits.read_text())
-    held_out = [entries[name] for name in training_portraits(args.portraits)[1]]
+    held_out = held_out_landmarks(args.portraits)
     cases = synthetic_cases(maker) + human_cases(maker, args.voices)
     chunks = int((args.seconds * FPS + 3) / 12)
     drives = [drive_of(maker, one.speech, 3 * chunks + 1) for one in cases]

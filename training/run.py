@@ -17,14 +17,12 @@ from training.trainer import Trainer
 
 
 def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips:
-    """The embedded model's corpus (.npz of training.make_data and landmarks), or a folder of encoded clips."""
+    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, or encoded clips."""
     if config.model.codec != "motion":
         frames = Layout(config.rollout, config.chunks).latents
         return LatentFolder(data, config.model, frames, config.clips.reference_ahead, config.seed)
     if not data.is_file():
         raise RequestError("no_data", f"there is no corpus {data}: make one with python -m training.make_data")
-    if portraits is None or not portraits.is_file():
-        raise RequestError("no_portraits", "name the training portraits' landmarks.json with --portraits")
     features, opening = load_portraits(portraits)
     return ClipSampler(Corpus(data), features, opening, config.clips, config.seed)
 

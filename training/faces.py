@@ -1,0 +1,57 @@
+"""The faces a run trains on: a folder of annotated portraits, or painted ones (training.synthetic) where none is given.
+
+A folder holds pictures and landmarks.json; the file itself may be named as well. Some faces are always held out.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.landmarks import Image
+from training.landmark_samples import HELD_OUT, held_out, load, read_notes
+from training.synthetic.portraits import landmarks_only, paint_portrait
+
+Landmarks = dict[str, float]
+
+PAINTED = 4000  # painted faces a motion model meets; landmarks alone, so they cost nothing
+PAINTED_SEED, HELD_OUT_SEED = 77, 78
+
+
+def training_landmarks(portraits: Path | None) -> list[Landmarks]:
+    """Of every face to train on."""
+    if portraits is None:
+        return _painted_landmarks(PAINTED, PAINTED_SEED)
+    notes = read_notes(portraits)
+    apart = held_out(sorted(notes))
+    return [notes[name] for name in sorted(notes) if name not in apart]
+
+
+def held_out_landmarks(portraits: Path | None) -> list[Landmarks]:
+    """Of the faces set aside for measuring."""
+    if portraits is None:
+        return _painted_landmarks(HELD_OUT, HELD_OUT_SEED)
+    notes = read_notes(portraits)
+    return [notes[name] for name in sorted(held_out(sorted(notes)))]
+
+
+def pictures(
+    portraits: Path | None, painted: int
+) -> tuple[dict[str, tuple[Image, Landmarks]], dict[str, tuple[Image, Landmarks]]]:
+    """RGB [320, 320, 3] and landmarks by name, of training and held-out faces; ``painted`` many where none is given."""
+    if portraits is None:
+        return _painted_pictures(painted, PAINTED_SEED), _painted_pictures(HELD_OUT, HELD_OUT_SEED)
+    known = load(portraits)
+    apart = held_out(list(known))
+    return {k: v for k, v in known.items() if k not in apart}, {k: v for k, v in known.items() if k in apart}
+
+
+def _painted_landmarks(count: int, seed: int) -> list[Landmarks]:
+    return [landmarks_only(np.random.default_rng((seed, number))) for number in range(count)]
+
+
+def _painted_pictures(count: int, seed: int) -> dict[str, tuple[Image, Landmarks]]:
+    found = {}
+    for number in range(count):
+        portrait = paint_portrait(np.random.default_rng((seed, number)))
+        found[f"painted {number}"] = (portrait.rgb, portrait.landmarks)
+    return found
