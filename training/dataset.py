@@ -80,8 +80,8 @@ class ClipSampler:
         reference = np.array([c[2] for c in clips])
         who = self.rng.integers(len(self.features), size=size)
         controls, given, mask = give(controls, self.config.given, self.rng)
-        rows = (controls, hops, given, mask, self.features[who], self.opening[who], reference)
-        return self._pack(*(row[share] for row in rows))
+        rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who])]
+        return self._pack(reference[share], *rows)
 
     def apart(self, seed: int) -> "ClipSampler":
         other = copy.copy(self)
@@ -89,8 +89,8 @@ class ClipSampler:
         return other
 
     def _pack(
-        self, controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,
-        features: FloatArray, opening: FloatArray, reference: NDArray[np.int64],
+        self, reference: NDArray[np.int64], controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,
+        features: FloatArray, opening: FloatArray,
     ) -> ClipBatch:  # fmt: skip
         """Absolute controls and what is given of them [B, T, 16], hops [B, 4T + 12, 40] to a batch of tensors."""
         batch, frames, _ = controls.shape

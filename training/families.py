@@ -53,7 +53,8 @@ class MotionFamily:
 
     def known(self, drive: Tensor) -> Tensor | None:
         mask = drive[..., -len(NAMES) :]  # [B, F, 4 frames, 16]
-        return mask.transpose(2, 3).unflatten(3, (2, 2)) > 0
+        given: Tensor = mask.transpose(2, 3).unflatten(3, (2, 2)) > 0
+        return given
 
     def stretched(self) -> Tensor | None:
         return torch.tensor([name in self.STRETCHED for name in NAMES])

@@ -129,8 +129,8 @@ class Trainer:
             parts.append(torch.cat([loss.detach()[None], errors]))
         torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.clip)
         optimiser.step()
-        loss, *errors = self.world.mean(torch.stack(parts).mean(0)).tolist()
-        return loss, {name: round(e, 4) for name, e in zip(self.family.names, errors, strict=True)}
+        mean, *by_name = self.world.mean(torch.stack(parts).mean(0)).tolist()
+        return mean, {name: round(e, 4) for name, e in zip(self.family.names, by_name, strict=True)}
 
     def computed(self, items: Iterator[Item]) -> Iterator[Item]:
         """Each item is made under the autocast; what is done with it is not."""
