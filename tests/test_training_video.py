@@ -1,0 +1,442 @@
+"""Talking heads to training clips: sound and picture stay together, every rule refuses what breaks it and nothing else,
+an interrupted run ends as an undisturbed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from engine.errors import MediaError, RequestError
+from engine.landmarks import canonical_crop, default_estimator
+from tests.talking_clips import RATE, SIDE, TOP, Frames, Sound, later, portrait, sentence, talking, write
+from training.video import decode, prepare
+from training.video.clips import ClipFolder
+from training.video.folder import opened
+from training.video.prepare import Job, Totals, find_sources, parsed, summary
+from training.video.progress import Lines
+from training.video.shots import ShotDetector
+from training.video.source import ClipFormat, process
+from training.video.track import CANONICAL
+
+SECONDS, FPS = 4.0, 25
+COUNT = int(SECONDS * FPS)
+FORM = ClipFormat()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(threads)
+
+
+@pytest.fixture(scope="module")
+def base() -> Frames:
+    return talking(1, FPS, SECONDS)
+
+
+@pytest.fixture(scope="module")
+def voice() -> Sound:
+    return sentence()[: int(SECONDS * RATE)]
+
+
+def run(tmp_path: Path, frames: Frames, sound: Sound | None, **how: object) -> tuple[list[dict], list[dict]]:
+    """Clips and refusals of one file."""
+    path = write(tmp_path / "source.mp4", frames, sound, **how)
+    out = tmp_path / "out"
+    out.mkdir()
+    record = process(path, out, FORM, lambda done, total: None)
+    return record["clips"], record["rejected"]
+
+
+def shifted(frames: Frames, x: int) -> Frames:
+    move = np.array([[1, 0, x], [0, 1, 0]], np.float32)
+    return np.stack([cv2.warpAffine(f, move, f.shape[1::-1], borderMode=cv2.BORDER_REPLICATE) for f in frames])
+
+
+def other_person(count: int) -> Frames:
+    still = np.pad(portrait(2).rgb, ((TOP, TOP), (SIDE, SIDE), (0, 0)), mode="edge")
+    return still[None].repeat(count, 0)
+
+
+# --- time ---
+
+
+def flashes(count: int, fps: float, at: NDArray[np.float64]) -> tuple[Frames, Sound, NDArray[np.float64]]:
+    """Dark pictures that light up for 40 ms and more after every time in `at`, beeps of 40 ms at these times."""
+    times = np.arange(count) / fps
+    lit = (times[:, None] >= at - 1e-9) & (times[:, None] < at + 0.08)
+    frames = np.full((count, 64, 64, 3), 20, np.uint8)
+    frames[lit.any(1)] = 235
+    clock = np.arange(int(count / fps * RATE)) / RATE
+    on = ((clock[:, None] >= at) & (clock[:, None] < at + 0.04)).any(1)
+    return frames, (0.5 * on * np.sin(2 * np.pi * 1000 * clock)).astype(np.float32), times
+
+
+def onsets(frames: list[Frames], sound: Sound) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times at which pictures light up and beeps begin."""
+    bright = np.array([f.mean() for f in frames]) > 128
+    loud = np.convolve(abs(sound), np.ones(32) / 32, "same") > 0.1
+    return tuple(np.flatnonzero(np.diff(on.astype(int)) == 1) + 1 for on in (bright, loud))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("fps", "vary", "sound_at", "sound_rate"),
+    [(25, 0.0, 0.0, RATE), (30, 0.0, 0.0, 48_000), (30_000 / 1001, 0.012, 0.0, 44_100), (30, 0.0, 0.25, RATE)],
+)
+def test_sound_and_picture_stay_together(
+    tmp_path: Path, fps: float, vary: float, sound_at: float, sound_rate: int
+) -> None:
+    """At 25 fps, 30 fps, a variable rate about 29.97, and with a sound that starts late."""
+    at = np.array([0.6, 1.3, 2.12, 3.0])
+    frames, sound, times = flashes(int(SECONDS * fps), fps, at)
+    times = times + vary * np.random.default_rng(0).uniform(-1, 1, len(times)) * (np.arange(len(times)) > 0)
+    sound = sound[int(sound_at * RATE) :]
+    if sound_rate != RATE:
+        clock = np.arange(int(len(sound) * sound_rate / RATE)) / sound_rate
+        sound = np.interp(clock, np.arange(len(sound)) / RATE, sound).astype(np.float32)
+    path = write(tmp_path / "f.mp4", frames, sound, times=times, fps=fps, sound_at=sound_at, sound_rate=sound_rate)
+    source = decode.probe(path)
+    shown = [picture for _, picture in decode.frames(source, FPS)]
+    assert abs(len(shown) - COUNT) <= 1
+    lit, heard = onsets(shown, decode.sound(source))
+    assert len(lit) == len(heard) == len(at)
+    assert np.abs(heard / RATE - at).max() < 0.004
+    assert np.abs(lit / FPS - at).max() <= 1 / FPS
+    assert abs((lit / FPS - at).mean()) < 0.6 / FPS
+
+
+def test_a_gap_in_the_sound_stays_a_gap(tmp_path: Path) -> None:
+    at = np.array([0.6, 3.0])
+    frames, sound, _ = flashes(COUNT, FPS, at)
+    import av
+
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), "w") as file:
+        video, audio = file.add_stream("libx264", rate=FPS), file.add_stream("pcm_s16le", rate=RATE, layout="mono")
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            file.mux(video.encode(frame))
+        file.mux(video.encode(None))
+        for start in range(0, len(sound), 800):
+            if not 1.0 <= start / RATE < 2.5:
+                block = (sound[start : start + 800] * 32767).astype(np.int16)[None]
+                piece = av.AudioFrame.from_ndarray(block, format="s16", layout="mono")
+                piece.sample_rate, piece.pts = RATE, start
+                file.mux(audio.encode(piece))
+        file.mux(audio.encode(None))
+    source = decode.probe(path)
+    lit, heard = onsets([p for _, p in decode.frames(source, FPS)], decode.sound(source))
+    assert np.abs(heard / RATE - at).max() < 0.004 and np.abs(lit / FPS - at).max() <= 1 / FPS
+
+
+def test_a_clip_held_sideways_is_upright(tmp_path: Path) -> None:
+    mark = np.zeros((2, 64, 128, 3), np.uint8)
+    mark[:, :16, :32] = 255  # upper left
+    path = write(tmp_path / "turned.mp4", np.rot90(mark, -1, (1, 2)), None, turned=90)
+    source = decode.probe(path)
+    assert (source.width, source.height) == (128, 64)
+    _, picture = next(decode.frames(source, FPS))
+    assert picture.shape == (64, 128, 3) and picture[4:12, 4:28].min() > 200 and picture[40:, 40:].max() < 50
+
+
+# --- what becomes a clip ---
+
+
+def test_a_talking_head_becomes_a_clip(tmp_path: Path, base: Frames, voice: Sound) -> None:
+    (clip,), rejected = run(tmp_path, base, voice)
+    assert rejected == []
+    assert (clip["start_frame"], clip["frames"], clip["fps"], clip["size"]) == (0, COUNT, FPS, 256)
+    assert clip["quality"]["sync_score"] > 0.35
+    # The clip is the source under one similarity, in the framing that a photograph gets.
+    eyes = []
+    near = CANONICAL + (SIDE, TOP)
+    for frame in base:
+        near = default_estimator().align(frame, near, 2)
+        eyes.append(near)
+    middle = np.median(eyes, axis=0)
+    wanted = np.stack([canonical_crop(frame, middle)[0] for frame in base])
+    made = [p for _, p in decode.frames(decode.probe(tmp_path / "out" / clip["clip"]), FPS)]
+    error = (np.stack(made).astype(float) - wanted) ** 2
+    assert len(made) == COUNT and 10 * np.log10(255**2 / error.mean()) > 33
+    seen = np.median([default_estimator().align(frame, CANONICAL, 2) for frame in made], axis=0)
+    assert np.abs(seen - CANONICAL).max() < 2.0
+    last = default_estimator().align(made[-1], CANONICAL, 2)
+    assert np.abs((last + 0.5) / 128 - 1 - clip["reference_eyes"]).max() < 0.025
+    straight = default_estimator().measure(canonical_crop(base[-1], eyes[-1])[0]).landmarks
+    assert {name: abs(clip["reference_landmarks"][name] - value) < 0.02 for name, value in straight.items()} == (
+        dict.fromkeys(straight, True)
+    )
+    heard, rate = soundfile.read(tmp_path / "out" / clip["sound"], dtype="float32")
+    assert rate == RATE and len(heard) == COUNT * 640
+    assert np.corrcoef(heard[:60_000], voice[:60_000])[0, 1] > 0.99
+
+
+def test_two_shots_are_two_clips(tmp_path: Path, base: Frames, voice: Sound) -> None:
+    other = talking(3, FPS, 3.6)
+    clips, rejected = run(tmp_path, np.concatenate([base, other]), np.concatenate([voice, sentence()[: 90 * 640]]))
+    assert [(c["start_frame"], c["frames"]) for c in clips] == [(0, COUNT), (COUNT, 90)] and rejected == []
+
+
+def test_only_the_bad_part_is_lost(tmp_path: Path, base: Frames) -> None:
+    frames = np.concatenate([base, np.zeros_like(base[:30])])
+    clips, rejected = run(tmp_path, frames, sentence()[: len(frames) * 640])
+    assert [(c["start_frame"], c["frames"]) for c in clips] == [(0, COUNT)]
+    assert {r["start_frame"] for r in rejected} == {COUNT}
+
+
+def broken(rule: str, base: Frames, voice: Sound) -> tuple[Frames, Sound | None]:
+    """The talking head, spoilt in one way."""
+    number = np.arange(COUNT)
+    match rule:
+        case "no_face":
+            return np.stack([cv2.GaussianBlur(f[:40], (0, 0), 5).repeat(8, 0) for f in base]), voice
+        case "several_faces":
+            return np.concatenate([base, other_person(COUNT)], axis=2), voice
+        case "face_too_small":
+            return np.stack([cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for f in base]), voice
+        case "face_leaves_the_picture":
+            return shifted(base, 150), voice
+        case "head_turned_away":
+            return talking(2, FPS, SECONDS, yaw=-0.5), voice
+        case "too_dark":
+            return (base * 0.13).astype(np.uint8), voice
+        case "overexposed":
+            return np.clip(base * 1.3 + 60, 0, 255).astype(np.uint8), voice
+        case "blurred":
+            return np.stack([cv2.GaussianBlur(f, (0, 0), 3) for f in base]), voice
+        case "frozen":
+            return base[np.where((number > 30) & (number < 70), 30, number)], voice
+        case "low_frame_rate":
+            return base[number // 2 * 2], voice
+        case "moves_about":
+            wide = np.pad(base, ((0, 0), (0, 0), (130, 130), (0, 0)), mode="edge")
+            return np.concatenate([shifted(f[None], round(120 * np.sin(i / 8))) for i, f in enumerate(wide)]), voice
+        case "framed_too_tightly":
+            return base[:, 48:272, 100:280], voice
+        case "cut":
+            return np.concatenate([base[:50], other_person(50)]), voice
+        case "too_short":
+            return base[:60], voice[: 60 * 640]
+        case "no_sound":
+            return base, None
+        case "silent":
+            return base, voice * 0.002
+        case "clipped_sound":
+            return base, np.clip(8 * voice, -0.5, 0.5)
+        case "out_of_sync":
+            return base, later(voice, 0.4)
+    raise AssertionError(rule)
+
+
+RULES = (
+    "no_face", "several_faces", "face_too_small", "face_leaves_the_picture", "head_turned_away", "too_dark",
+    "overexposed", "blurred", "frozen", "low_frame_rate", "moves_about", "framed_too_tightly", "cut", "too_short",
+    "no_sound", "silent", "clipped_sound", "out_of_sync",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_refuses_what_breaks_it(rule: str, tmp_path: Path, base: Frames, voice: Sound) -> None:
+    frames, sound = broken(rule, base[:COUNT], voice)
+    clips, rejected = run(tmp_path, frames, sound)
+    reasons = {refusal["reason"] for refusal in rejected}
+    assert clips == [] and rule in reasons
+    assert reasons <= {rule, "too_short"}  # what is left on either side of a bad stretch is short
+    for refusal in rejected:
+        assert refusal["reason"] == "no_sound" or refusal["value"] != refusal["limit"]
+
+
+@pytest.mark.parametrize("shift", [-0.4, 0.0, 0.4])
+def test_a_shift_of_the_sound_is_measured(shift: float, tmp_path: Path, base: Frames, voice: Sound) -> None:
+    clips, rejected = run(tmp_path, base, later(voice, shift))
+    assert len(clips) == (shift == 0)
+    assert [(r["reason"], abs(r["value"] - 0.4) <= 0.081) for r in rejected] == [("out_of_sync", True)] * (shift != 0)
+
+
+def test_flashes_are_no_cuts_and_jumps_are(base: Frames) -> None:
+    def shots(frames: Frames) -> list[tuple[int, int]]:
+        detector = ShotDetector()
+        for frame in frames:
+            detector.add(frame)
+        return detector.shots()
+
+    flash = base.copy()
+    flash[50:52] = 255
+    assert shots(flash) == [(0, COUNT)]
+    assert shots(np.concatenate([base[:20], base[50:]])) == [(0, 20), (20, COUNT - 30)]
+    assert shots(base[:1]) == [(0, 1)] and shots(base[:0]) == []
+
+
+# --- broken files ---
+
+
+def damaged(path: Path, kind: str, whole: bytes) -> Path:
+    data = bytearray(whole)
+    match kind:
+        case "noise":
+            data = bytearray(np.random.default_rng(0).bytes(5000))
+        case "empty":
+            data = bytearray()
+        case "truncated":
+            data = data[: len(data) // 2]
+        case "flipped":
+            middle = len(data) // 3
+            data[middle : middle + 4000] = np.random.default_rng(1).bytes(4000)
+        case "playlist":
+            data = bytearray(b"#EXTM3U\n#EXTINF:10,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["noise", "empty", "truncated", "flipped", "playlist"])
+def test_a_broken_file_is_refused(kind: str, tmp_path: Path, base: Frames, voice: Sound) -> None:
+    whole = write(tmp_path / "whole.mp4", base, voice).read_bytes()
+    record = process(damaged(tmp_path / "b.mp4", kind, whole), tmp_path, FORM, lambda done, total: None)
+    assert record["clips"] == [] and [r["reason"] for r in record["rejected"]] == ["unreadable"]
+    assert record["rejected"][0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [("import time; time.sleep(60)", "timed_out"), ("import os, signal; os.kill(os.getpid(), 11)", "crashed")],
+)
+def test_a_file_that_hangs_or_kills_its_reader_costs_itself(script: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"x")
+    stalled_s = 1.0 if reason == "timed_out" else 60.0
+    job = Job(tmp_path / "in", tmp_path / "out", stalled_s=stalled_s, command=(sys.executable, "-c", script))
+    totals = prepare.prepare(job, Lines())
+    assert [(r["source"], r["reason"]) for r in totals.rejected] == [("a.mp4", reason)]
+
+
+def test_a_full_disk_ends_the_job_and_blames_no_source(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"x")
+    script = "import sys; print('cannot write clips: no space left on device', file=sys.stderr); sys.exit(3)"
+    job = Job(tmp_path / "in", tmp_path / "out", command=(sys.executable, "-c", script))
+    with pytest.raises(MediaError, match="no space left"):
+        prepare.prepare(job, Lines())
+    assert not list((tmp_path / "out" / "sources").iterdir())
+
+
+# --- the job ---
+
+
+def command(clips: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "training.video.prepare", str(clips), "--out", str(out), "--shortest", "2"]
+
+
+def made(out: Path) -> dict[str, bytes]:
+    """Everything in a prepared folder but times."""
+    files = {str(p.relative_to(out)): p for p in sorted(out.rglob("*")) if p.is_file()}
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, base: Frames, voice: Sound) -> None:
+    clips = tmp_path / "clips"
+    (clips / "aa").mkdir(parents=True)
+    write(clips / "a.mp4", base[:60], voice[: 60 * 640])
+    write(clips / "aa" / "b.mov", base[:60, :, ::-1], voice[: 60 * 640])
+    write(clips / "c.mp4", base[:40], voice[: 40 * 640])
+    (clips / "d.mp4").write_bytes(b"no video at all")
+    (clips / "notes.txt").write_text("not a video")
+    form = replace(FORM, limits=replace(FORM.limits, shortest_s=2.0))
+    whole = subprocess.run(command(clips, tmp_path / "whole"), capture_output=True, text=True, check=True)
+    assert "accepted" in whole.stdout and "too_short" in whole.stdout and "unreadable" in whole.stdout
+    interrupted = subprocess.Popen(command(clips, tmp_path / "parts"), stdout=subprocess.PIPE, text=True)
+    assert interrupted.stdout
+    for line in interrupted.stdout:
+        if line.startswith("[1/4]"):
+            break
+    unfinished = tmp_path / "parts" / ".unfinished"
+    deadline = time.monotonic() + 60
+    while not list(unfinished.glob("*/*.mp4")) and time.monotonic() < deadline:
+        time.sleep(0.002)  # the second source is being written
+    interrupted.send_signal(signal.SIGKILL)
+    interrupted.communicate()
+    assert len(list((tmp_path / "parts" / "sources").iterdir())) == 1
+    again = subprocess.run(command(clips, tmp_path / "parts"), capture_output=True, text=True, check=True)
+    assert "4 sources, 1 finished before" in again.stdout
+    assert made(tmp_path / "parts") == made(tmp_path / "whole")
+    entries = [json.loads(line) for line in (tmp_path / "whole" / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(e["source"] for e in entries) == ["a.mp4", "aa/b.mov"]
+
+    folder = ClipFolder(tmp_path / "whole")
+    windows = [folder.window(np.random.default_rng(seed), 40) for seed in (5, 5, 6)]
+    assert np.array_equal(windows[0].frames, windows[1].frames) and windows[0].first == windows[1].first
+    assert not np.array_equal(windows[0].frames, windows[2].frames)
+    with pytest.raises(MediaError, match="no clip has 500 frames"):
+        folder.window(np.random.default_rng(0), 500)
+
+    os.utime(clips / "c.mp4", ns=(1, 1))  # changed since
+    with opened(tmp_path / "whole", clips, form) as prepared:
+        assert [prepared.is_finished(s) for s in find_sources(clips)] == [True, False, True, True]
+        with pytest.raises(RequestError, match="another run"), opened(tmp_path / "whole", clips, form):
+            pass
+    with pytest.raises(RequestError, match="another size"), opened(tmp_path / "whole", clips, replace(form, size=128)):
+        pass
+
+
+def test_windows_hold_sound_and_picture_of_the_same_time(tmp_path: Path) -> None:
+    """Frame n goes with samples 640 n and on, wherever the window begins."""
+    from training.video.clips import Clip, ClipWriter, read_window, write_sound
+
+    writer = ClipWriter(tmp_path / "c.mp4", size=64, fps=FPS)
+    for number in range(80):
+        writer.write(np.full((64, 64, 3), 20 + 2 * number, np.uint8))
+    writer.close()
+    ramp = (np.arange(80 * 640) // 640 / 100).astype(np.float32)
+    write_sound(tmp_path / "c.flac", ramp)
+    clip = Clip(tmp_path / "c.mp4", tmp_path / "c.flac", 80, FPS, 64)
+    for first in (0, 1, 24, 25, 26, 49, 63):
+        window = read_window(clip, first, 17)
+        assert window.frames.shape == (17, 64, 64, 3) and window.sound.shape == (17 * 640,)
+        numbers = (window.frames.mean((1, 2, 3)) - 20) / 2
+        assert np.abs(numbers - np.arange(first, first + 17)).max() < 0.9
+        assert np.abs(window.sound * 100 - np.arange(first, first + 17).repeat(640)).max() < 0.1
+        assert np.array_equal(window.reference, window.frames[-1])
+    (tmp_path / "c.flac").unlink()
+    with pytest.raises(MediaError, match="c.flac cannot be read"):
+        read_window(clip, 0, 17)
+
+
+def test_bad_orders_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, told in (
+        (["--fps", "30"], "divide 16000"),
+        (["--size", "255"], "even"),
+        (["--workers", "0"], "positive"),
+    ):
+        with pytest.raises(SystemExit):
+            parsed([str(tmp_path), "--out", str(tmp_path / "o"), *wrong])
+        assert told in capsys.readouterr().err
+    for folder, told in ((tmp_path / "none", "there is no folder"), (tmp_path, "no video in")):
+        with pytest.raises(RequestError, match=told):
+            find_sources(folder)
+    with pytest.raises(RequestError, match="read as sources"):
+        prepare.prepare(Job(tmp_path, tmp_path / "out"), Lines())
+    with pytest.raises(MediaError, match="prepare"):
+        ClipFolder(tmp_path)
+
+
+def test_the_summary_counts_by_reason() -> None:
+    refusals = [{"reason": "cut", "frames": 50}, {"reason": "cut", "frames": 100}, {"reason": "unreadable"}]
+    lines = summary(Totals([{"frames": 1500, "fps": 25}], refusals))
+    assert [line.split() for line in lines] == [
+        ["accepted", "1", "clips", "1.0", "min"], ["cut", "2", "clips", "0.1", "min"],
+        ["unreadable", "1", "clips", "0.0", "min"],
+    ]  # fmt: skip
