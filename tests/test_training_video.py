@@ -201,18 +201,19 @@ def test_only_the_bad_part_is_lost(tmp_path: Path, base: Frames) -> None:
 
 def broken(rule: str, base: Frames, voice: Sound) -> tuple[Frames, Sound | None]:
     """The talking head, spoilt in one way."""
-    number = np.arange(COUNT)
+    count = len(base)
+    number = np.arange(count)
     match rule:
         case "no_face":
             return np.stack([cv2.GaussianBlur(f[:40], (0, 0), 5).repeat(8, 0) for f in base]), voice
         case "several_faces":
-            return np.concatenate([base, other_person(COUNT)], axis=2), voice
+            return np.concatenate([base, other_person(count)], axis=2), voice
         case "face_too_small":
             return np.stack([cv2.resize(f, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for f in base]), voice
         case "face_leaves_the_picture":
             return shifted(base, 150), voice
         case "head_turned_away":
-            return talking(2, FPS, SECONDS, yaw=-0.5), voice
+            return talking(2, FPS, count / FPS, yaw=-0.5), voice
         case "too_dark":
             return (base * 0.13).astype(np.uint8), voice
         case "overexposed":
@@ -229,7 +230,7 @@ def broken(rule: str, base: Frames, voice: Sound) -> tuple[Frames, Sound | None]
         case "framed_too_tightly":
             return base[:, 48:272, 100:280], voice
         case "cut":
-            return np.concatenate([base[:50], other_person(50)]), voice
+            return np.concatenate([base[:44], other_person(44)]), voice
         case "too_short":
             return base[:60], voice[: 60 * 640]
         case "no_sound":
@@ -238,21 +239,19 @@ def broken(rule: str, base: Frames, voice: Sound) -> tuple[Frames, Sound | None]
             return base, voice * 0.002
         case "clipped_sound":
             return base, np.clip(8 * voice, -0.5, 0.5)
-        case "out_of_sync":
-            return base, later(voice, 0.4)
     raise AssertionError(rule)
 
 
 RULES = (
     "no_face", "several_faces", "face_too_small", "face_leaves_the_picture", "head_turned_away", "too_dark",
     "overexposed", "blurred", "frozen", "low_frame_rate", "moves_about", "framed_too_tightly", "cut", "too_short",
-    "no_sound", "silent", "clipped_sound", "out_of_sync",
+    "no_sound", "silent", "clipped_sound",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_refuses_what_breaks_it(rule: str, tmp_path: Path, base: Frames, voice: Sound) -> None:
-    frames, sound = broken(rule, base[:COUNT], voice)
+    frames, sound = broken(rule, base[:88], voice[: 88 * 640])
     clips, rejected = run(tmp_path, frames, sound)
     reasons = {refusal["reason"] for refusal in rejected}
     assert clips == [] and rule in reasons
@@ -261,11 +260,12 @@ def test_each_rule_refuses_what_breaks_it(rule: str, tmp_path: Path, base: Frame
         assert refusal["reason"] == "no_sound" or refusal["value"] != refusal["limit"]
 
 
-@pytest.mark.parametrize("shift", [-0.4, 0.0, 0.4])
-def test_a_shift_of_the_sound_is_measured(shift: float, tmp_path: Path, base: Frames, voice: Sound) -> None:
-    clips, rejected = run(tmp_path, base, later(voice, shift))
-    assert len(clips) == (shift == 0)
-    assert [(r["reason"], abs(r["value"] - 0.4) <= 0.081) for r in rejected] == [("out_of_sync", True)] * (shift != 0)
+@pytest.mark.parametrize("shift", [-0.4, 0.4])
+def test_a_shifted_sound_is_refused(shift: float, tmp_path: Path, base: Frames, voice: Sound) -> None:
+    """And the true one is not: test_a_talking_head_becomes_a_clip."""
+    clips, (refusal,) = run(tmp_path, base, later(voice, shift))
+    assert clips == [] and refusal["reason"] == "out_of_sync"
+    assert abs(refusal["value"] - 0.4) <= 0.081
 
 
 def test_flashes_are_no_cuts_and_jumps_are(base: Frames) -> None:
@@ -385,7 +385,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, base: Frames, voice: 
 
     os.utime(clips / "c.mp4", ns=(1, 1))  # changed since
     with opened(tmp_path / "whole", clips, form) as prepared:
-        assert [prepared.is_finished(s) for s in find_sources(clips)] == [True, False, True, True]
+        assert [prepared.is_finished(s) for s in find_sources(clips)] == [True, True, False, True]
         with pytest.raises(RequestError, match="another run"), opened(tmp_path / "whole", clips, form):
             pass
     with pytest.raises(RequestError, match="another size"), opened(tmp_path / "whole", clips, replace(form, size=128)):
