@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.engine import AVERAGE_LANDMARKS, grey_face
+from benchmarks.engine import average_landmarks, grey_face
 from engine.config import EngineConfig
 from engine.errors import MediaError
 from engine.frame_ring import FrameRing
@@ -63,11 +63,11 @@ class Caller:
 
 @dataclass(slots=True)
 class Trace:
-    """What was measured. State: (resident MiB, open descriptors)."""
+    """What was measured after every chunk. rss_mb: resident memory in MiB, up and down with the allocator."""
 
     chunk_ms: list[float] = field(default_factory=list)
-    settled: tuple[float, int] = (0.0, 0)
-    ended: tuple[float, int] = (0.0, 0)
+    rss_mb: list[float] = field(default_factory=list)
+    descriptors: list[int] = field(default_factory=list)
     frames: int = 0
 
 
@@ -81,6 +81,7 @@ def read_sentence(path: Path = SENTENCE) -> NDArray[np.int16]:
 
 
 def process_state() -> tuple[float, int]:
+    """Resident memory in MiB, and open descriptors."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
 
@@ -91,7 +92,7 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
     height, width, _ = face.shape
     opened = OpenStream(
         stream="long-call", epoch=0, portrait=face.tobytes(), width=width, height=height,
-        landmarks=AVERAGE_LANDMARKS, confidence=1.0, seed=0, rollout=Rollout(), first_frame=0,
+        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=Rollout(), first_frame=0,
         ring_frames=ring.capacity, live=False,
     )  # fmt: skip
     return Stream(opened, 0, ring, runner)
@@ -108,7 +109,7 @@ def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
     return chunk.first_frame, chunk.first_frame + chunk.frames
 
 
-def measure(runner: ModelRunner, chunks: int, warmup: int) -> Trace:
+def measure(runner: ModelRunner, chunks: int) -> Trace:
     config, trace = runner.config, Trace()
     width, height = config.pixel_size
     most = chunk_frames(default_spec(config).chunk, config.frames_per_latent, 1)
@@ -116,7 +117,7 @@ def measure(runner: ModelRunner, chunks: int, warmup: int) -> Trace:
     picture = np.empty((height * 3 // 2, width), np.uint8)
     caller, stream = Caller(config.fps, read_sentence()), open_stream(runner, ring)
     try:
-        for index in range(chunks):
+        for _ in range(chunks):
             while not stream.drive_complete(time.perf_counter()):
                 caller.speak(stream)
             began = time.perf_counter()
@@ -127,12 +128,18 @@ def measure(runner: ModelRunner, chunks: int, warmup: int) -> Trace:
                 assert whole, "a picture was overwritten before it was read"
             stream.frames_read(end)
             trace.frames = end
-            if index + 1 == warmup:
-                trace.settled = process_state()
-        trace.ended = process_state()
+            rss_mb, descriptors = process_state()
+            trace.rss_mb.append(rss_mb)
+            trace.descriptors.append(descriptors)
     finally:
         stream.close()
     return trace
+
+
+def quarters(values: list[float]) -> tuple[float, float]:
+    """Medians of the first and of the last quarter."""
+    quarter = max(1, len(values) // 4)
+    return float(np.median(values[:quarter])), float(np.median(values[-quarter:]))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -141,10 +148,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         random_weights=arguments.random_weights,
     )  # fmt: skip
     runner = ModelRunner.start(config)
-    trace = measure(runner, arguments.chunks, arguments.warmup)
-    quarter = arguments.chunks // 4
-    first, last = (float(np.median(part)) for part in (trace.chunk_ms[:quarter], trace.chunk_ms[-quarter:]))
-    (settled_mb, settled_open), (ended_mb, ended_open) = trace.settled, trace.ended
+    trace = measure(runner, arguments.chunks)
+    settled = slice(arguments.warmup - 1, None)
+    first, last = quarters(trace.chunk_ms)
+    first_mb, last_mb = quarters(trace.rss_mb[settled])
     return {
         "model": runner.config.name,
         "random_weights": arguments.random_weights,
@@ -158,11 +165,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "chunk_ms_last_quarter": round(last, 2),
         "last_quarter_over_first": round(last / first, 3),
         "warmup_chunks": arguments.warmup,
-        "rss_mb_after_warmup": round(settled_mb, 1),
-        "rss_mb_at_end": round(ended_mb, 1),
-        "rss_growth_mb": round(ended_mb - settled_mb, 1),
-        "descriptors_after_warmup": settled_open,
-        "descriptors_at_end": ended_open,
+        "rss_mb_first_quarter": round(first_mb, 1),
+        "rss_mb_last_quarter": round(last_mb, 1),
+        "rss_growth_mb": round(last_mb - first_mb, 1),
+        "descriptors_after_warmup": trace.descriptors[settled][0],
+        "descriptors_at_end": trace.descriptors[-1],
     }
 
 

@@ -136,13 +136,15 @@ class EngineStream:
         return self._take(self._ready.popleft())
 
     async def close(self) -> None:
-        """Let the worker's slot go. Bounded; twice is fine."""
-        if self._error is None:
-            self._push(CloseStream(self.name))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
-                    await self._closed.wait()
-        self.abandon()
+        """Let the worker's slot go. Bounded; twice is fine; cancelled, it still frees what is held on this side."""
+        try:
+            if self._error is None:
+                self._push(CloseStream(self.name))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._patience):
+                        await self._closed.wait()
+        finally:
+            self.abandon()
 
     async def opened(self) -> None:
         """Client: wait for the worker's word. Raises what it answers, or why it cannot any more."""

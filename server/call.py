@@ -80,7 +80,7 @@ class Call:
         self.state = "created"
         self.reason: str | None = None
         self._why: str | None = None
-        self.began = monotonic()
+        self._began = 0.0  # when the offer came
         self._info = info
         self._peer: Peer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -95,6 +95,7 @@ class Call:
 
     async def accept(self, sdp: str) -> str:
         """Answer the offer and begin. Raises RequestError; then nothing is left open."""
+        self._began = monotonic()
         peer = Peer(self.parts.policy, (self._info.width, self._info.height))
         try:
             answer = await peer.accept(sdp)
@@ -128,7 +129,7 @@ class Call:
 
     def send(self, kind: str, **fields: object) -> None:
         if self._peer is not None:
-            self._peer.channel.send(kind, round((monotonic() - self.began) * 1000), **fields)
+            self._peer.channel.send(kind, round((monotonic() - self._began) * 1000), **fields)
 
     def end(self, reason: str) -> None:
         """The first reason counts."""
@@ -198,7 +199,7 @@ class Call:
                 self.line.heard(self.playout.position)
                 if release.fresh and first_frame_at is None:
                     first_frame_at = now
-                    self.parts.metrics.first_frame(now - self.began)
+                    self.parts.metrics.first_frame(now - self._began)
             await asyncio.sleep(max(0.001, self.playout.next_due() - monotonic()))
 
     def _emit(self, peer: Peer, release: Release) -> None:

@@ -51,6 +51,7 @@ class EngineLink:
         self._stream: EngineStream | None = None
         self._lost_at: float | None = None
         self._waited = 0  # steps
+        self._stalls = 0  # of the clock by which the engine's deadline was told
         self.chunk_ms = 0.0
 
     async def run(self) -> None:
@@ -76,6 +77,8 @@ class EngineLink:
         Raises EngineError ``engine_silent`` for an engine that lives, has all the voice it needs, and gives nothing.
         """
         stream, playout = self._stream, self._playout
+        if stream is not None and playout.arrived and playout.stalls != self._stalls:
+            self._tell_deadline(stream, playout.frame + 1)
         ahead = self._line.head - frame_start(playout.awaited, playout.fps)
         if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
             self._line.microphone.clear()  # heard while nothing can answer it
@@ -130,24 +133,35 @@ class EngineLink:
             for i, picture in enumerate(chunk.frames):
                 stamp(picture, chunk.first_frame + i)
         self._playout.push_chunk(chunk)
-        following = chunk.first_frame + len(chunk.frames)
         assert self._stream is not None
-        self._stream.set_deadline(following, self._playout.time_of(following))
+        self._tell_deadline(self._stream, chunk.first_frame + len(chunk.frames))
 
-    async def _recover(self, lease: Lease, error: EngineError) -> None:
-        """Media time stands still until a successor is there; it begins at the first frame that is missing."""
+    def _tell_deadline(self, stream: EngineStream, frame: int) -> None:
+        """Anew whenever playout's clock was moved: what was told before lies too early by as much, and the engine would
+        take silence for a voice that comes in time.
+        """
+        self._stalls = self._playout.stalls
+        stream.set_deadline(frame, self._playout.time_of(frame))
+
+    async def _recover(self, lease: Lease, error: EngineError | CapacityError) -> None:
+        """Media time stands still until a successor is there; it begins at the first frame that is missing.
+
+        A successor that gives no chunk either is none: the patience goes on, and the next is asked for after a pause.
+        """
         logger.warning("engine lost stream=%s code=%s", self._name, error.code)
         self._metrics.worker_lost()
         self._stream = None
-        # A successor that dies before its first chunk does not start the patience anew.
-        self._lost_at = self._lost_at or monotonic()
         first_frame = self._playout.await_engine()
-        self._on_state("recovering")
-        while True:
+        if self._lost_at is None:
+            self._lost_at = monotonic()
+            self._on_state("recovering")
+        else:
+            await sleep(RETRY_S)
+        while error.retryable and monotonic() - self._lost_at <= RECOVERY_S:
             try:
                 self._attach(await lease.reopen(first_frame), first_frame)
                 return
             except (EngineError, CapacityError) as again:
-                if not again.retryable or monotonic() - self._lost_at > RECOVERY_S:
-                    raise EngineError("worker_lost", "the engine was lost and did not come back") from again
+                error = again
                 await sleep(RETRY_S)
+        raise EngineError("worker_lost", "the engine was lost and did not come back") from error

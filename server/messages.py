@@ -25,14 +25,14 @@ class MessageDesk:
         self._call = call
         self._told: dict[str, str] = {}
         self._before = (0, 0, 0, 0)
-        self._report_at = monotonic()
+        self._reported_at = 0.0
 
     async def watch(self, peer: Peer) -> None:
         """Runs beside the call: the heartbeat, the longest time, the report."""
         settings = self._call.parts.settings
         peer.channel.deliver_to(self.receive)
         peer.channel.on_open(self._greet)
-        live_since = monotonic()
+        live_since = self._reported_at = monotonic()
         report_at = live_since + REPORT_S
         nap, before = min(REPORT_S, settings.heartbeat_s) / 4, live_since
         while True:
@@ -86,7 +86,7 @@ class MessageDesk:
         call, playout = self._call, self._call.playout
         counts = (playout.shown, playout.underruns, playout.skipped, playout.stalls)
         added = tuple(count - before for count, before in zip(counts, self._before, strict=True))
-        span, self._report_at, self._before = now - self._report_at, now, counts
+        span, self._reported_at, self._before = now - self._reported_at, now, counts
         call.parts.metrics.playout(*added)
         delay_ms = round(playout.lag / 48)
         call.send(

@@ -6,7 +6,6 @@ Pillow and OpenCV are not imported here, and no event loop or media thread ever 
 import asyncio
 import contextlib
 import logging
-import os
 import struct
 import sys
 from typing import Protocol
@@ -19,7 +18,7 @@ from server.picture_messages import FrameReply, FrameRequest
 logger = logging.getLogger(__name__)
 
 _LENGTH = struct.Struct("<I")
-COMMAND = (sys.executable, "-m", "server.picture_worker")
+COMMAND = ("env", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", sys.executable, "-m", "server.picture_worker")
 FRAME_S = 15.0
 START_S = 30.0  # the first picture also waits for the imports
 MAX_WAITING = 8
@@ -106,7 +105,6 @@ class PictureProcess:
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 process_group=0,  # an interrupt typed at the terminal is the server's to handle
             )
         return self._process

@@ -52,10 +52,11 @@ class Playout:
         self.head = 0
         self.epoch = 0
         self.frame = -1  # last media frame shown
-        self.shown = self.underruns = self.skipped = self.held_ticks = self.stalls = 0
+        self.shown = self.underruns = self.skipped = self.stalls = 0
         self.awaited = 0  # first frame the current engine will give; until it comes, waiting is no underrun
         self._arrived = False  # the current engine has given a chunk
         self._voice: dict[int, NDArray[np.int16]] = {}
+        self._silent_until = 0  # frames were made of silence up to there: voice that comes later is silent too
         self._frames: dict[int, Picture] = {}
         self._picture = still
         self._anchor = 0.0
@@ -94,6 +95,8 @@ class Playout:
         assert sample == self.head and len(pcm) == BLOCK
         self._voice[sample] = pcm
         self.head += BLOCK
+        if sample < self._silent_until:
+            self._silence(sample, self._silent_until)
 
     def push_chunk(self, chunk: MediaChunk) -> None:
         """Pictures of the current engine; those of an older one, and those whose time has passed, are dropped."""
@@ -104,7 +107,10 @@ class Playout:
             if self.frame < chunk.first_frame + i and len(self._frames) < self._most_frames:
                 self._frames[chunk.first_frame + i] = picture
         for start, end in chunk.missing:
-            self._silence(start * PLAYOUT_RATE // DRIVE_RATE, end * PLAYOUT_RATE // DRIVE_RATE)
+            start, end = start * PLAYOUT_RATE // DRIVE_RATE, end * PLAYOUT_RATE // DRIVE_RATE
+            self._silence(start, end)
+            # The engine had all that was pushed when it began: beyond the head nothing but this one range is missing.
+            self._silent_until = max(self._silent_until, end)
 
     def await_engine(self) -> int:
         """The engine was lost: what it made is still played. The first frame its successor must make."""
@@ -113,6 +119,7 @@ class Playout:
         while frame in self._frames:
             frame += 1
         self.awaited = frame
+        self._silent_until = min(self._silent_until, frame_start(frame, self.fps))  # the successor hears the rest
         return frame
 
     def begin_epoch(self, epoch: int) -> None:
@@ -184,8 +191,6 @@ class Playout:
                 self._underrun_at = tick
         if self._arrived and self._again:
             self._target = min(self._target + BLOCK, self.limit - SLACK)
-        if self.frame >= 0:
-            self.held_ticks += 1
         self._held = True
         return Release(tick, audio, -1, self._send(False), self.frame, False)
 

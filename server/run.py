@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import ssl
 import sys
+from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.connections import PromptProtocol
+from server.connections import PromptProtocol, PromptTLS
 from server.security import own_addresses, self_signed_certificate
 from server.services import Services
 from server.settings import Settings
@@ -27,12 +30,12 @@ def serve(settings: Settings) -> int:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     app = create_app(settings)
     services: Services = app.state.services
-    fingerprint = None
-    certificate: dict[str, str] = {}
+    fingerprint, context = None, None
     if settings.tls == "self-signed":
         cert_path, key_path, fingerprint = self_signed_certificate(settings)
-        certificate = {"ssl_certfile": str(cert_path), "ssl_keyfile": str(key_path)}
-    server = _Server(http_config(app, settings, certificate), services, settings, fingerprint)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert_path, key_path)
+    server = _Server(http_config(app, settings, context), services, settings, fingerprint)
     try:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises it again once everything has been shut down
@@ -47,14 +50,15 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def http_config(app: FastAPI, settings: Settings, certificate: dict[str, str]) -> uvicorn.Config:
-    """certificate: ``ssl_certfile`` and ``ssl_keyfile``, or nothing."""
+def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None) -> uvicorn.Config:
+    """context: of TLS, which uvicorn is not told of, because it counts a connection only after its handshake."""
+    protocol = PromptProtocol if context is None else cast(type[asyncio.Protocol], partial(PromptTLS, context))
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="asyncio",
-        http=PromptProtocol,
+        http=protocol,
         ws="none",
         log_config=None,
         access_log=False,  # paths hold capabilities
@@ -62,7 +66,6 @@ def http_config(app: FastAPI, settings: Settings, certificate: dict[str, str]) -
         proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=10,
-        **certificate,  # type: ignore[arg-type]
     )
 
 

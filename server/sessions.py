@@ -50,7 +50,6 @@ class Sessions:
     def __init__(self, parts: CallParts, portraits: PortraitStore) -> None:
         self._parts, self._portraits = parts, portraits
         self._sessions: dict[str, Session] = {}
-        self._closing: set[asyncio.Task[None]] = set()
 
     def create(
         self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None
@@ -104,13 +103,18 @@ class Sessions:
         raise RequestError("invalid_token", "this is not the session's token", status=401)
 
     async def offer(self, session: Session, sdp: str) -> str:
-        """Answer a session's one offer. Raises RequestError 409 for a second, CapacityError when no slot is free."""
+        """Answer a session's one offer. Raises RequestError 409 for a second, CapacityError when no slot is free or no
+        engine is there.
+        """
         if session.state == "ended":
             raise RequestError("session_ended", "the session has ended", status=409)
         if session.state != "created" or session.answering:
             raise RequestError("offer_exists", "the session already has its offer: create a new session", status=409)
-        if self._parts.pool.stats().free < 1:
+        stats = self._parts.pool.stats()
+        if stats.leased >= stats.slots:
             raise CapacityError("no_slot", "every slot is taken: try again later")
+        if stats.free < 1:
+            raise CapacityError("no_worker", "the engine is starting again: try again in a moment")
         session.answering = True
         try:
             return await session.call.accept(sdp)

@@ -3,7 +3,9 @@ channel.
 """
 
 import asyncio
+import dataclasses
 import json
+import time
 from typing import Any
 
 import pytest
@@ -68,17 +70,39 @@ async def test_a_viewer_that_vanishes_is_missed() -> None:
         await caller.connect()
         await caller.until(lambda: len(caller.distinct) > 5)
         caller.send("ping")
-        # As if its machine had lost power: nothing more is sent, no goodbye either.
-        transports = {id(t.sender.transport): t.sender.transport for t in caller.peer.getTransceivers()}
-        for transport in (*transports.values(), caller.peer.sctp.transport):
-            transport.transport._connection.sendto = transport.transport._send = nowhere
+        fall_silent(caller)
         await caller.until(lambda: not pool.leases, 3.0)
         assert (await caller.state())["reason"] == "heartbeat_lost"
         await caller.close()
 
 
+def fall_silent(caller: Caller) -> None:
+    """As if its machine had lost power: nothing more is sent, no goodbye either."""
+    transports = {id(t.sender.transport): t.sender.transport for t in caller.peer.getTransceivers()}
+    for transport in (*transports.values(), caller.peer.sctp.transport):
+        transport.transport._connection.sendto = transport.transport._send = nowhere
+
+
 async def nowhere(*_: object) -> None:
     pass
+
+
+async def test_a_viewer_is_not_missed_because_we_slept() -> None:
+    async with serving(Settings(heartbeat_s=2.0, stamp_frames=True)) as app, http(app) as client:
+        caller = Caller(client)
+        await caller.connect()
+        fall_silent(caller)
+        await asyncio.sleep(0.2)  # what it sent before has been heard
+        time.sleep(2.8)
+        await asyncio.sleep(0.6)
+        assert (await caller.state())["state"] == "live"
+        await caller.until(lambda: any(session.state == "ended" for session in sessions_of(app)), 6.0)
+        assert (await caller.state())["reason"] == "heartbeat_lost"
+        await caller.close()
+
+
+def sessions_of(app: Any) -> list[Any]:
+    return list(app.state.services.sessions._sessions.values())
 
 
 async def test_a_quiet_viewer_is_not_missed() -> None:
@@ -111,6 +135,18 @@ async def test_slots_are_refused_before_and_after_the_connection() -> None:
     async with serving(pool=Late()) as app, calling(app) as caller:
         await caller.until(lambda: any(m.get("reason") == "no_slot" for m in caller.told("state")))
         assert (await caller.state())["reason"] == "no_slot"
+
+
+async def test_an_offer_while_the_engine_starts_again_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = FakePool()
+    async with serving(pool=pool) as app, http(app) as client:
+        caller = Caller(client)
+        await caller.open()
+        dead = dataclasses.replace(pool.stats(), alive=0, free=0)
+        monkeypatch.setattr(pool, "stats", lambda: dead)
+        answer = await client.post(f"{caller.path}/offer", json=await caller.offer(), headers=caller.headers)
+        assert answer.status_code == 503 and code(answer) == "no_worker" and answer.headers["retry-after"]
+        await caller.close()
 
 
 async def test_shutting_down_ends_every_call() -> None:

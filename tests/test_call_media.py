@@ -144,6 +144,29 @@ async def test_hang_up_by_either_side() -> None:
         await second.close()
         await second.until(lambda: not pool.leases, 5.0)
         assert (await second.state())["reason"] == "remote"
+        page = (await client.get("/metrics")).text
+        assert 'knotcast_calls_ended_total{reason="hang_up"} 1.0' in page
+        assert 'knotcast_calls_ended_total{reason="remote"} 1.0' in page
+        assert "knotcast_calls_live 0.0" in page
+
+
+async def test_a_calls_figures_begin_with_its_offer() -> None:
+    """And not with its session, which a page makes when it likes."""
+    async with serving() as app, http(app) as client:
+        caller = Caller(client)
+        await caller.open()
+        await asyncio.sleep(2.0)
+        began = time.monotonic()
+        await caller.connect()
+        await caller.until(lambda: caller.told("stats"))
+        stats, took = caller.told("stats")[0], time.monotonic() - began
+        assert max(message["t_ms"] for message in caller.messages) <= took * 1000 + 1
+        assert stats["generated_frames"] > 0 and stats["distinct_fps"] > 0.5 * stats["generated_frames"]
+        page = (await client.get("/metrics")).text.splitlines()
+        (first,) = [float(line.split()[1]) for line in page if line.startswith("knotcast_first_frame_seconds_sum")]
+        assert 0 < first < took
+        await client.delete(caller.path, headers=caller.headers)
+        await caller.close()
 
 
 async def test_an_interrupt_is_heard_at_once() -> None:
@@ -304,6 +327,18 @@ async def test_a_hang_up_while_the_offer_is_being_answered_counts(monkeypatch: p
         assert answer.status_code == 409 and answer.json()["error"]["code"] == "session_ended"
         assert (await caller.state())["state"] == "ended" and pool.acquired == 0
         await caller.close()
+
+
+async def test_a_session_does_not_expire_while_its_offer_is_being_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Peer.accept
+
+    async def slow(peer: Peer, sdp: str) -> str:
+        await asyncio.sleep(1.5)
+        return await accept(peer, sdp)
+
+    monkeypatch.setattr(Peer, "accept", slow)
+    async with serving(Settings(session_ttl_s=0.5)) as app, calling(app) as caller:
+        assert (await caller.state())["state"] in ("connecting", "live")
 
 
 async def test_candidates_before_the_offer_are_refused_and_not_lost() -> None:

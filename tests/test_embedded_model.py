@@ -85,15 +85,30 @@ def test_the_mouth_follows_the_voice_and_rests_in_silence() -> None:
     assert jaw[quiet].std() < 0.5 * jaw[~quiet].std()
 
 
-def test_shuffled_weights_destroy_it() -> None:
-    original = trained()
-    shuffled = load_model("embedded", device="cpu", dtype="float32")
-    generator = torch.Generator().manual_seed(0)
+def opening(motion: NDArray[np.float32]) -> float:
+    """How far the mouth opens for ten times the loudness."""
+    return float(np.polyfit(loudness(), motion[:, INDEX["jaw"]], 1)[0])
+
+
+def shuffled(seed: int) -> LoadedModel:
+    """The same numbers, each tensor's in another order."""
+    model = load_model("embedded", device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in shuffled.dit.parameters():
+        for parameter in model.dit.parameters():
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    assert abs(follows_voice(roll(shuffled, seed=0))) < 0.3 < follows_voice(roll(original, seed=0))
+    return model
+
+
+def test_shuffled_weights_destroy_it() -> None:
+    """A random network passes some of its input on, with either sign: so several are asked."""
+    original = roll(trained(), seed=0)
+    others = [roll(shuffled(seed), seed=0) for seed in range(4)]
+    assert max(opening(motion) for motion in others) < 0.5 * opening(original)
+    assert abs(np.mean([follows_voice(motion) for motion in others])) < 0.3 < follows_voice(original)
+    jaw = INDEX["jaw"]
+    assert max(np.corrcoef(motion[:, jaw], original[:, jaw])[0, 1] for motion in others) < 0.5
 
 
 def test_two_seeds_agree_on_the_mouth_and_differ_in_the_head() -> None:
@@ -105,13 +120,13 @@ def test_two_seeds_agree_on_the_mouth_and_differ_in_the_head() -> None:
 
 
 def test_a_commanded_head_pose_is_obeyed() -> None:
-    """A step of 20 degrees, yaw alone commanded; the range is the decoder's."""
+    """A step of 20 degrees, yaw alone commanded; the range is the decoder's. Each call sways in its own way."""
     step, frames = np.deg2rad(20.0), range(100, 300)
     poses = tuple((float(frame), 0.0 if frame < 200 else step) for frame in frames)
     limit = CHANNELS[INDEX["yaw"]].high
     steps = []
-    for seed in (3, 4, 5):
+    for seed in range(3, 9):
         yaw = np.clip(roll(trained(), seed=seed, yaw=poses)[:, INDEX["yaw"]], -limit, limit)
         steps.append(yaw[215:295].mean() - yaw[150:195].mean())
-    assert np.mean(steps) == pytest.approx(step, rel=0.2)
+    assert np.mean(steps) == pytest.approx(step, rel=0.15)
     assert min(steps) > 0.7 * step

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.errors import install_error_handlers
-from server.middleware import BodyLimit
+from server.middleware import BodyLimit, Gate
 from server.settings import Settings
 from tests.caller import http, serving
 
@@ -66,6 +66,25 @@ async def test_a_mistake_of_ours_has_the_guards_of_every_answer(origins: list[st
         assert "sandbox" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"
         assert answer.headers.get("access-control-allow-origin") == (FRIEND if origins else None)
+
+
+async def test_a_mistake_in_the_middle_of_an_answer_is_told_to_the_listener() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ZeroDivisionError
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/", "method": "GET", "headers": [(b"host", b"a")], "query_string": b""}
+    with pytest.raises(ZeroDivisionError):  # so that it cuts the connection: half an answer must not look whole
+        await Gate(app, frozenset({"a"}), (), "http")(scope, receive, send)
+    assert [message["status"] for message in sent] == [200]
 
 
 # Pages of friends

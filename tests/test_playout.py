@@ -138,10 +138,65 @@ def test_an_engine_that_stays_slow_is_given_more_time_and_less_again_later() -> 
     desk.run(60)
     assert desk.playout.underruns - settled <= 4  # not one each time that the delay was won back
     desk.check()
-    desk.cost, before = 0.05, desk.playout.lag
-    desk.run(240)
-    assert desk.playout.lag <= max(DELAY + 5 * BLOCK, before - 4 * BLOCK)
+    desk.cost = 0.5
+    desk.run(60)
+    assert desk.playout._target > DELAY + 4 * BLOCK
+    desk.cost = 0.05
+    desk.run(30 * (desk.playout._target - DELAY) / BLOCK + 60)
+    assert desk.playout._target == DELAY and desk.playout.lag <= DELAY + 4 * BLOCK
     desk.check()
+
+
+def primed(frames: int, ahead: int = 0, loud: bool = True) -> Playout:
+    """A call's first pictures, and a voice ``ahead`` blocks longer than the delay."""
+    playout = Playout(STILL, FPS, DELAY, LIMIT)
+    playout.push_chunk(chunk(0, frames))
+    while playout.head < DELAY + ahead * BLOCK:
+        playout.push_voice(playout.head, voice(playout.head, loud))
+    return playout
+
+
+def ticks(playout: Playout, first: int, count: int) -> list[Release]:
+    return [release for tick in range(first, first + count) for release in playout.due(100 + tick * TICK)]
+
+
+def test_sound_is_faded_where_it_is_held_and_where_it_goes_on() -> None:
+    playout = primed(frames=2)
+    before = ticks(playout, 0, 4)[-1]
+    held, silent = ticks(playout, 4, 2)
+    playout.push_chunk(chunk(2, 2))
+    after, next_one = ticks(playout, 6, 2)
+    assert (before.sample, held.sample, silent.sample, after.sample) == (3 * BLOCK, -1, -1, 4 * BLOCK)
+    coming = voice(4 * BLOCK)[0]  # what is faded out is what would have followed, and it is heard whole later
+    assert held.audio[0] == coming and (np.diff(held.audio) <= 0).all() and not held.audio[240:].any()
+    assert not silent.audio.any()
+    assert after.audio[0] == 0 and (np.diff(after.audio) >= 0).all() and (after.audio[240:] == coming).all()
+    assert (next_one.audio == voice(5 * BLOCK)).all()
+
+
+def test_speech_that_is_cut_fades_into_what_follows() -> None:
+    playout = primed(frames=60, ahead=60)
+    out = ticks(playout, 0, 11)
+    assert playout.skipped == 1
+    cut = next(i for i in range(1, len(out)) if out[i].sample != out[i - 1].sample + BLOCK)
+    sample = out[cut].sample
+    assert sample == out[cut - 1].sample + 3 * BLOCK
+    assert out[cut].audio[0] == voice(sample - 2 * BLOCK)[0] and out[cut].audio[-1] == voice(sample)[0]
+    assert (np.diff(out[cut].audio) >= 0).all() and (out[cut + 1].audio == voice(sample + BLOCK)).all()
+
+
+@pytest.mark.parametrize(("frames", "skipped"), [(6, 0), (7, 1)])
+def test_no_frame_is_given_back_when_none_would_be_left(frames: int, skipped: int) -> None:
+    playout = primed(frames, ahead=20, loud=False)
+    out = ticks(playout, 0, 12)  # a frame may be skipped from the tenth tick on, which is in the fifth frame
+    assert playout.skipped == skipped and all(release.sample >= 0 for release in out)
+
+
+def test_pictures_that_come_too_late_are_not_kept() -> None:
+    playout = primed(frames=9)
+    ticks(playout, 0, 11)
+    playout.push_chunk(chunk(0, 9))
+    assert playout.frame == 5 and sorted(playout._frames) == [6, 7, 8]
 
 
 def test_delay_is_kept_while_someone_speaks_and_given_back_when_they_pause() -> None:
@@ -218,6 +273,28 @@ def test_sound_is_silent_where_the_engine_took_silence() -> None:
     desk.playout.push_chunk(chunk(0, 9, missing=((640, 1280),)))
     out = [desk.playout.due(100 + tick * TICK)[0] for tick in range(10)]
     assert [bool(release.audio[-1]) for release in out] == [True, True, False, False, *[True] * 6]
+
+
+def test_voice_for_which_silence_was_taken_is_silent_when_it_comes() -> None:
+    playout = primed(frames=9)
+    start, end = playout.head // 3, (playout.head + 2 * BLOCK) // 3 + 100
+    playout.push_chunk(chunk(9, 12, missing=((start - 320, end),)))
+    for _ in range(4):
+        playout.push_voice(playout.head, voice(playout.head))
+    heard = np.concatenate([playout._voice[at] for at in range(DELAY - 2 * BLOCK, DELAY + 4 * BLOCK, BLOCK)])
+    silent = np.flatnonzero(heard == 0)
+    assert np.array_equal(silent, np.arange(BLOCK, 4 * BLOCK + 300))
+    assert voice(DELAY)[0] and (playout._voice[DELAY + 3 * BLOCK] == voice(DELAY + 3 * BLOCK)).all()
+
+
+def test_what_a_lost_engine_has_not_made_is_heard_with_its_successor() -> None:
+    playout = primed(frames=9)
+    playout.push_chunk(chunk(9, 20, missing=((DELAY // 3, (DELAY + 40 * BLOCK) // 3),)))
+    assert playout.await_engine() == 29
+    for _ in range(40):
+        playout.push_voice(playout.head, voice(playout.head))
+    loud = [at for at in range(DELAY, playout.head, BLOCK) if playout._voice[at].any()]
+    assert loud == list(range(58 * BLOCK, playout.head, BLOCK))  # frame 29 begins at block 58
 
 
 def test_an_interrupt_fades_within_one_block() -> None:

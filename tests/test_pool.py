@@ -92,13 +92,16 @@ async def test_a_call_moves_to_a_spare_at_once() -> None:
     lease = await pool.acquire(spec("call"))
     with pytest.raises(CapacityError):
         await pool.acquire(spec("a spare is not for sale"))
-    kill(pool, next(i for i, seat in enumerate(pool._seats) if seat.leased))
+    assert [seat.leased for seat in pool._seats] == [1, 0]
+    kill(pool)
     with pytest.raises(EngineError):
         await lease.stream.next_chunk()
     began = time.monotonic()
     await lease.reopen(10)
     assert time.monotonic() - began < 0.2  # no process had to start
+    assert [seat.leased for seat in pool._seats] == [0, 1]
     await lease.release()
+    assert [seat.leased for seat in pool._seats] == [0, 0]
     await pool.close()
 
 

@@ -55,7 +55,16 @@ def test_what_is_said_comes_before_what_is_heard_before_silence() -> None:
     said, last = line.next_block(), line.next_block()
     assert (said.pcm == 500).all() and (last.pcm[: BLOCK // 2] == 500).all() and not last.pcm[BLOCK // 2 :].any()
     assert 60 < line.next_block().pcm[-1] <= 70
-    assert [(t.start, t.end, t.duration_ms) for t in line.turns] == [(BLOCK, 3 * BLOCK, 30)]
+    assert [(t.start, t.end, t.duration_ms, t.pcm.size) for t in line.turns] == [(BLOCK, 3 * BLOCK, 30, 0)]
+
+
+def test_what_is_heard_while_something_is_said_is_not_kept_for_later() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 20))
+    for i in range(20):
+        line.microphone.push(np.full(BLOCK, 1000 + i, np.int16))
+        assert (line.next_block().pcm == 500).all()
+    assert line.microphone.cut_samples == 0 and line.next_block().pcm[-1] >= 1017
 
 
 def test_turns_wait_in_line_but_not_without_end() -> None:
@@ -124,6 +133,17 @@ def test_the_past_is_kept_for_a_new_engine_and_no_longer() -> None:
     at, past = line.drive_since(0)
     assert len(past) == pytest.approx(32_000, abs=320)
     assert line.drive_since(10**9)[1].size == 0
+
+
+def test_what_is_taken_back_is_silent_for_a_new_engine_too() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 100))
+    drive = np.concatenate([line.next_block().drive for _ in range(50)])
+    at, silence = line.take_back(30 * BLOCK + 7)
+    assert at == 10 * BLOCK + 2 and at + len(silence) == len(drive) and not silence.any()
+    first, past = line.drive_since(0)
+    assert first == 0 and np.array_equal(past[:at], drive[:at]) and drive[at - 1] and drive[-1]
+    assert not past[at:].any()
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.003, -0.003, 0.01, -0.01])

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ import pytest
 
 from engine.config import EngineConfig
 from engine.errors import CapacityError, EngineError, RequestError
-from engine.stream_client import StreamSpec
+from engine.frame_ring import FrameRing
+from engine.messages import ChunkReady, PushPose, ToWorker
+from engine.stream_client import EngineStream, StreamSpec
 from engine.worker_client import Limits, WorkerClient
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
@@ -27,6 +31,10 @@ def spec(name: str = "call", seed: int = 0, first_frame: int = 0, epoch: int = 0
 
 def voice(frames: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
     return np.zeros(frames * 640, np.int16)
+
+
+class Controls(dict[str, float]):
+    """A dict that can be watched."""
 
 
 def descriptors() -> int:
@@ -154,6 +162,80 @@ async def test_a_stopped_process_is_killed_too(client: WorkerClient) -> None:
     assert lost.value.code == "worker_lost" and time.monotonic() - began < 2.0
     await client.died.wait()
     await stream.close()
+
+
+async def test_a_worker_that_answers_is_left_alone(client: WorkerClient) -> None:
+    await asyncio.sleep(3 * QUICK.missed_pings * QUICK.ping_every)
+    assert client.alive
+
+
+async def test_a_worker_that_reads_nothing_is_killed_before_it_is_missed() -> None:
+    client = WorkerClient(FAKE, replace(QUICK, ping_every=60.0))
+    await client.start(EngineConfig(model="fake"))
+    stream = await client.open(spec())
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)
+    for _ in range(30):  # 20 seconds of sound each, 19 MB in all
+        stream.push_voice(voice(500), 0)
+    async with asyncio.timeout(5):
+        await client.died.wait()
+    await stream.close()
+
+
+async def test_a_stream_whose_close_is_cancelled_holds_nothing() -> None:
+    client = WorkerClient(FAKE, replace(QUICK, close=60.0, ping_every=60.0))
+    await client.start(EngineConfig(model="fake"))
+    before = descriptors()
+    stream = await client.open(spec())
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)  # so that it does not say that the stream is closed
+    closing = asyncio.create_task(stream.close())
+    await asyncio.sleep(0.05)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert descriptors() == before
+    await client.close()
+
+
+def alone(sent: list[ToWorker]) -> EngineStream:
+    """A stream without a worker; what it would send."""
+    ring = FrameRing.create(36, 64, 64)
+    return EngineStream(spec(), 25, ring, lambda message, descriptor=None: sent.append(message), lambda _: None, 1.0)
+
+
+async def test_poses_far_ahead_wait_until_the_reader_comes_near() -> None:
+    sent: list[ToWorker] = []
+    stream = alone(sent)
+    for frame in (499, 500, 508, 509):  # 20 seconds ahead of what has been taken
+        stream.push_pose({"yaw": 0.1}, frame)
+
+    def poses() -> list[float]:
+        return [message.frame for message in sent if isinstance(message, PushPose)]
+
+    assert poses() == [499]
+    for frame in range(9):
+        stream._ring.write(frame, np.zeros((96, 64), np.uint8))
+    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, 0.0, []))
+    await stream.next_chunk()
+    assert poses() == [499, 500, 508]
+    stream.abandon()
+
+
+async def test_a_stream_that_is_abandoned_keeps_nothing() -> None:
+    stream = alone([])
+    recording, controls = voice(25 * 60), Controls()
+    stream.push_voice(recording, 0)
+    stream.push_pose(controls, 9000)
+    held = [weakref.ref(recording), weakref.ref(controls)]
+    del recording, controls
+    assert all(one() is not None for one in held)
+    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, 0.0, []))
+    stream.abandon()
+    assert [one() for one in held] == [None, None]
+    with pytest.raises(EngineError) as closed:  # and not for a chunk whose pictures are gone
+        await stream.next_chunk()
+    assert closed.value.code == "stream_closed"
 
 
 async def test_an_error_of_one_stream_ends_that_stream_only(client: WorkerClient) -> None:

@@ -33,6 +33,7 @@ class GivenConfig:
     some: float = 0.30
     group: tuple[float, ...] = (0.75, 0.25, 0.25, 0.20, 0.30)
     shift: float = 0.3  # that a given head pose comes with its shift
+    axes: float = 0.5  # that only one or two of a given head pose's angles are given
     part: float = 0.35  # that it is given for a part of the clip only
     drawn: float = 0.6  # that a given pose is a drawn step or ramp, not another clip's
     donor: float = 0.6  # that other given groups come from another clip
@@ -55,6 +56,9 @@ def give(
             channels = list(group)
             if group is HEAD_POSE:
                 track = drawn_pose(len(clip), rng) if rng.random() < config.drawn else donor[:, channels]
+                if rng.random() < config.axes:
+                    kept = rng.permutation(3)[: rng.integers(1, 3)]
+                    track, channels = track[:, kept], [channels[axis] for axis in kept]
                 if rng.random() < config.shift:
                     track = np.concatenate([track, donor[:, list(SHIFT)]], axis=1)
                     channels += SHIFT

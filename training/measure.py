@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.config import RolloutSpec
 from engine.kv_cache import KVCache
+from engine.rollout.base import Rollout
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
@@ -96,12 +96,12 @@ def load(weights: Path) -> LoadedModel:
 
 def roll(
     model: LoadedModel, drives: Sequence[torch.Tensor], features: Sequence[NDArray[np.float32]], seeds: Sequence[int],
-    chunks: int, spec: RolloutSpec | None = None,
+    chunks: int, rollout: Rollout | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Relative controls [calls, 12 * chunks - 3, 16] of several calls that run together."""
-    spec = spec or default_spec(EMBEDDED)
-    rollout = make_rollout(spec, EMBEDDED)
-    runner = ModelRunner(model, slots=len(drives), context=spec.context)
+    """Relative controls [calls, 12 * chunks - 3, 16] of several calls that run together, by the model's own rollout or
+    another."""
+    rollout = rollout or make_rollout(default_spec(EMBEDDED), EMBEDDED)
+    runner = ModelRunner(model, slots=len(drives), context=rollout.spec.context)
     assert isinstance(runner.cache, KVCache)
     zero = torch.zeros(EMBEDDED.latent_shape)
     maps = [torch.from_numpy(f)[:, None, None].expand(-1, 2, 2).contiguous() for f in features]

@@ -87,7 +87,6 @@ class Channel:
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
         self._bucket = TokenBucket(RATE, BURST)
         self._seq = 0
-        self.dropped = 0
         self._receive: Callable[[str], None] = self._waiting.append
         self._opened: Callable[[], None] | None = None
         self.open = asyncio.Event()
@@ -101,10 +100,8 @@ class Channel:
 
         async def on_message(data: bytes | str) -> None:
             self._heard()
-            if not self._bucket.take():
-                self.dropped += 1
-                return
-            self._receive(data if isinstance(data, str) else data.decode("utf-8", "replace"))
+            if self._bucket.take():
+                self._receive(data if isinstance(data, str) else data.decode("utf-8", "replace"))
 
         channel.on("message", on_message)
         self.open.set()

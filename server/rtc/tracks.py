@@ -61,7 +61,6 @@ class VideoTrack(MediaStreamTrack):
         super().__init__()
         self._newest: tuple[NDArray[np.uint8], int] | None = None
         self._news = asyncio.Event()
-        self.sent = 0
 
     def put(self, picture: NDArray[np.uint8], tick: int) -> None:
         """picture: I420, uint8 [H*3/2, W]; tick: its place on the call's clock, 20 ms each."""
@@ -75,7 +74,6 @@ class VideoTrack(MediaStreamTrack):
             self._news.clear()
             await self._news.wait()
         (picture, tick), self._newest = self._newest, None
-        self.sent += 1
         # A new object each time: aiortc marks a frame as keyframe on the object itself and never takes it back.
         frame = VideoFrame.from_ndarray(picture, format="yuv420p")
         frame.color_range = ColorRange.MPEG

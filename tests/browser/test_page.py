@@ -37,9 +37,9 @@ def frames_since(page: Page, since: float) -> list[int]:
     return [number for at, number in Recording.read(page).first_shown() if at > since]
 
 
-def sound_since(page: Page, since: float) -> float:
-    """The 95th percentile of the loudness."""
-    levels = [rms for at, rms in Recording.read(page).sound if at > since]
+def loudness(page: Page) -> float:
+    """The 95th percentile over the half second noted last; not by the clock, which drifts on a starved machine."""
+    levels = page.evaluate("window.knotcastProbe.sound.slice(-188).map(([, rms]) => rms)")
     return float(np.percentile(levels, 95)) if levels else 0.0
 
 
@@ -65,8 +65,7 @@ def test_call_is_seen_and_heard_and_hung_up(open_page: PageOpener) -> None:
 
     page.get_by_role("button", name="Hold to talk").hover()
     page.mouse.down()
-    begun = now(page)
-    wait_for(page, "the avatar speaks while the button is held", lambda: sound_since(page, begun) > HEARD)
+    wait_for(page, "the avatar speaks while the button is held", lambda: loudness(page) > HEARD)
     page.mouse.up()
     shown = frames_since(page, 0)
     assert shown == sorted(shown)
@@ -80,13 +79,12 @@ def test_mute_speaker_and_open_microphone(open_page: PageOpener) -> None:
     page = open_page()
     press_call(page)
     page.get_by_label("Keep open").check()
-    begun = now(page)
-    wait_for(page, "an open microphone is heard", lambda: sound_since(page, begun) > HEARD)
+    wait_for(page, "an open microphone is heard", lambda: loudness(page) > HEARD)
 
     mute = page.get_by_role("button", name="Mute")
     mute.click()
     expect(mute).to_have_attribute("aria-pressed", "true")
-    wait_for(page, "silence after Mute", lambda: 0 < sound_since(page, now(page) - 500) < HEARD)
+    wait_for(page, "silence after Mute", lambda: loudness(page) < HEARD)
     page.keyboard.press("m")
     expect(mute).to_have_attribute("aria-pressed", "false")
 
@@ -103,13 +101,12 @@ def test_without_a_microphone_the_call_goes_on(open_page: PageOpener, playwright
     press_call(page)
     expect(page.get_by_text("The call goes on")).to_be_visible()
     wait_for(page, "generated frames", lambda: len(frames_since(page, 0)) >= 5)
-    begun = now(page)
     page.get_by_role("button", name="Play a sample sentence").click()
     stop = page.get_by_role("button", name="Stop")
     expect(stop).to_be_enabled()
-    wait_for(page, "the sentence is heard", lambda: sound_since(page, begun) > HEARD)
+    wait_for(page, "the sentence is heard", lambda: loudness(page) > HEARD)
     stop.click()
-    wait_for(page, "silence after Stop", lambda: sound_since(page, now(page) - 500) < HEARD, 5)
+    wait_for(page, "silence after Stop", lambda: loudness(page) < HEARD, 5)
     expect(stop).to_be_disabled()
     hang_up(page)
     browser.close()

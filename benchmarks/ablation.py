@@ -1,0 +1,163 @@
+"""Which component of Knot Forcing does what: lips, heads, blinks and seams of the embedded model by switches.
+
+Voice only, on voices and portraits that were never trained on, several seeds. Lips against the phonemes' own track
+(human and synthetic voices apart), heads, blinks and jerk beside the data's own process. Every row runs the same
+weights unless it has its own: rows marked * ask for a span or window that these were not trained with, so they show
+what a switch does and not what training with it would. A fine-tuned variant joins by `--weights`.
+
+    python -m benchmarks.ablation --voices VOICES --portraits landmarks.json --keep runs/ablation --json
+    python -m benchmarks.ablation --weights "k = 0=runs/k0/dit.safetensors"
+
+A warp of one photograph cannot drift in appearance, which is the paper's claim for running ahead: what drifts here is
+motion (`benchmarks.generator`, section c).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import motion_figures as figures
+from benchmarks.generator import LEGEND, Row, Section, as_json
+from benchmarks.held_out import (
+    SHIPPED,
+    FloatArray,
+    Stage,
+    held_out_faces,
+    lengthened,
+    make_voices,
+    one_thread,
+    table,
+    truth,
+)
+from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.variants import COMPONENTS, Variant
+from engine.errors import AvatarError, RequestError
+from training.measure import human_cases, lip_figures, synthetic_cases
+
+LIPS = ("jaw", "pucker", "smile")
+
+
+class Bench:
+    """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
+
+    def __init__(
+        self, stage: Stage, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float
+    ) -> None:
+        kinds = {"synthetic": synthetic_cases(stage.maker)}
+        if recordings is not None:
+            kinds["human"] = human_cases(stage.maker, recordings)
+        self.kinds = {kind: [lengthened(one, seconds + 1) for one in cases] for kind, cases in kinds.items()}
+        self.cases = [one for cases in self.kinds.values() for one in cases]
+        self.stage, self.seeds, self.seconds = stage, seeds, seconds
+        self.faces = [faces[i % len(faces)] for i in range(seeds)]
+
+    def tracks(self, variant: Variant, stage: Stage) -> FloatArray:
+        voices = len(self.cases)
+        flat = stage.roll(
+            variant, self.cases * self.seeds, [face for face in self.faces for _ in range(voices)],
+            range(self.seeds * voices), self.seconds,
+        )  # fmt: skip
+        return flat.reshape(self.seeds, voices, *flat.shape[1:])
+
+    def data(self, frames: int) -> FloatArray:
+        return np.stack([truth(one, self.seeds, frames) for one in self.cases], axis=1)
+
+    def lips(self, tracks: FloatArray) -> Row:
+        """Correlation with the phonemes' own track, mean over voices of a kind, interval over seeds."""
+        row: Row = {}
+        for kind, cases in self.kinds.items():
+            found = [[lip_figures(tracks[s, self.cases.index(one)], one) for one in cases] for s in range(self.seeds)]
+            for name in LIPS if kind == "synthetic" else LIPS[:1]:
+                row[f"{name} r {kind}"] = over_seeds([[f["r"][name] for f in seed] for seed in found])  # type: ignore[index]
+            row[f"jaw at p b m {kind}"] = over_seeds([[f["jaw_at_pbm"] for f in seed] for seed in found])
+        return row
+
+    def row(self, tracks: FloatArray, data: FloatArray) -> Row:
+        jerk = figures.jerk_ratios(tracks, data)
+        return self.lips(tracks) | {
+            **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
+            **{name: jerk[name] for name in ("J0", "J1", "all")},
+            "blinks/min": estimate(figures.blinks_a_minute, tracks),
+        }
+
+
+def over_seeds(values: Sequence[Sequence[object]]) -> Estimate:
+    """Rows are seeds, columns voices."""
+    return estimate(lambda rows: float(rows.mean()), np.array(values, np.float64))
+
+
+def run(arguments: argparse.Namespace) -> Section:
+    """Rows of figures: the data's own process, then every variant, then every variant with weights of its own."""
+    stage = Stage(arguments.weights_file, make_voices(arguments.voices), arguments.keep)
+    faces = held_out_faces(arguments.portraits)
+    bench = Bench(stage, arguments.voices, faces, arguments.seeds, arguments.seconds)
+    chosen = [(v.label, v, stage) for v in COMPONENTS if not arguments.only or v.name in arguments.only]
+    for name, path in arguments.weights:
+        chosen.append((f"{name}, own weights", named(name), Stage(path, stage.maker, stage.kept)))
+    rows: Section = {}
+    for label, variant, own in chosen:
+        tracks = bench.tracks(variant, own)
+        data = bench.data(tracks.shape[2])
+        rows.setdefault("data", bench.row(data, data))
+        rows[label] = bench.row(tracks, data)
+    return rows
+
+
+def named(name: str) -> Variant:
+    for variant in COMPONENTS:
+        if variant.name == name:
+            return variant
+    raise RequestError("unknown_variant", f"no variant {name!r}: choose one of {', '.join(v.name for v in COMPONENTS)}")
+
+
+def weights_of(text: str) -> tuple[str, Path]:
+    """NAME=PATH; a name may hold an equals sign (k = 0=runs/k0/dit.safetensors)."""
+    name, _, path = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError("give NAME=PATH, the name of a variant and its weights")
+    return name, Path(path)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.ablation"
+    )
+    parser.add_argument("--weights-file", type=Path, default=SHIPPED, help="of all rows; default: the shipped ones")
+    parser.add_argument(
+        "--weights", type=weights_of, action="append", default=[], metavar="NAME=PATH",
+        help="one more row: this variant with weights of its own; may be given often",
+    )  # fmt: skip
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="not all rows but these")
+    parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
+    parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments = parser.parse_args(words)
+    if arguments.seeds < 2 or arguments.seconds < 8:
+        parser.error("at least 2 seeds and 8 seconds")
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    one_thread()
+    try:
+        for name in arguments.only:
+            named(name)
+        rows = run(arguments)
+    except AvatarError as error:
+        print(f"benchmarks.ablation: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    if arguments.json:
+        print(as_json({"ablation": rows}, seeds=arguments.seeds, seconds=arguments.seconds))
+    else:
+        print(table("Components of Knot Forcing, voice only", rows), f"\n\n{LEGEND}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Is the embedded model a generator, and what does each mechanism of its rollout do? Voice only, real transformer,
+cache and rollout, beside the process that made its training data.
+
+(a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
+(J1, J2), by what the knot is used for; (c) the first span of a long roll against its last, by where the reference
+stands, and the pulse of its jumps; (d) number of steps. Low jerk alone says little (a half-dead head has little jerk):
+read it beside the spread. Intervals are 95 % over seeds, jackknifed, of one trained model.
+
+    python -m benchmarks.generator --keep runs/generator --json > generator.json
+    python -m benchmarks.generator --weights student.safetensors --base teacher.safetensors
+    python -m benchmarks.generator --quick
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks import motion_figures as figures
+from benchmarks.held_out import (
+    SHIPPED,
+    FloatArray,
+    Stage,
+    held_out_faces,
+    long_speech,
+    make_voices,
+    one_thread,
+    table,
+    truth,
+)
+from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.variants import KNOTS, OWN, REFERENCES, STEPS, Variant
+from engine.errors import AvatarError
+
+Row = dict[str, object]
+Section = dict[str, Row]
+LEGEND = "* a span or window that the weights were not trained with"
+
+
+def spread_row(tracks: FloatArray) -> Row:
+    return {
+        **{f"{name} sd over seeds": estimate(figures.sd_over_seeds(name), tracks) for name in ("yaw", "pitch")},
+        "yaw r of seeds": estimate(figures.seed_correlation("yaw"), tracks),
+        "blinks/min": estimate(figures.blinks_a_minute, tracks),
+        "interval CV": estimate(figures.blink_interval_variation, tracks),
+        "coincidence": estimate(figures.blink_coincidence, tracks),
+        "counts/binomial": estimate(figures.blink_dispersion, tracks),
+    }
+
+
+def jerk_row(tracks: FloatArray, data: FloatArray) -> Row:
+    return {
+        **figures.jerk_ratios(tracks, data),
+        **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
+    }
+
+
+def steps_row(tracks: FloatArray, data: FloatArray) -> Row:
+    jerk = figures.jerk_ratios(tracks, data)
+    return {
+        **{name: jerk[name] for name in ("J0", "J1", "all")},
+        **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch", "jaw")},
+        "blinks/min": estimate(figures.blinks_a_minute, tracks),
+    }
+
+
+def drift_row(tracks: FloatArray, span: int) -> Row:
+    first, last = tracks[..., :span, :], tracks[..., -span:, :]
+    return {
+        **{f"{name} sd first": estimate(figures.sd(name), first) for name in ("yaw", "pitch", "jaw")},
+        **{f"{name} var last/first": estimate(figures.variance_ratio(name, span), tracks) for name in ("yaw", "pitch")},
+        "jaw": estimate(figures.variance_ratio("jaw", span), tracks),
+        **{f"{name} shift deg": estimate(figures.shift_degrees(name, span), tracks) for name in ("yaw", "pitch")},
+        "blinks/min first": estimate(figures.blinks_a_minute, first),
+        "last": estimate(figures.blinks_a_minute, last),
+        "still s": round(figures.longest_stillness(tracks), 2),
+    }
+
+
+def pulse_row(tracks: FloatArray) -> Row:
+    return {
+        **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
+        **{f"{name} mean deg": estimate(figures.mean_degrees(name), tracks) for name in ("yaw", "pitch")},
+        **{f"{name} peak": estimate(figures.pulse(name), tracks) for name in ("yaw", "pitch")},
+        **{f"{name} phase": estimate(figures.phase_ratio(name), tracks) for name in ("yaw", "pitch")},
+    }
+
+
+class Experiment:
+    """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
+
+    def __init__(self, stage: Stage, face: dict[str, float], seeds: int, seconds: float) -> None:
+        self.stage, self.face, self.seeds, self.seconds = stage, face, seeds, seconds
+        self.speech = long_speech(stage.maker, seconds + 1)
+
+    def tracks(self, variant: Variant, stage: Stage | None = None) -> FloatArray:
+        return (stage or self.stage).seeds_of(variant, self.speech, self.face, self.seeds, self.seconds)
+
+    def data(self) -> FloatArray:
+        return truth(self.speech, self.seeds, self.tracks(OWN).shape[1])
+
+    def spread(self) -> Section:
+        return {"data": spread_row(self.data()), "model": spread_row(self.tracks(OWN))}
+
+    def knots(self) -> Section:
+        data = self.data()
+        return {"data": jerk_row(data, data)} | {v.label: jerk_row(self.tracks(v), data) for v in KNOTS}
+
+    def steps(self, base: Stage | None) -> Section:
+        data = self.data()
+        rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v), data) for v in STEPS}
+        if base is not None:
+            rows |= {f"base, {v.name}": steps_row(self.tracks(v, base), data) for v in STEPS}
+        return rows
+
+    def references(self, spans: int, seeds: int) -> dict[str, Section]:
+        """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
+        seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
+        speech = long_speech(self.stage.maker, seconds + 1)
+        rolled = {v.name: self.stage.seeds_of(v, speech, self.face, seeds, seconds) for v in REFERENCES}
+        frames = next(iter(rolled.values())).shape[1]
+        tracks = {"data": truth(speech, seeds, frames)} | rolled
+        return {
+            f"(c) the reference: first {self.seconds:.0f} s against the last of {seconds:.0f} s": {
+                name: drift_row(track, span) for name, track in tracks.items()
+            },
+            "(c) the pulse: power at 3.36 s over its neighbours', least over greatest variance by phase": {
+                name: pulse_row(track) for name, track in tracks.items()
+            },
+        }
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Section]:
+    """Sections by title, each rows of figures."""
+    stage = Stage(arguments.weights, make_voices(), arguments.keep)
+    base = None if arguments.base is None else Stage(arguments.base, stage.maker, arguments.keep)
+    face = held_out_faces(arguments.portraits)[0]
+    experiment = Experiment(stage, face, arguments.seeds, arguments.seconds)
+    report: dict[str, Section] = {}
+    if "a" in arguments.sections:
+        report["(a) spread over seeds (rad)"] = experiment.spread()
+    if "b" in arguments.sections:
+        report["(b) jerk over the data's, by use of the knot"] = experiment.knots()
+    if "c" in arguments.sections:
+        report |= experiment.references(arguments.spans, arguments.long_seeds)
+    if "d" in arguments.sections:
+        report["(d) steps"] = experiment.steps(base)
+    return report
+
+
+def plain(value: object) -> object:
+    """What JSON can hold: an estimate as its two numbers, null where there is none."""
+    if not isinstance(value, Estimate):
+        return value
+    return {name: None if math.isnan(number) else round(number, 4) for name, number in asdict(value).items()}
+
+
+def as_json(report: dict[str, Section], **about: object) -> str:
+    rows = {title: {n: {k: plain(v) for k, v in row.items()} for n, row in s.items()} for title, s in report.items()}
+    return json.dumps({**about, "sections": rows})
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.generator"
+    )
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--base", type=Path, help="the undistilled weights, for (d)")
+    parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of a roll, and of a span of (c)")
+    parser.add_argument("--spans", type=int, default=10, help="length of the rolls of (c), in spans")
+    parser.add_argument("--long-seeds", type=int, default=10, help="seeds of (c)")
+    parser.add_argument("--sections", default="abcd", help="which of a, b, c, d")
+    parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
+    parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: to see that it runs, not to believe")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    arguments = parser.parse_args(words)
+    if arguments.quick:
+        arguments.seeds, arguments.long_seeds, arguments.seconds, arguments.spans = 3, 3, 8.0, 3
+    if arguments.seeds < 2 or arguments.long_seeds < 2 or arguments.spans < 2:
+        parser.error("at least 2 seeds and 2 spans")
+    if "c" in arguments.sections and arguments.spans * arguments.seconds < 21:
+        parser.error("the rolls of (c) must last at least 21 s, six cycles of the reference: more --seconds or --spans")
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    one_thread()
+    try:
+        report = run(arguments)
+    except AvatarError as error:
+        print(f"benchmarks.generator: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    if arguments.json:
+        about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
+        print(as_json(report, **about))
+    else:
+        print("\n".join(table(title, section) for title, section in report.items()), f"\n\n{LEGEND}")
+
+
+if __name__ == "__main__":
+    main()

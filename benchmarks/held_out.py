@@ -1,0 +1,151 @@
+"""What the experiments on motion share: voices kept from training, what lips and heads should do with them, and rolls
+of the embedded model with voice only, many seeds as one batch.
+
+Needs libespeak-ng (and soundfile for human recordings). Finished rolls are kept in a folder, so an interrupted run goes
+on where it was; a kept roll is found by weights, rollout, seeds, faces and the voice's very samples.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.variants import Variant
+from engine.errors import EngineError, MediaError
+from models.config import EMBEDDED
+from models.motion import INDEX, JAW_SPAN
+from models.motion_codec import FEATURE_STATISTICS, reference_features
+from models.registry import WEIGHTS
+from training.dataset import training_portraits
+from training.measure import Case, case, drive_of, load, roll, truth_heads
+from training.synthetic.corpus import CorpusConfig, CorpusMaker, held_out_sentences, join, pause
+from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
+from training.synthetic.visemes import LIP_CHANNELS
+
+FloatArray = NDArray[np.float64]
+SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
+VOICES = (Voice("en-us", 170), Voice("gmw/en", 145), Voice("en-us", 135), Voice("gmw/en", 185))
+LIPS = slice(0, len(LIP_CHANNELS))
+AVERAGE_FACE = {name: mean for name, (mean, _) in FEATURE_STATISTICS.items() if name != "open"}
+
+
+def make_voices(recordings: Path | None = None) -> CorpusMaker:
+    """The synthesiser and the mel front end. Raises MediaError where libespeak-ng is missing."""
+    try:
+        return CorpusMaker(CorpusConfig(), recordings)
+    except OSError as error:
+        raise MediaError("no_espeak", "voices need espeak-ng: on Debian, apt-get install libespeak-ng1") from error
+
+
+def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
+    """Portraits that were never trained on, as landmarks; one average face when no file is given."""
+    if landmarks is None:
+        return [AVERAGE_FACE]
+    entries = json.loads(landmarks.read_text())
+    return [entries[name] for name in training_portraits(landmarks)[1]]
+
+
+def long_speech(maker: CorpusMaker, seconds: float) -> Case:
+    """Held-out English sentences in plain voices, in random order with random pauses: nothing in it is periodic."""
+    rng = np.random.default_rng(11)
+    sentences, parts, samples = held_out_sentences("en"), [pause(0.5)], 0
+    while samples < seconds * SAMPLE_RATE:
+        for i in rng.permutation(len(sentences)):
+            voice = VOICES[rng.integers(len(VOICES))]
+            parts += [maker.espeak.speak(sentences[i], voice), pause(rng.uniform(0.3, 2.5))]
+        samples = sum(len(part.sound) for part in parts)
+    return case("held-out sentences", join(parts))
+
+
+def lengthened(one: Case, seconds: float) -> Case:
+    """The same voice again and again until it is long enough."""
+    times = int(np.ceil(seconds * SAMPLE_RATE / len(one.speech.sound)))
+    parts: list[Speech] = [one.speech, pause(0.8)] * times
+    return case(one.name, join(parts))
+
+
+def chunks_of(seconds: float) -> int:
+    """Chunks whose frames (12 each, the first 9) last about so long."""
+    return max(2, round((seconds * EMBEDDED.fps + 3) / 12))
+
+
+class Stage:
+    """A model on the bench. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the
+    weights are missing or do not fit."""
+
+    def __init__(self, weights: Path, maker: CorpusMaker, kept: Path | None = None) -> None:
+        if not weights.is_file():
+            raise EngineError("checkpoint_missing", f"no weights at {weights}: give another --weights")
+        self.maker, self.kept = maker, kept
+        self.model = load(weights)
+        self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+        self._rolled: dict[str, FloatArray] = {}
+
+    def roll(
+        self, variant: Variant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
+        seconds: float,
+    ) -> FloatArray:  # fmt: skip
+        """Absolute controls of calls that run together [calls, frames, 16]; one case, face and seed for each."""
+        rollout, chunks = variant.rollout(EMBEDDED), chunks_of(seconds)
+        sounds = {id(one): hashlib.sha256(one.speech.sound.tobytes()).hexdigest() for one in cases}
+        told = [self.digest, type(rollout).__name__, rollout.spec, chunks, list(seeds), list(faces)]
+        key = hashlib.sha256(repr([*told, [sounds[id(one)] for one in cases]]).encode()).hexdigest()[:16]
+        place = None if self.kept is None else self.kept / f"{key}.npy"
+        if key in self._rolled:
+            return self._rolled[key]
+        if place is not None and place.exists():
+            motion = np.load(place)
+        else:
+            began = time.monotonic()
+            print(f"  {variant.name}: {len(seeds)} calls of {seconds:.0f} s ...", end="", file=sys.stderr, flush=True)
+            drives = {id(one): drive_of(self.maker, one.speech, 3 * chunks + 3) for one in cases}
+            features = [reference_features(face) for face in faces]
+            motion = roll(self.model, [drives[id(one)] for one in cases], features, seeds, chunks, rollout)
+            opening = [[face["th"] / (JAW_SPAN * face["mw"])] for face in faces]
+            motion[..., INDEX["jaw"]] += np.array(opening, np.float32)
+            print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            if place is not None:
+                keep(place, motion)
+        self._rolled[key] = motion.astype(np.float64)
+        return self._rolled[key]
+
+    def seeds_of(self, variant: Variant, one: Case, face: dict[str, float], seeds: int, seconds: float) -> FloatArray:
+        """One voice and face, several seeds: [seeds, frames, 16]."""
+        return self.roll(variant, [one] * seeds, [face] * seeds, range(100, 100 + seeds), seconds)
+
+
+def keep(place: Path, motion: NDArray[np.float32]) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_suffix(".part")
+    with draft.open("wb") as file:
+        np.save(file, motion)
+    os.replace(draft, place)
+
+
+def truth(one: Case, seeds: int, frames: int) -> FloatArray:
+    """What the data's own process does with a voice [seeds, frames, 16]: heads at random, lips by its phonemes."""
+    heads = truth_heads(one, seeds)[:, :frames]
+    assert heads.shape[1] == frames, f"{one.name} is shorter than the roll"
+    heads[..., LIPS] = one.lips[:frames]
+    return heads
+
+
+def table(title: str, rows: dict[str, dict[str, object]]) -> str:
+    """Rows of figures as text, with every column that any row has."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    cells = [["", *columns]] + [[name, *(str(row.get(column, "")) for column in columns)] for name, row in rows.items()]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([f"\n{title}", *lines])
+
+
+def one_thread() -> None:
+    """Small batches gain nothing from more, and the machine may be busy."""
+    torch.set_num_threads(1)
