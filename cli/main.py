@@ -108,6 +108,46 @@ def animate(
         )
 
 
+@app.command()
+def train(
+    stage: Annotated[Literal["base", "causal", "distill"], typer.Argument(help="in this order")],
+    config: Annotated[str, typer.Option(help="preset; an unknown name lists those of the stage")],
+    data: Annotated[Path | None, typer.Option(help="corpus .npz of training.make_data, or a folder of clips")] = None,
+    portraits: Annotated[Path | None, typer.Option(help="landmarks.json of the portraits (embedded model)")] = None,
+    start: Annotated[Path | None, typer.Option(help="weights to begin with: a checkpoint, or Wan2.1's")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="checkpoint of the frozen model to learn from")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of checkpoint, log and sheets; goes on from there")] = None,
+    steps: Annotated[int | None, typer.Option(help="another number than the preset's", min=1)] = None,
+    accumulate: Annotated[int | None, typer.Option(help="pieces a batch is worked through in", min=1)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads of a process, 0 = torch's choice", min=0)] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="print the memory on 1, 4 and 8 GPUs, and stop")] = False,
+) -> None:
+    """Train one stage (training/README.md). Several processes: `torchrun --nproc-per-node N -m -- cli.main train`."""
+    from dataclasses import replace
+
+    import torch
+
+    from training.configs import find_preset
+    from training.plan import describe
+    from training.run import train as run_stage
+
+    with one_line_errors():
+        preset = find_preset(config, stage)
+        chosen = replace(preset, steps=steps or preset.steps, accumulate=accumulate or preset.accumulate)
+        if plan:
+            typer.echo(describe(chosen))
+            return
+        if data is None or out is None:
+            fail("name the data with --data and the folder to write with --out")
+            return
+        if threads:
+            torch.set_num_threads(threads)
+        written = run_stage(chosen, data, portraits, start, teacher, out, device)
+        if written is not None:
+            typer.echo(written)
+
+
 @bench.command("engine", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench_engine(context: typer.Context) -> None:
     """Chunks per second of a model on this machine. Options: see `python -m benchmarks.engine --help`."""

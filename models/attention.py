@@ -6,6 +6,7 @@ Knows nothing of rollouts, calls or what the cached frames mean.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
@@ -18,15 +19,36 @@ log = logging.getLogger(__name__)
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class FrameRuns:
+    """A frame mask as runs of query frames that see the same key frames: (first, end, frames seen).
+
+    Each run is attended without a mask, so that frames of many tokens need no mask over tokens (for 47 frames of 1560
+    it would have five thousand million entries) and take the fast kernels.
+    """
+
+    runs: tuple[tuple[int, int, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "FrameRuns":
+        """mask [F, K] bool."""
+        rows = [tuple(i for i, seen in enumerate(row) if seen) for row in mask.tolist()]
+        starts = [i for i, row in enumerate(rows) if i == 0 or row != rows[i - 1]]
+        return cls(tuple((a, b, rows[a]) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)))
+
+
 class CacheView(Protocol):
     """What one forward may attend to besides its own frames. Keys are held before rotation.
 
     positions: [B, K] temporal positions of the K cached frames, None when there are none.
-    mask: [F, K + F] bool over frames, True = may attend, own frames last; None = everything.
+    mask: [F, K + F] bool over frames, True = may attend, own frames last, or the same as runs; None = everything.
     """
 
-    positions: Tensor | None
-    mask: Tensor | None
+    @property
+    def positions(self) -> Tensor | None: ...
+
+    @property
+    def mask(self) -> Tensor | FrameRuns | None: ...
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the cached frames, [B, K*T, H, D]."""
@@ -42,7 +64,7 @@ class BlockMask:
 
     positions: Tensor | None = None
 
-    def __init__(self, mask: Tensor | None = None) -> None:
+    def __init__(self, mask: Tensor | FrameRuns | None = None) -> None:
         self.mask = mask
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -86,14 +108,29 @@ def token_mask(mask: Tensor, tokens: int) -> Tensor:
     return mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | FrameRuns | None = None) -> Tensor:
     """Softmax attention, scale 1/sqrt(D). q [B, Q, H, D], k and v [B, K, H, D], mask [Q, K] bool; returns [B, Q, H, D].
 
     A mask always takes plain SDPA, without one the kernel chosen for the device runs.
     """
+    if isinstance(mask, FrameRuns):
+        return attend_runs(q, k, v, mask)
     if mask is not None:
         return sdpa(q, k, v, mask)
     return kernel_for(q.device.type, q.dtype)(q, k, v)
+
+
+def attend_runs(q: Tensor, k: Tensor, v: Tensor, mask: FrameRuns) -> Tensor:
+    """Run by run, each against the frames it sees."""
+    tokens = q.shape[1] // mask.runs[-1][1]
+    keys, values = k.unflatten(1, (-1, tokens)), v.unflatten(1, (-1, tokens))
+    parts = [
+        attend(
+            q[:, first * tokens : end * tokens], keys[:, list(seen)].flatten(1, 2), values[:, list(seen)].flatten(1, 2)
+        )
+        for first, end, seen in mask.runs
+    ]
+    return torch.cat(parts, 1)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,8 +11,9 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from models.attention import CacheView, attend, rotary_angles, rotate, token_mask
+from models.attention import CacheView, FrameRuns, attend, rotary_angles, rotate, token_mask
 from models.config import DiTConfig
 
 Angles = tuple[Tensor, Tensor]
@@ -74,23 +75,31 @@ class Block(nn.Module):
         x: Tensor,
         time: Tensor,
         angles: tuple[Angles, Angles],
-        mask: Tensor | None,
-        text: tuple[Tensor, Tensor] | None,
+        mask: Tensor | FrameRuns | None,
+        text: tuple[Tensor, Tensor] | Tensor | None,
         cache: CacheView,
         layer: int,
     ) -> Tensor:
-        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys."""
+        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
+        or embedded [B, 512, d]."""
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.modulation + time).unsqueeze(3).unbind(2)
         x = x + gate_sa * self.attend_self(self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer)
         if text is not None:
             flat = x.flatten(1, 2)
-            keys, values = (z.expand(len(x), -1, -1, -1) for z in text)  # one prompt may serve a whole batch
+            keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
+            # One prompt may serve a whole batch.
+            keys, values = (z.expand(len(x), -1, -1, -1) for z in (keys, values))
             attended = attend(self.cross_attn.queries(self.norm3(flat)), keys, values)
             x = x + self.cross_attn.output(attended).view_as(x)
         return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
 
     def attend_self(
-        self, x: Tensor, angles: tuple[Angles, Angles], mask: Tensor | None, cache: CacheView, layer: int
+        self,
+        x: Tensor,
+        angles: tuple[Angles, Angles],
+        mask: Tensor | FrameRuns | None,
+        cache: CacheView,
+        layer: int,
     ) -> Tensor:
         batch, frames, tokens, _ = x.shape
         flat = x.flatten(1, 2)
@@ -143,11 +152,13 @@ class CausalWanDiT(nn.Module):
     """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
 
     Time embedding and modulation run in the model's dtype, as in Self Forcing's code; Wan2.1's keeps them in fp32.
+    recompute: in training, blocks are run again in backward instead of keeping what they computed.
     """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=config.patch, stride=config.patch)
         if config.text_dim is not None:
@@ -168,6 +179,10 @@ class CausalWanDiT(nn.Module):
         with torch.device("meta"):
             return cls(config)
 
+    @property
+    def _recomputes(self) -> bool:
+        return self.recompute and torch.is_grad_enabled()
+
     def encode_text(self, text: Tensor) -> TextContext:
         """Keys and values of every block's text cross-attention, once per prompt.
 
@@ -182,15 +197,15 @@ class CausalWanDiT(nn.Module):
         sigmas: Tensor,
         condition: Tensor | None,
         drive: Tensor | None,
-        context: TextContext | None,
+        context: TextContext | Tensor | None,
         cache: CacheView,
         positions: Tensor,
     ) -> Tensor:
         """One denoising pass; returns the prediction [B, F, C, h, w] of the config's type.
 
         latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
-        (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; positions [B, F]
-        temporal.
+        (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; context: the text as
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -200,10 +215,13 @@ class CausalWanDiT(nn.Module):
         if cache.positions is not None:
             past = rotary_angles(cache.positions, grid, self.config.rope_split)
             keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
-        mask = None if cache.mask is None else token_mask(cache.mask, grid[0] * grid[1])
+        mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
         driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
+        text = self.text_embedding(context) if isinstance(context, Tensor) else None
         for i, block in enumerate(self.blocks):
-            x = block(x, modulation, (own, keys), mask, None if context is None else context[i], cache, i)
+            words = context[i] if isinstance(context, tuple) else text
+            given = (x, modulation, (own, keys), mask, words, cache, i)
+            x = checkpoint(block, *given, use_reentrant=False) if self._recomputes else block(*given)
             if driven is not None and i in self.config.drive_blocks:
                 x = self.drive_injectors[str(i)](x, driven)
         return self.unpatchify(self.head(x, time), grid)

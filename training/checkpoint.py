@@ -1,8 +1,10 @@
 """Training state on disk: safetensors only, complete enough that a resumed run repeats the uninterrupted one
-exactly."""
+exactly. Tensors are whole, however many processes wrote or read them.
+"""
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,47 +13,73 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.parallel import placed, whole
+
 Ema = dict[str, Tensor]
 
 
-def save(
-    path: Path, step: int, model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer,
-    generator: torch.Generator, rng: np.random.Generator,
-) -> None:  # fmt: skip
-    """Write atomically: a run that is killed leaves the checkpoint before."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"ema.{name}": value for name, value in ema.items()}
-    names = [name for name, _ in model.named_parameters()]
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{names[index]}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors["generator"] = generator.get_state()
-    metadata = {"step": str(step), "numpy": json.dumps(rng.bit_generator.state)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Steps done, and seconds they took."""
+
+    step: int = 0
+    seconds: float = 0.0
 
 
-def restore(
-    path: Path, model: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer,
-    generator: torch.Generator, rng: np.random.Generator,
-) -> int:  # fmt: skip
-    """Fill everything in place; return the step."""
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    model.load_state_dict(_under(tensors, "model."))
-    ema.update(_under(tensors, "ema."))
-    names = [name for name, _ in model.named_parameters()]
-    state = {
-        index: {key: tensors[f"optimiser.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        for index, name in enumerate(names)
-        if f"optimiser.{name}.step" in tensors
-    }
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    generator.set_state(tensors["generator"])
-    rng.bit_generator.state = json.loads(metadata["numpy"])
-    return int(metadata["step"])
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that a step changes; filled in place. networks, optimisers: by name, ``model`` among them."""
+
+    networks: dict[str, nn.Module]
+    optimisers: dict[str, torch.optim.Optimizer]
+    ema: Ema
+    generator: torch.Generator
+    rng: np.random.Generator
+
+    def save(self, path: Path, progress: Progress, *, write: bool = True) -> None:
+        """Write atomically: a run that is killed leaves the checkpoint before. All processes call, one writes."""
+        tensors = {f"ema.{name}": whole(value) for name, value in self.ema.items()}
+        for network, model in self.networks.items():
+            tensors |= {f"{network}.{name}": whole(value) for name, value in model.state_dict().items()}
+            names = [name for name, _ in model.named_parameters()]
+            for index, state in self.optimisers[network].state_dict()["state"].items():
+                prefix = f"{_optimiser(network)}{names[index]}."
+                tensors |= {prefix + key: whole(torch.as_tensor(value)) for key, value in state.items()}
+        if not write:
+            return
+        tensors["generator"] = self.generator.get_state()
+        metadata = {
+            "step": str(progress.step),
+            "seconds": str(progress.seconds),
+            "numpy": json.dumps(self.rng.bit_generator.state),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, metadata
+        )
+        os.replace(partial, path)
+
+    def restore(self, path: Path) -> Progress:
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        self.ema.update({name: placed(value, self.ema[name]) for name, value in _under(tensors, "ema.").items()})
+        for network, model in self.networks.items():
+            own = model.state_dict()
+            model.load_state_dict({k: placed(v, own[k]) for k, v in _under(tensors, f"{network}.").items()})
+            self.restore_optimiser(network, _under(tensors, _optimiser(network)))
+        self.generator.set_state(tensors["generator"])
+        self.rng.bit_generator.state = json.loads(metadata["numpy"])
+        return Progress(int(metadata["step"]), float(metadata.get("seconds", 0.0)))
+
+    def restore_optimiser(self, network: str, tensors: Ema) -> None:
+        optimiser, state = self.optimisers[network], {}
+        for index, (name, parameter) in enumerate(self.networks[network].named_parameters()):
+            if f"{name}.step" in tensors:
+                moments = {key: placed(tensors[f"{name}.{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
+                state[index] = {"step": tensors[f"{name}.step"], **moments}
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def averaged_weights(path: Path) -> Ema:
@@ -65,6 +93,10 @@ def export(weights: Ema, path: Path, metadata: dict[str, str]) -> float:
     save_file({name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}, path, metadata)
     path.chmod(0o644)  # safetensors makes files that only their owner can read
     return path.stat().st_size / 2**20
+
+
+def _optimiser(network: str) -> str:
+    return "optimiser." if network == "model" else f"{network}_optimiser."
 
 
 def _under(tensors: Ema, prefix: str) -> Ema:

@@ -6,6 +6,7 @@ portrait. Its photograph is a frame that lies ahead in time, without a blink and
 is relative to it. What the caller would give (pose, blinks, lips) is given at random, and then obeyed exactly.
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.features import LogMelConfig
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
+from training.clips import ClipBatch
 from training.given import GivenConfig, give
 from training.landmark_samples import held_out
 from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
@@ -39,17 +40,6 @@ class ClipConfig:
     gain_db: tuple[float, float] = (-6.0, 6.0)
     noise_floor_probability: float = 0.30
     given: GivenConfig = GivenConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class ClipBatch:
-    """latents [B, F, 16, 2, 2]; drive [B, F, 4, 672]; features [B, 20]; reference [B], its index from the first
-    latent."""
-
-    latents: Tensor
-    drive: Tensor
-    features: Tensor
-    reference: Tensor
 
 
 class Corpus:
@@ -92,14 +82,20 @@ class ClipSampler:
         usable = np.maximum(corpus.frames - self.frames, 0)
         self.weights = usable / usable.sum()
 
-    def batch(self, size: int) -> ClipBatch:
+    def batch(self, size: int, share: slice = slice(None)) -> ClipBatch:
         clips = [self._clip() for _ in range(size)]
         controls = np.stack([c[0] for c in clips])
         hops = np.stack([c[1] for c in clips])
         reference = np.array([c[2] for c in clips])
         who = self.rng.integers(len(self.features), size=size)
         controls, given, mask = give(controls, self.config.given, self.rng)
-        return self._pack(controls, hops, given, mask, self.features[who], self.opening[who], reference)
+        rows = (controls, hops, given, mask, self.features[who], self.opening[who], reference)
+        return self._pack(*(row[share] for row in rows))
+
+    def apart(self, seed: int) -> "ClipSampler":
+        other = copy.copy(self)
+        other.rng = np.random.default_rng(seed)
+        return other
 
     def _pack(
         self, controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,

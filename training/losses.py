@@ -1,5 +1,8 @@
-"""What the motion transformer is held to: controls, and their speed inside latents, across latents and across
-chunks."""
+"""What a family of models is held to. A clean estimate is compared with the truth group by group of latents.
+
+For motion: controls, and their speed inside latents, across latents and across chunks. For video latents: the flow's
+own mean square error.
+"""
 
 from dataclasses import dataclass
 
@@ -7,7 +10,6 @@ import torch
 from torch import Tensor
 
 from models.motion import NAMES
-from training.sequence import CHUNKS, SPAN
 
 # Lips are what a viewer reads; the other weights make up for channels whose spread is small in their unit.
 _CHANNEL_WEIGHTS = {
@@ -27,17 +29,18 @@ class LossConfig:
     blinks: float = 1.5
 
 
-def frames_in_order(latents: Tensor) -> Tensor:
-    """Noisy latents [B, 28, 16, 2, 2] as frames of each chunk, [B, 7, 16 frames, 16 channels]."""
-    return latents.flatten(3).transpose(2, 3).reshape(latents.shape[0], CHUNKS, SPAN * 4, -1)
+def frames_in_order(latents: Tensor, groups: int) -> Tensor:
+    """Latents [B, M, 16, 2, 2] as frames of each group, [B, groups, frames, 16 channels]."""
+    return latents.flatten(3).transpose(2, 3).reshape(latents.shape[0], groups, -1, latents.shape[2])
 
 
 def motion_loss(prediction: Tensor, target: Tensor, sigmas: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """prediction, target [B, 28, 16, 2, 2] and sigmas [B, 7]: the loss, and the plain error per channel [16]."""
+    """prediction, target [B, M, 16, 2, 2] and sigmas [B, groups]: the loss, and the plain error per channel [16]."""
     weights = torch.tensor(
-        [config.blinks if name.startswith("blink") else _CHANNEL_WEIGHTS.get(name, 1.0) for name in NAMES]
+        [config.blinks if name.startswith("blink") else _CHANNEL_WEIGHTS.get(name, 1.0) for name in NAMES],
+        device=target.device,
     )
-    error = frames_in_order(prediction - target)
+    error = frames_in_order(prediction - target, sigmas.shape[1])
     speed = error[:, :, 1:] - error[:, :, :-1]
     seam = error[:, 1:, 0]  # against the last clean frame, whose error is zero
     level = torch.clamp(1 / (sigmas**2 + 0.02), max=config.cap)
@@ -45,6 +48,15 @@ def motion_loss(prediction: Tensor, target: Tensor, sigmas: Tensor, config: Loss
     def weighted(x: Tensor) -> Tensor:
         return (x.square() * weights).mean(tuple(range(2, x.dim())))
 
-    per_chunk = weighted(error) + config.speed * weighted(speed)
-    total = (per_chunk * level).mean() + config.seam * (weighted(seam) * level[:, 1:]).mean() / (SPAN * 4)
+    per_group = weighted(error) + config.speed * weighted(speed)
+    total = (per_group * level).mean()
+    if sigmas.shape[1] > 1:
+        total = total + config.seam * (weighted(seam) * level[:, 1:]).mean() / error.shape[2]
     return total, error.detach().square().mean((0, 1, 2))
+
+
+def flow_loss(prediction: Tensor, target: Tensor, sigmas: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean square error of the flow v = noise - x0, for x0 [B, M, C, h, w] made with it: dx0 = -sigma dv."""
+    level = sigmas.repeat_interleave(target.shape[1] // sigmas.shape[1], 1)[..., None, None, None]
+    error = (prediction - target) / level
+    return error.square().mean(), error.detach().square().mean((0, 1, 3, 4))

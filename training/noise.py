@@ -1,22 +1,61 @@
-"""Noise levels of training: the shift-5 schedule, with weight on the four levels that the rollout uses."""
+"""Noise of training: its levels on the shifted line, and random numbers that do not depend on how many processes draw.
+
+Every process draws the numbers of the whole batch from the same generator and keeps its rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SIGMAS = (1.0, 0.9375, 0.8333333333333334, 0.625)
-_SHARES = (0.34, 0.22, 0.22, 0.22)
+from models.config import Prediction
+
+FIRST_SHARE = 0.34  # of the picks from the rollout's levels: pure noise, where most is decided
 
 
-def shifted(u: Tensor, shift: float = 5.0) -> Tensor:
-    """sigma = s u / (1 + (s - 1) u)."""
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Random numbers for `size` rows, of which this process keeps `share`, on its device."""
+
+    generator: torch.Generator
+    size: int
+    share: slice
+    device: torch.device
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """This process's rows of what was drawn for all."""
+        return rows[self.share].to(self.device)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform in 0..1, [rows, *shape]."""
+        return self.mine(torch.rand(self.size, *shape, generator=self.generator))
+
+    def randn(self, *shape: int) -> Tensor:
+        return self.mine(torch.randn(self.size, *shape, generator=self.generator))
+
+    def randint(self, high: int, *shape: int) -> Tensor:
+        return self.mine(torch.randint(high, (self.size, *shape), generator=self.generator))
+
+    def sigmas(self, columns: int, on_schedule: float, levels: Sequence[float], shift: float) -> Tensor:
+        """[rows, columns], see `sample_sigmas`."""
+        return self.mine(sample_sigmas((self.size, columns), on_schedule, self.generator, levels, shift))
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """sigma = s u / (1 + (s - 1) u), for tensors (`engine.flow.shifted` is the same for one number)."""
     return shift * u / (1 + (shift - 1) * u)
 
 
-def sample_sigmas(shape: tuple[int, ...], on_schedule: float, generator: torch.Generator) -> Tensor:
-    """Levels from the inference schedule with probability `on_schedule`, else anywhere on the shifted line."""
-    anywhere = shifted(torch.rand(shape, generator=generator).clamp(min=0.002))
-    picked = torch.multinomial(torch.tensor(_SHARES), anywhere.numel(), replacement=True, generator=generator)
-    chosen = torch.tensor(SIGMAS)[picked].view(shape)
+def sample_sigmas(
+    shape: tuple[int, ...], on_schedule: float, generator: torch.Generator, levels: Sequence[float], shift: float
+) -> Tensor:
+    """One of the rollout's `levels` with probability `on_schedule`, else anywhere on the shifted line."""
+    anywhere = shifted(torch.rand(shape, generator=generator).clamp(min=0.002), shift)
+    others = len(levels) - 1
+    shares = torch.tensor([FIRST_SHARE] + [(1 - FIRST_SHARE) / max(others, 1)] * others)
+    picked = torch.multinomial(shares, anywhere.numel(), replacement=True, generator=generator)
+    chosen = torch.tensor(levels)[picked].view(shape)
     return torch.where(torch.rand(shape, generator=generator) < on_schedule, chosen, anywhere)
 
 
@@ -24,3 +63,9 @@ def add_noise(clean: Tensor, noise: Tensor, sigmas: Tensor) -> Tensor:
     """x_sigma = (1 - sigma) x0 + sigma noise; sigmas [B, F] for latents [B, F, C, h, w]."""
     level = sigmas[..., None, None, None]
     return (1 - level) * clean + level * noise
+
+
+def to_x0(prediction: Tensor, noisy: Tensor, sigmas: Tensor, kind: Prediction) -> Tensor:
+    """The clean estimate in fp32: the prediction itself, or x_sigma - sigma v for a flow v = noise - x0."""
+    out = prediction.float()
+    return out if kind == "x0" else noisy - sigmas[..., None, None, None] * out

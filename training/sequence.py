@@ -1,40 +1,95 @@
 """Causal teacher forcing in one forward: the whole rollout of a clip as one sequence of latents under a block mask.
 
 The sequence is the reference, then the clean latents of every chunk but the last (what the cache would hold), then for
-each chunk its c + k noisy latents, which overlap the next chunk's. Masks, positions and conditions are those of Knot
-Forcing's passes (engine.rollout.knot_forcing), so one gradient step trains what seven chunks of rollout ask of the
-network.
+each chunk its c + k noisy latents, which overlap the next chunk's. Masks, positions and conditions are those of the
+engine's passes (engine.rollout), so one gradient step trains what seven chunks of rollout ask of the network.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from models.attention import BlockMask
+from engine.config import RolloutSpec
+from models.attention import BlockMask, FrameRuns
 from models.dit import CausalWanDiT
-from training.dataset import ClipBatch
-
-CHUNK, KNOT, CHUNKS = 3, 1, 7
-SPAN = CHUNK + KNOT
-CLEAN = CHUNK * (CHUNKS - 1)
+from training.clips import ClipBatch
+from training.noise import Draws, to_x0
 
 
 @dataclass(frozen=True, slots=True)
 class ExposureConfig:
     """What the network is shown of the past. Standard deviations are of latents, the noise is not told to the
-    network."""
+    network. prefix: probability per clip that its first latents are given (bidirectional), and at most how many."""
 
     knot_given: float = 0.84
     knot_noise: float = 0.05
     context_noise: float = 0.025
+    prefix: float = 0.0
+    prefix_latents: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the chunks of a clip lie in the sequence; c, k and L as in `RolloutSpec`."""
+
+    spec: RolloutSpec
+    chunks: int
+
+    @property
+    def chunk(self) -> int:
+        return self.spec.chunk
+
+    @property
+    def span(self) -> int:
+        """Noisy latents of a chunk, c + k."""
+        return self.spec.chunk + self.spec.knot
+
+    @property
+    def clean(self) -> int:
+        return self.spec.chunk * (self.chunks - 1)
+
+    @property
+    def latents(self) -> int:
+        """Of a clip: all that is emitted, and the last knot."""
+        return self.chunks * self.spec.chunk + self.spec.knot
+
+    @property
+    def starts(self) -> Tensor:
+        """First latent of each chunk."""
+        return torch.arange(self.chunks) * self.spec.chunk
+
+    @property
+    def order(self) -> Tensor:
+        """Clip latent of each noisy latent: 0 1 2 3, 3 4 5 6, ..."""
+        return (self.starts[:, None] + torch.arange(self.span)).flatten()
+
+    @property
+    def moving(self) -> bool:
+        """Does the reference stand at another index for every chunk? Then each sees a copy of its own."""
+        return self.spec.strategy == "self_forcing" or self.spec.running_ahead == "constant"
+
+    @property
+    def context(self) -> int:
+        """Frames before the noisy ones: reference and clean latents."""
+        return (self.chunks if self.moving else 1) + self.clean
+
+    def reference_positions(self, index: Tensor) -> Tensor:
+        """[B, copies]: Self Forcing's start image stands before the window; Knot Forcing's reference at the clip's own
+        index [B], or always as far ahead."""
+        if not self.moving:
+            return index[:, None]
+        offset = -1 - self.spec.context if self.spec.strategy == "self_forcing" else self.spec.start
+        return (self.starts.to(index.device) + offset).expand(len(index), -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Everything of a forward but the noisy latents. context: reference and clean latents, [B, 19, ...]; noisy:
-    condition, drive and positions of the noisy latents [B, 28, ...]; target: their clean values [B, 28, 16, 2, 2]."""
+    """Everything of a forward but the noisy latents. context: references and clean latents, [B, N, ...]; noisy:
+    condition, drive and positions of the noisy latents [B, M, ...]; target: their clean values [B, M, C, h, w]."""
 
+    layout: Layout
     context_latents: Tensor
     context_condition: Tensor
     context_drive: Tensor
@@ -43,100 +98,106 @@ class Sequence:
     noisy_drive: Tensor
     noisy_positions: Tensor
     target: Tensor
+    text: Tensor | None
 
 
-def noisy_latents() -> Tensor:
-    """Clip latent of each noisy latent, [28]: 0 1 2 3, 3 4 5 6, ..."""
-    return (torch.arange(CHUNKS)[:, None] * CHUNK + torch.arange(SPAN)).flatten()
-
-
-def frame_mask() -> Tensor:
-    """[47, 47] bool, True = may attend. The reference sees itself; clean and noisy chunks see the reference, the clean
-    latents of the chunk before and themselves."""
-    kind = torch.cat([torch.tensor([0]), torch.ones(CLEAN), torch.full((CHUNKS * SPAN,), 2.0)]).long()
+@cache
+def frame_mask(layout: Layout) -> Tensor:
+    """[N + M, N + M] bool, True = may attend. A reference sees itself; clean and noisy chunks see the reference, the
+    L - c clean latents before them and themselves."""
+    copies = layout.context - layout.clean
+    kind = torch.tensor([0] * copies + [1] * layout.clean + [2] * layout.chunks * layout.span)
     chunk = torch.cat(
         [
-            torch.tensor([-9]),
-            torch.arange(CHUNKS - 1).repeat_interleave(CHUNK),
-            torch.arange(CHUNKS).repeat_interleave(SPAN),
+            torch.arange(copies),
+            torch.arange(layout.chunks - 1).repeat_interleave(layout.chunk),
+            torch.arange(layout.chunks).repeat_interleave(layout.span),
         ]
     )
+    latent = torch.cat([torch.zeros(copies).long(), torch.arange(layout.clean), layout.order])
     itself = (kind[:, None] == kind) & (chunk[:, None] == chunk)
-    past = (kind == 1) & (chunk == chunk[:, None] - 1)
-    return itself | past | ((kind == 0) & (kind[:, None] > 0))
+    start = chunk[:, None] * layout.chunk
+    past = (kind == 1) & (latent < start) & (latent >= start - layout.spec.context)
+    own_copy = (kind == 0) & ((chunk[:, None] == chunk) if layout.moving else True)
+    return itself | ((past | own_copy) & (kind[:, None] > 0))
 
 
-MASK = frame_mask()
+def as_seen(mask: Tensor, latents: Tensor) -> Tensor | FrameRuns:
+    """A frame mask as attention wants it: for frames of many tokens (latents [B, F, C, h, w]) as runs."""
+    return FrameRuns.of(mask) if latents.shape[-1] * latents.shape[-2] > 64 else mask.to(latents.device)
 
 
-def build(batch: ClipBatch, exposure: ExposureConfig, generator: torch.Generator) -> Sequence:
+def build(batch: ClipBatch, layout: Layout, exposure: ExposureConfig, draws: Draws) -> Sequence:
     """Draw what is exposed and lay a batch out as one sequence."""
-    latents, drive = batch.latents, batch.drive
+    latents, drive = batch.latents[:, : layout.latents], batch.drive[:, : layout.latents]
     size, _, channels, height, width = latents.shape
-    features = batch.features[:, None, :, None, None].expand(-1, CHUNKS * SPAN, -1, height, width)
-    given = torch.rand(size, CHUNKS, generator=generator) < exposure.knot_given
+    features = batch.features[:, None, :, None, None].expand(-1, layout.chunks * layout.span, -1, height, width)
+    given = draws.rand(layout.chunks) < exposure.knot_given
     given[:, 0] = False
 
-    def noise(like: Tensor, deviation: float) -> Tensor:
-        amount = torch.rand(size, 1, 1, 1, 1, generator=generator) * 2 * deviation
-        return torch.randn(like.shape, generator=generator) * amount
+    def noised(clean: Tensor, deviation: float) -> Tensor:
+        amount = draws.rand(1, 1, 1, 1) * 2 * deviation
+        return clean + draws.randn(*clean.shape[1:]) * amount
 
-    clean = latents[:, :CLEAN] + noise(latents[:, :CLEAN], exposure.context_noise)
-    order = noisy_latents()
-    knots = latents[:, 0 : CHUNKS * CHUNK : CHUNK]
-    knots = knots + noise(knots, exposure.knot_noise)
-    clean_condition = _condition(clean[:, ::CHUNK], given[:, :-1], CHUNK, features)
-    noisy_condition = _condition(knots, given, SPAN, features)
-    reference = latents.new_zeros(size, 1, channels, height, width)
-    own = torch.cat([reference, reference.new_ones(size, 1, 1, height, width), features[:, :1]], dim=2)
-    positions = torch.arange(CLEAN).expand(size, -1)
+    clean = noised(latents[:, : layout.clean], exposure.context_noise)
+    knots = latents.unfold(1, layout.chunk, layout.chunk)[:, : layout.chunks].movedim(-1, 2)[:, :, : layout.spec.knot]
+    knots = noised(knots.flatten(1, 2), exposure.knot_noise).view_as(knots)
+    own_knots = clean.unflatten(1, (-1, layout.chunk))[:, :, : layout.spec.knot]
+    reference = latents.new_zeros(size, channels, height, width) if batch.portrait is None else batch.portrait
+    references = reference[:, None].expand(-1, layout.context - layout.clean, -1, -1, -1)
+    own = torch.cat([references, torch.ones_like(references[:, :, :1]), features[:, : references.shape[1]]], dim=2)
+    positions = torch.arange(layout.clean, device=latents.device).expand(size, -1)
+    order = layout.order.to(latents.device)
     return Sequence(
-        context_latents=torch.cat([reference, clean], 1),
-        context_condition=torch.cat([own, clean_condition], 1),
-        context_drive=torch.cat([torch.zeros_like(drive[:, :1]), drive[:, :CLEAN]], 1),
-        context_positions=torch.cat([batch.reference[:, None], positions], 1),
-        noisy_condition=noisy_condition,
+        layout=layout,
+        context_latents=torch.cat([references, clean], 1),
+        context_condition=torch.cat([own, _condition(own_knots, given[:, :-1], layout.chunk, features)], 1),
+        context_drive=torch.cat([torch.zeros_like(drive[:, : references.shape[1]]), drive[:, : layout.clean]], 1),
+        context_positions=torch.cat([layout.reference_positions(batch.reference), positions], 1),
+        noisy_condition=_condition(knots, given, layout.span, features),
         noisy_drive=drive[:, order],
         noisy_positions=order.expand(size, -1),
         target=latents[:, order],
+        text=batch.text,
     )
 
 
 def _condition(knots: Tensor, given: Tensor, span: int, features: Tensor) -> Tensor:
-    """[B, chunks * span, C + 1 + r, h, w]: a given knot in slot 0 of its chunk, features everywhere."""
-    size, chunks, channels, height, width = knots.shape
+    """[B, chunks * span, C + 1 + r, h, w]: given knots [B, chunks, k, C, h, w] in the first slots of their chunks,
+    features everywhere."""
+    size, chunks, knot, channels, height, width = knots.shape
     out = knots.new_zeros(size, chunks, span, channels + 1, height, width)
-    shown = given[:, :, None, None, None].to(knots.dtype)
-    out[:, :, 0, :channels] = knots * shown
-    out[:, :, 0, channels:] = shown
+    shown = given[:, :, None, None, None, None].to(knots.dtype)
+    out[:, :, :knot, :channels] = knots * shown
+    out[:, :, :knot, channels:] = shown
     return torch.cat([out.flatten(1, 2), features[:, : chunks * span]], dim=2)
 
 
 def predict(model: CausalWanDiT, sequence: Sequence, noisy: Tensor, sigmas: Tensor) -> Tensor:
-    """One forward over the whole sequence; noisy [B, 28, 16, 2, 2], sigmas [B, 28]; returns x0 [B, 28, 16, 2, 2]."""
+    """One forward over the whole sequence; noisy [B, M, C, h, w], sigmas [B, M]; returns x0 [B, M, C, h, w]."""
     size, context = sequence.context_positions.shape
     out: Tensor = model(
         torch.cat([sequence.context_latents, noisy], 1),
         torch.cat([sigmas.new_zeros(size, context), sigmas], 1),
         torch.cat([sequence.context_condition, sequence.noisy_condition], 1),
         torch.cat([sequence.context_drive, sequence.noisy_drive], 1),
-        None,
-        BlockMask(MASK.to(noisy.device)),
+        sequence.text,
+        BlockMask(as_seen(frame_mask(sequence.layout), noisy)),
         torch.cat([sequence.context_positions, sequence.noisy_positions], 1),
     )
-    return out[:, context:].float()
+    return to_x0(out[:, context:], noisy, sigmas, model.config.prediction)
 
 
 class RecordedContext:
     """A CacheView that keeps the context's keys and values of one forward and shows them to the following ones."""
 
-    def __init__(self, positions: Tensor) -> None:
-        context = positions.shape[1]
+    def __init__(self, sequence: Sequence) -> None:
+        mask, context = frame_mask(sequence.layout), sequence.layout.context
         self.positions: Tensor | None = None
-        self.mask: Tensor | None = MASK[:context, :context]
-        self._recorded_positions = positions
+        self.mask = as_seen(mask[:context, :context], sequence.target)
+        self._recorded_positions = sequence.context_positions
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._noisy_mask = MASK[context:]
+        self._noisy_mask = as_seen(mask[context:], sequence.target)
 
     def show(self) -> None:
         """From now on forwards are of noisy latents."""
@@ -154,10 +215,10 @@ class RecordedContext:
 @torch.no_grad()
 def record(model: CausalWanDiT, sequence: Sequence) -> RecordedContext:
     """Run the context alone: what many forwards over the same clip can share."""
-    view = RecordedContext(sequence.context_positions)
+    view = RecordedContext(sequence)
     model(
-        sequence.context_latents, torch.zeros(sequence.context_positions.shape), sequence.context_condition,
-        sequence.context_drive, None, view, sequence.context_positions,
+        sequence.context_latents, torch.zeros_like(sequence.context_positions, dtype=torch.float32),
+        sequence.context_condition, sequence.context_drive, sequence.text, view, sequence.context_positions,
     )  # fmt: skip
     view.show()
     return view
@@ -168,8 +229,8 @@ def predict_recorded(
     model: CausalWanDiT, sequence: Sequence, view: RecordedContext, noisy: Tensor, sigma: float
 ) -> Tensor:
     """x0 of the noisy latents at one noise level, with a recorded context; equals `predict`."""
-    sigmas = torch.full(noisy.shape[:2], sigma)
+    sigmas = torch.full(noisy.shape[:2], sigma, device=noisy.device)
     out: Tensor = model(
-        noisy, sigmas, sequence.noisy_condition, sequence.noisy_drive, None, view, sequence.noisy_positions
+        noisy, sigmas, sequence.noisy_condition, sequence.noisy_drive, sequence.text, view, sequence.noisy_positions
     )
-    return out.float()
+    return to_x0(out, noisy, sigmas, model.config.prediction)

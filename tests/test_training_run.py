@@ -1,0 +1,420 @@
+"""Runs: resumed equals uninterrupted, two processes equal one, Wan2.1's weights are the first step, the command."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from cli.main import app
+from engine.errors import RequestError
+from models.attention import BlockMask, FrameRuns, attend, token_mask
+from models.config import WAN21_1_3B, WAN21_T2V_1_3B
+from models.dit import CausalWanDiT
+from models.motion import REFERENCE_FEATURES
+from models.registry import load_weights
+from tests.clips import CPU, random_model
+from tests.parallel_run import STAGES, trainer
+from training import checkpoint
+from training.configs import PRESETS, WAN_TINY
+from training.journal import Journal
+from training.latents import LatentFolder, write_clip
+from training.parallel import World
+from training.plan import memory, values
+from training.sequence import Layout, frame_mask
+from training.start import fill, read_weights
+from training.synthetic.corpus import HEAD_TAIL
+from training.trainer import rate_factor
+
+ALONE = World(CPU)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
+    whole = trainer(name, tmp_path / "whole", ALONE)
+    whole.run()
+    first = trainer(name, tmp_path / "parts", ALONE)
+    for _ in range(2):
+        first.advance()
+    first.save()
+    first.advance()  # and is killed before the next checkpoint
+    second = trainer(name, tmp_path / "parts", ALONE)
+    assert second.step == 2
+    second.run()
+    assert second.step == whole.step == 4
+    finished, resumed = load_file(whole.checkpoint), load_file(second.checkpoint)
+    assert finished.keys() == resumed.keys()
+    assert any(key.startswith("critic_optimiser.") for key in finished) == (name == "distill")
+    for key, value in finished.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
+    for name in STAGES:
+        trainer(name, tmp_path / "one", ALONE).run()
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.parallel_run"]
+    subprocess.run([sys.executable, *command, tmp_path / "two"], check=True, timeout=170, capture_output=True)
+    for name in STAGES:
+        one, two = (
+            [json.loads(line) for line in (tmp_path / run / name / "log.jsonl").read_text().splitlines()]
+            for run in ("one", "two")
+        )
+        for a, b in zip(one, two, strict=True):
+            figures = {key for key in a if key.endswith("loss")}
+            assert figures and figures == {key for key in b if key.endswith("loss")}
+            assert all(a[key] == pytest.approx(b[key], rel=1e-3, abs=2e-5) for key in figures), (name, a, b)
+        alone, together = (load_file(tmp_path / run / name / "checkpoint.safetensors") for run in ("one", "two"))
+        assert alone.keys() == together.keys()
+        assert torch.equal(alone["generator"], together["generator"])
+
+
+def test_hours_end_a_run_at_a_checkpoint(tmp_path: Path) -> None:
+    run = trainer("base", tmp_path, ALONE)
+    run.config = replace(run.config, hours=0.0)
+    run.run()
+    assert run.step == run.config.save_every < run.config.steps and run.checkpoint.exists()
+
+
+def test_uneven_pieces_are_refused() -> None:
+    with pytest.raises(RequestError, match="3 clips do not divide among 2 processes"):
+        replace(ALONE, size=2).share(3)
+    with pytest.raises(RequestError, match="batch of 32 does not divide into 5"):
+        replace(PRESETS["base-cpu"], accumulate=5)
+
+
+def test_rate_rises_and_falls() -> None:
+    config = PRESETS["causal-cpu"]
+    rates = [rate_factor(step, config) for step in range(config.steps)]
+    peak = int(np.argmax(rates))
+    assert 0 < peak < 0.1 * config.steps and rates[peak] == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(config.final_rate, abs=1e-3)
+
+
+def test_export_is_bf16_and_loads_as_the_engine_loads_it(tmp_path: Path) -> None:
+    run = trainer("causal", tmp_path, ALONE)
+    checkpoint.export(run.state.ema, tmp_path / "dit.safetensors", {"model": "tiny"})
+    dit = CausalWanDiT.on_meta(run.config.model.dit)
+    load_weights(dit, tmp_path / "dit.safetensors", CPU, torch.float32)
+    assert all(value.dtype == torch.float32 for value in dit.state_dict().values())
+
+
+def test_a_journal_forgets_what_came_after_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path, 0)
+    for step in (1, 2, 3):
+        journal.write({"step": step, "loss": 0.5, "error": {"jaw": 1.0}})
+    assert "jaw" not in capsys.readouterr().out
+    Journal(tmp_path, 2).write({"step": 3, "loss": 0.25})
+    assert [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [0.5, 0.5, 0.25]
+
+
+def test_curves_go_to_tensorboard_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            assert folder == str(tmp_path / "tensorboard") and purge_step == 6
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+    board = type(sys)("torch.utils.tensorboard")
+    board.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    Journal(tmp_path, 5).write({"step": 6, "loss": 0.5, "error": {"jaw": 1.0}})
+    assert written == [("step", 6, 6), ("loss", 0.5, 6)]
+
+
+def official(dim: int, ffn: int, text: int, layers: int, frequency: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of Wan2.1-T2V's checkpoint at another size."""
+    linear = {"q": (dim, dim), "k": (dim, dim), "v": (dim, dim), "o": (dim, dim)}
+    shapes: dict[str, tuple[int, ...]] = {"patch_embedding.weight": (dim, 16, 1, 2, 2), "patch_embedding.bias": (dim,)}
+
+    def add(name: str, out: int, into: int) -> None:
+        shapes.update({f"{name}.weight": (out, into), f"{name}.bias": (out,)})
+
+    add("text_embedding.0", dim, text)
+    add("text_embedding.2", dim, dim)
+    add("time_embedding.0", dim, frequency)
+    add("time_embedding.2", dim, dim)
+    add("time_projection.1", 6 * dim, dim)
+    add("head.head", 64, dim)
+    shapes["head.modulation"] = (1, 2, dim)
+    for n in range(layers):
+        shapes[f"blocks.{n}.modulation"] = (1, 6, dim)
+        shapes |= {f"blocks.{n}.norm3.weight": (dim,), f"blocks.{n}.norm3.bias": (dim,)}
+        add(f"blocks.{n}.ffn.0", ffn, dim)
+        add(f"blocks.{n}.ffn.2", dim, ffn)
+        for attention in ("self_attn", "cross_attn"):
+            for name, (out, into) in linear.items():
+                add(f"blocks.{n}.{attention}.{name}", out, into)
+            shapes |= {f"blocks.{n}.{attention}.{norm}.weight": (dim,) for norm in ("norm_q", "norm_k")}
+    return shapes
+
+
+def test_the_official_keys_are_ours_at_full_size() -> None:
+    own = {name: tuple(value.shape) for name, value in CausalWanDiT.on_meta(WAN21_T2V_1_3B).state_dict().items()}
+    shapes = official(1536, 8960, 4096, 30, 256)
+    assert len(shapes) == 825 and own == shapes
+
+
+def test_the_first_step_from_wans_weights_is_wans(tmp_path: Path) -> None:
+    """With any condition and drive, which it has never seen: the same answer, because they add nothing yet."""
+    generator = torch.Generator().manual_seed(0)
+    dit = WAN_TINY.dit
+    shapes = official(dit.dim, dit.ffn_dim, 24, dit.layers, dit.frequency_dim)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_file({n: 0.2 * torch.randn(s, generator=generator) for n, s in shapes.items()}, path)
+    plain = CausalWanDiT(replace(dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()))
+    plain.load_state_dict(load_file(path))
+    model = CausalWanDiT(dit)
+    fill(model, read_weights(path))
+    latents, sigmas = torch.randn(2, 5, 16, 4, 4), torch.rand(2, 5)
+    text, at = torch.randn(2, 7, 24), torch.arange(5).expand(2, -1)
+    with torch.no_grad():
+        wan = plain(latents, sigmas, None, None, plain.encode_text(text), BlockMask(), at)
+        ours = model(latents, sigmas, torch.randn(2, 5, 17, 4, 4), torch.randn(2, 5, 2, 16), text, BlockMask(), at)
+    torch.testing.assert_close(ours, wan)
+
+    broken = load_file(path)
+    broken["blocks.1.ffn.0.weight"] = broken["blocks.1.ffn.0.weight"][:-1].contiguous()
+    del broken["head.modulation"]
+    with pytest.raises(RequestError, match="2 tensors differ, the first is blocks.1.ffn.0.weight"):
+        fill(model, broken)
+    with pytest.raises(RequestError, match="no checkpoint"):
+        read_weights(tmp_path / "nothing.safetensors")
+
+
+def test_runs_of_frames_equal_the_mask_over_tokens() -> None:
+    mask = frame_mask(Layout(PRESETS["causal-cpu"].rollout, 4))
+    frames, tokens = len(mask), 3
+    q, k, v = torch.randn(3, 2, frames * tokens, 2, 8).unbind(0)
+    runs = FrameRuns.of(mask)
+    assert len(runs.runs) < frames
+    torch.testing.assert_close(attend(q, k, v, runs), attend(q, k, v, token_mask(mask, tokens)))
+
+
+def write_latents(folder: Path, clips: int = 3) -> None:
+    folder.mkdir()
+    dit = WAN_TINY.dit
+    for i in range(clips):
+        tensors = {
+            "latents": torch.full((24, *WAN_TINY.latent_shape), float(i)),
+            "drive": torch.randn(24, dit.drive_tokens, dit.drive_dim),
+            "portrait": torch.randn(WAN_TINY.latent_shape),
+        }
+        if i:
+            tensors["text"] = torch.randn(512, 24)
+        write_clip(folder / f"{i}.safetensors", tensors)
+
+
+def test_a_folder_of_latents_gives_each_process_its_rows(tmp_path: Path) -> None:
+    write_latents(tmp_path / "clips")
+
+    def opened() -> LatentFolder:
+        return LatentFolder(tmp_path / "clips", WAN_TINY, 22, (22, 44), seed=3)
+
+    whole = opened().batch(64)
+    assert whole.latents.shape == (64, 22, 16, 4, 4) and whole.text is not None and whole.text.shape == (64, 512, 24)
+    assert whole.reference.min() >= 22 and whole.reference.max() <= 43 and len(whole.reference.unique()) > 10
+    which = whole.latents[:, 0, 0, 0, 0]
+    assert which.unique().tolist() == [0, 1, 2]
+    assert (whole.text[which == 0] == 0).all() and (whole.text[which == 1] != 0).any(), "no text is an empty prompt"
+    parts = [opened().batch(64, share) for share in (slice(0, 32), slice(32, 64))]
+    assert torch.equal(torch.cat([part.drive for part in parts]), whole.drive)
+
+
+def test_a_folder_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no"):
+        LatentFolder(tmp_path, WAN_TINY, 22, (22, 44), 0)
+    write_latents(tmp_path / "clips")
+    with pytest.raises(RequestError, match="24 latents, 30 are needed"):
+        LatentFolder(tmp_path / "clips", WAN_TINY, 30, (22, 44), 0)
+    with pytest.raises(RequestError, match="a frame must be"):
+        LatentFolder(tmp_path / "clips", WAN21_1_3B, 22, (22, 44), 0)
+
+
+def test_the_plan_counts_every_parameter_and_what_backward_keeps() -> None:
+    config = PRESETS["wan-1.3b-base"]
+    wan = sum(int(np.prod(shape)) for shape in official(1536, 8960, 4096, 30, 256).values())
+    assert wan == 1_418_996_800 and values(config) > wan
+    one, eight = memory(config, 1), memory(config, 8)
+    assert one.parameters == one.gradients == one.ema == 4 * values(config) and one.optimiser == 8 * values(config)
+    assert eight.optimiser * 8 == one.optimiser and eight.activations == one.activations
+    assert (eight.total - eight.activations) < (one.total - one.activations) / 7
+    held = memory(PRESETS["wan-1.3b-distill"], 1)
+    assert held.parameters == 3 * one.parameters, "generator, critic and the frozen base"
+    plain = memory(replace(config, recompute=False), 1)
+    assert plain.activations > 10 * one.activations
+
+
+def test_what_backward_keeps_is_what_the_plan_says() -> None:
+    from training.plan import BLOCK_BYTES
+
+    dim, frames = 192, 16
+
+    def kept(layers: int) -> int:
+        model = random_model(replace(WAN_TINY, dit=replace(WAN_TINY.dit, dim=dim, layers=layers, ffn_dim=1120)))
+        model.requires_grad_(True)
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        seen: dict[int, torch.Tensor] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own and tensor.shape[-1] != tensor.shape[0]:
+                seen[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda t: t),
+            torch.autocast("cpu", torch.bfloat16, cache_enabled=False),
+        ):
+            model(
+                torch.randn(1, frames, 16, 16, 16), torch.rand(1, frames), torch.randn(1, frames, 17, 16, 16),
+                torch.randn(1, frames, 2, 16), torch.randn(1, 8, 24), BlockMask(), torch.arange(frames)[None],
+            )  # fmt: skip
+        return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+
+    measured = (kept(3) - kept(2)) / (frames * 64) / dim
+    assert measured == pytest.approx(BLOCK_BYTES, rel=0.2)
+
+
+def make_corpus(folder: Path) -> list[str]:
+    """One session of 200 frames, and 45 portraits (40 are set aside)."""
+    rng = np.random.default_rng(0)
+    frames = 200
+    np.savez(
+        folder / "corpus.npz", frames=np.array([frames]), hops=rng.normal(size=(4 * frames + 8, 40)).astype(np.float16),
+        lips=rng.random((frames, 5)).astype(np.float16),
+        heads=rng.normal(size=(2, frames + HEAD_TAIL, 11)).astype(np.float16) * 0.05,
+    )  # fmt: skip
+    face = dict.fromkeys(REFERENCE_FEATURES, 0.1) | {"th": 0.02, "mw": 0.2}
+    (folder / "landmarks.json").write_text(json.dumps({f"{i}.jpg": face for i in range(45)}))
+    return ["--data", str(folder / "corpus.npz"), "--portraits", str(folder / "landmarks.json")]
+
+
+def command(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["train", *arguments])
+    return result.exit_code, result.output
+
+
+def test_the_stages_by_the_command(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    made = {name: str(tmp_path / name / "checkpoint.safetensors") for name in STAGES}
+    given = {
+        "base": [], "causal": ["--start", made["base"]], "causal-ode": ["--teacher", made["causal"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
+    }  # fmt: skip
+    for name in STAGES:
+        code, output = command(
+            name.removesuffix("-ode"), "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name),
+            "--device", "cpu",
+        )  # fmt: skip
+        assert code == 0, output
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4]
+        assert all(np.isfinite(line.get("loss", 0.0)) for line in lines)
+        assert (tmp_path / name / "sheets" / "0000004.png").stat().st_size > 10_000
+        code, output = command(
+            name.removesuffix("-ode"), "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name)
+        )
+        assert code == 0 and '"step"' not in output, "a finished run has nothing left to do"
+
+
+def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
+    """The 1.3B's path at tiny size: text, velocities, a base teacher with guidance, no codec."""
+    write_latents(tmp_path / "clips")
+    made = {name: str(tmp_path / name / "checkpoint.safetensors") for name in STAGES}
+    given = {
+        "base": [], "causal": ["--start", made["base"]],
+        "causal-ode": ["--start", made["causal"], "--teacher", made["base"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
+    }  # fmt: skip
+    for name in STAGES:
+        code, output = command(
+            name.removesuffix("-ode"), "--config", f"wan-{name}-smoke", "--data", str(tmp_path / "clips"), *given[name],
+            "--out", str(tmp_path / name), "--device", "cpu", "--steps", "2",
+        )  # fmt: skip
+        assert code == 0, output
+        assert Path(made[name]).exists() and not (tmp_path / name / "sheets").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["base", "--config", "causal-cpu"], "choose one of base-cpu"),
+        (["base", "--config", "base-smoke"], "--data"),
+        (["base", "--config", "base-smoke", "--data", "nothing.npz", "--out", "x"], "there is no corpus nothing.npz"),
+        (["base", "--config", "wan-base-smoke", "--data", "nothing", "--out", "x"], "holds no"),
+        (["base", "--config", "base-smoke", "--accumulate", "3"], "does not divide into 3 pieces"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = command(*arguments)
+    assert code == 2 and message in output and len(output.strip().splitlines()) == 1
+
+
+def test_a_missing_teacher_or_start_is_named(tmp_path: Path) -> None:
+    data = [*make_corpus(tmp_path), "--out", str(tmp_path / "x")]
+    for stage, preset, message in (
+        ("causal", "causal-ode-smoke", "causal model: name its checkpoint with --teacher"),
+        ("distill", "distill-smoke", "base model: name its checkpoint with --teacher"),
+    ):
+        code, output = command(stage, "--config", preset, *data)
+        assert code == 2 and message in output
+
+
+def test_the_plan_is_printed_and_nothing_is_done(tmp_path: Path) -> None:
+    code, output = command("distill", "--config", "wan-1.3b-distill", "--plan")
+    assert code == 0 and re.search(r"\n +8 +8 ", output) and "1,495,730,752" in output
+
+
+def cells(preset: str) -> dict[str, str]:
+    """A column of the table in training/README.md, as the config has it."""
+    c = PRESETS[preset]
+    ode, critic = c.method == "ode", c.stage == "distill"
+    withheld = f"{c.dropout.text:g} / {c.dropout.drive:g} / {c.dropout.reference:g}"
+    return {
+        "batch (pieces)": f"{c.batch} ({c.accumulate})",
+        "steps": str(c.steps),
+        "hours at most": f"{c.hours:g}",
+        "rate, falling to": f"{c.rate:g}, x {c.final_rate:g}",
+        "critic's rate": f"{c.critic.rate:g}" if critic else "-",
+        "generator's turn": f"every {c.critic.generator_every}" if critic else "-",
+        "AdamW betas, decay": f"{c.betas[0]:g} {c.betas[1]:g}, {c.weight_decay:g}",
+        "clip": f"{c.clip:g}",
+        "EMA": f"{c.ema:g}",
+        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}" if ode else ("base" if critic else "-"),
+        "guidance": f"{c.guidance.scale:g}" if critic or (ode and c.ode.teacher == "base") else "-",
+        "text / drive / reference withheld": withheld,
+        "prefix shown": f"{c.exposure.prefix:g}" if c.stage == "base" else "-",
+        "knot given": f"{c.exposure.knot_given:g}" if c.stage == "causal" else "-",
+        "reference ahead": f"{c.clips.reference_ahead[0]}..{c.clips.reference_ahead[1] - 1}",
+        "levels of the rollout": f"{c.schedule:g}" if not (ode or critic) else "-",
+    }
+
+
+def test_the_budget_in_the_documents_is_the_configs() -> None:
+    text = (Path(__file__).parent.parent / "training" / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    tables: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for row in rows:
+        if any(cell.strip("`") in PRESETS for cell in row):
+            header = [cell.strip("`") for cell in row]
+        elif header and len(row) == len(header) and row[0] not in ("---",):
+            for preset, cell in zip(header[1:], row[1:], strict=True):
+                tables.setdefault(preset, {})[row[0]] = cell
+    shown = {name for name in PRESETS if not name.endswith("-smoke")}
+    assert set(tables) == shown
+    for preset in shown:
+        assert {k: tables[preset].get(k) for k in cells(preset)} == cells(preset), preset

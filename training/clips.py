@@ -1,0 +1,65 @@
+"""What every training set gives: batches of clips, the same ones whoever asks for which rows.
+
+A clip is latents with what drives them and a reference that lies ahead in time. Knows no model family.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.noise import Draws
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """latents [B, F, C, h, w]; drive [B, F, n, d]; features [B, r] of the reference; reference [B], its index from the
+    first latent. portrait: its latent [B, C, h, w], None = the zero latent. text: [B, 512, D], None = the model has no
+    text."""
+
+    latents: Tensor
+    drive: Tensor
+    features: Tensor
+    reference: Tensor
+    portrait: Tensor | None = None
+    text: Tensor | None = None
+
+    def to(self, device: torch.device) -> "ClipBatch":
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in given.items() if value is not None})
+
+
+class Clips(Protocol):
+    """An endless stream of clips that depends on `rng` alone."""
+
+    rng: np.random.Generator
+
+    def batch(self, size: int, share: slice = slice(None)) -> ClipBatch:
+        """Draw `size` clips; give those in `share`."""
+        ...
+
+    def apart(self, seed: int) -> "Clips":
+        """The same set with a stream of its own: what it draws does not move this one on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DropoutConfig:
+    """Probabilities per clip that a condition is withheld, so that guidance has something to compare with. A withheld
+    drive or text is all zeros; a withheld reference stays in its place as noise (bidirectional only)."""
+
+    text: float = 0.0
+    drive: float = 0.0
+    reference: float = 0.0
+
+
+def withhold(batch: ClipBatch, dropout: DropoutConfig, draws: Draws) -> ClipBatch:
+    """Drop drive and text of some clips."""
+    drive, text = batch.drive, batch.text
+    if dropout.drive:
+        drive = drive * (draws.rand() >= dropout.drive)[:, None, None, None]
+    if dropout.text and text is not None:
+        text = text * (draws.rand() >= dropout.text)[:, None, None]
+    return replace(batch, drive=drive, text=text)

@@ -1,0 +1,119 @@
+"""ODE regression, the way to the rollout's few steps: learn the end of a teacher's path from the states along it.
+
+Without it four steps give the mean of what could happen, a dead head. The teacher walks from noise to a clean clip in
+small Euler steps; the student learns to jump from the rollout's noise levels to where the teacher arrives. A causal
+teacher walks under the true past of the clip; the bidirectional base makes the whole clip, which then is the past. A
+small causal teacher arrives too near to the mean: its spread is measured against the data's and put right.
+"""
+
+from collections.abc import Sequence as Levels
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.dit import CausalWanDiT
+from training.bidirectional import Guidance, walk
+from training.clips import ClipBatch
+from training.noise import Draws, shifted
+from training.sequence import ExposureConfig, Layout, Sequence, build, predict_recorded, record
+
+
+@dataclass(frozen=True, slots=True)
+class OdeConfig:
+    """teacher: who walks. paths: its Euler steps; reuse: how many student steps one path serves. spread_clips,
+    spread_limit: clips on which a causal teacher's missing spread is measured, and the most it is stretched by."""
+
+    teacher: Literal["causal", "base"] = "causal"
+    paths: int = 12
+    reuse: int = 4
+    spread_clips: int = 96
+    spread_limit: float = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherPath:
+    """States at the rollout's levels [levels, B, M, C, h, w] and the end of the path [B, M, C, h, w]."""
+
+    states: Tensor
+    end: Tensor
+
+
+def path_sigmas(steps: int, shift: float) -> list[float]:
+    """From 1 to 0 in `steps` steps, even on the unshifted line."""
+    return [float(shifted(torch.tensor(1 - i / steps, dtype=torch.float64), shift)) for i in range(steps + 1)]
+
+
+def level_indices(steps: int, levels: Levels[int]) -> list[int]:
+    """Which states of a path lie on the rollout's `levels` (of 1000, see `RolloutSpec.steps`)."""
+    at = [(1000 - level) * steps / 1000 for level in levels]
+    assert all(i == int(i) for i in at), f"{steps} steps do not pass through the levels {tuple(levels)}"
+    return [int(i) for i in at]
+
+
+def teacher_path(
+    teacher: CausalWanDiT,
+    sequence: Sequence,
+    sigmas: list[float],
+    noise: Tensor,
+    known: Tensor | None = None,
+    spread: Tensor | None = None,
+) -> TeacherPath:
+    """Integrate a causal teacher under the past that the sequence shows. known [B, M, C, h, w]: values that the drive
+    itself gives, where the student is held to the truth rather than to what a teacher makes of it."""
+    view = record(teacher, sequence)
+    x, states, end = noise, [], noise
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        states.append(x)
+        end = predict_recorded(teacher, sequence, view, x, sigma)
+        x = end + (following / sigma) * (x - end)
+    if spread is not None:
+        mean = predict_recorded(teacher, sequence, view, noise, sigmas[0])
+        end = mean + spread[:, None, None] * (end - mean)
+    at = level_indices(len(sigmas) - 1, sequence.layout.spec.steps)
+    return TeacherPath(torch.stack([states[i] for i in at]), _held(end, sequence.target, known))
+
+
+def base_path(
+    teacher: CausalWanDiT, batch: ClipBatch, layout: Layout, exposure: ExposureConfig, draws: Draws,
+    sigmas: list[float], guidance: Guidance, known: Tensor | None = None,
+) -> tuple[Sequence, TeacherPath]:  # fmt: skip
+    """Let the bidirectional base make the clip; its past and knots are then what the student is shown.
+
+    known [B, F, C, h, w]: of the whole clip.
+    """
+    batch = replace(batch, latents=batch.latents[:, : layout.latents], drive=batch.drive[:, : layout.latents])
+    noise = draws.randn(1 + layout.latents, *batch.latents.shape[2:])
+    states, end = walk(teacher, batch, sigmas, noise, guidance)
+    end = _held(end, batch.latents, None if known is None else known[:, : layout.latents])
+    order = layout.order.to(end.device)
+    at = level_indices(len(sigmas) - 1, layout.spec.steps)
+    sequence = build(replace(batch, latents=end), layout, exposure, draws)
+    return sequence, TeacherPath(torch.stack([states[i][:, order] for i in at]), end[:, order])
+
+
+def _held(end: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
+    return end if known is None else torch.where(known, truth, end)
+
+
+def missing_spread(
+    teacher: CausalWanDiT, sequence: Sequence, sigmas: list[float], draws: Draws, free: Tensor, limit: float
+) -> Tensor:
+    """By how much, per channel [C], the ends of the teacher's paths lie closer about their mean than the data does.
+
+    The mean is the prediction from pure noise. free [B, M, C, h, w]: values that nothing gives. Between 1 and `limit`.
+    """
+    view = record(teacher, sequence)
+    mean = predict_recorded(teacher, sequence, view, draws.randn(*sequence.target.shape[1:]), sigmas[0])
+    end = teacher_path(teacher, sequence, sigmas, draws.randn(*sequence.target.shape[1:]), ~free).end
+    wanted, found = (((x - mean).square() * free).sum((0, 1, 3, 4)) for x in (sequence.target, end))
+    return (wanted / found).sqrt().clamp(1.0, limit)
+
+
+def student_input(path: TeacherPath, layout: Layout, levels: Levels[float], draws: Draws) -> tuple[Tensor, Tensor]:
+    """For each chunk one of the levels at random: noisy latents [B, M, C, h, w] and their sigmas [B, chunks]."""
+    level = draws.randint(len(levels), layout.chunks)
+    index = level.repeat_interleave(layout.span, 1)
+    noisy = path.states.gather(0, index[None, ..., None, None, None].expand(1, *path.end.shape))[0]
+    return noisy, torch.tensor(levels, device=level.device)[level]

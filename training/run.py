@@ -1,0 +1,70 @@
+"""A run from its files: clips, networks and their start, then the trainer. What `knotcast train` calls."""
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import RequestError
+from models.dit import CausalWanDiT
+from training.clips import Clips
+from training.configs import StageConfig
+from training.dataset import ClipSampler, Corpus, load_portraits
+from training.latents import LatentFolder
+from training.parallel import joined
+from training.sequence import Layout
+from training.start import fill, read_weights
+from training.trainer import Trainer
+
+
+def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips:
+    """The embedded model's corpus (.npz of training.make_data and landmarks), or a folder of encoded clips."""
+    if config.model.codec != "motion":
+        frames = Layout(config.rollout, config.chunks).latents
+        return LatentFolder(data, config.model, frames, config.clips.reference_ahead, config.seed)
+    if not data.is_file():
+        raise RequestError("no_data", f"there is no corpus {data}: make one with python -m training.make_data")
+    if portraits is None or not portraits.is_file():
+        raise RequestError("no_portraits", "name the training portraits' landmarks.json with --portraits")
+    features, opening = load_portraits(portraits)
+    return ClipSampler(Corpus(data), features, opening, config.clips, config.seed)
+
+
+def build_networks(
+    config: StageConfig, start: Path | None, teacher: Path | None
+) -> tuple[dict[str, CausalWanDiT], CausalWanDiT | None]:
+    """The trained networks and the frozen teacher. The critic begins as its teacher, and so does the student of a
+    causal one if no start is named."""
+    torch.manual_seed(config.seed)
+    model = CausalWanDiT(config.model.dit)
+    causal_teacher = config.method == "ode" and config.ode.teacher == "causal" and config.stage == "causal"
+    if causal_teacher:  # either names the other
+        start, teacher = start or teacher, teacher or start
+    if config.needs_teacher and teacher is None:
+        kind = "causal model" if causal_teacher else "base model"
+        raise RequestError("no_teacher", f"this stage learns from the {kind}: name its checkpoint with --teacher")
+    if config.stage == "distill" and start is None:
+        raise RequestError("no_start", "this stage goes on from the causal model: name its checkpoint with --start")
+    if start is not None:
+        fill(model, read_weights(start))
+    if not config.needs_teacher or teacher is None:
+        return {"model": model}, None
+    guide = CausalWanDiT(config.model.dit)
+    fill(guide, read_weights(teacher))
+    networks = {"model": model}
+    if config.stage == "distill":
+        networks["critic"] = CausalWanDiT(config.model.dit)
+        networks["critic"].load_state_dict(guide.state_dict())
+    return networks, guide
+
+
+def train(
+    config: StageConfig, data: Path, portraits: Path | None, start: Path | None, teacher: Path | None, out: Path,
+    device: str,
+) -> Path | None:  # fmt: skip
+    """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it."""
+    with joined(device) as world:
+        clips = open_clips(config, data, portraits)
+        networks, guide = build_networks(config, start, teacher)
+        trainer = Trainer(config, networks, guide, clips, out, world)
+        trainer.run()
+        return trainer.checkpoint if world.leads else None

@@ -1,0 +1,55 @@
+"""Weights a stage begins with: a checkpoint of an earlier stage, an engine's weights, or Wan2.1's own.
+
+Names are Wan2.1's in all of them. What a plain text-to-video checkpoint does not have (input channels of condition and
+mask, driving cross-attention) is zero or adds nothing, so that the first step equals the model it came from.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.errors import RequestError
+from models.dit import CausalWanDiT
+
+PATCH = "patch_embedding.weight"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a training checkpoint, else the file as it is."""
+    if not path.is_file():
+        raise RequestError("no_start", f"there is no checkpoint {path}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise RequestError("bad_start", f"{path.name} is not a readable safetensors file") from error
+    averaged = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
+    return averaged or tensors
+
+
+def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:
+    """Take over weights in fp32; new input channels are zero, driving modules that are missing keep their own start.
+
+    Raises RequestError where names or shapes differ in any other way.
+    """
+    own = model.state_dict()
+    given = {name: value.float() for name, value in weights.items()}
+    wanted = own.get(PATCH)
+    found = given.get(PATCH)
+    if wanted is not None and found is not None and found.dim() == 5 and found.shape[1] < wanted.shape[1]:
+        added = found.new_zeros(len(found), wanted.shape[1] - found.shape[1], *found.shape[2:])
+        given[PATCH] = torch.cat([found, added], 1)
+    if not any(name.startswith("drive_") for name in given):
+        given |= {name: value for name, value in own.items() if name.startswith("drive_")}
+    wrong = sorted(
+        name for name in own.keys() | given.keys()
+        if name not in own or name not in given or own[name].shape != given[name].shape
+    )  # fmt: skip
+    if wrong:
+        raise RequestError(
+            "start_mismatch",
+            f"the checkpoint does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
+        )
+    model.load_state_dict(given)
