@@ -1,9 +1,11 @@
 """Prepared clips: how one is written, and how random windows of them are read for training.
 
-A clip is a square H.264 picture at the content's frame rate and a FLAC of 16 kHz mono; frame n goes with samples
-n * rate / fps and on. The folder's manifest.jsonl says what there is. Needs PyAV and soundfile.
+A clip is a square H.264 picture at the content's frame rate, a FLAC of 16 kHz mono and a safetensors file of where the
+face is; frame n goes with samples n * rate / fps and on. The folder's manifest.jsonl says what there is. Needs PyAV
+and soundfile.
 """
 
+import io
 import json
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,14 +14,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from engine.errors import MediaError
 from training.video.decode import SOUND_RATE, import_av
 
 Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Sound = NDArray[np.float32]
 
 MANIFEST = "manifest.jsonl"
+WINDOW = 85  # frames of the training clip: 22 latents, of which the first stands for one frame
+LANDMARKS = (
+    "mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th", "exl", "eyl", "exr", "eyr", "ea", "eb", "bh", "cx", "rx",
+    "chin", "cy", "ry",
+)  # fmt: skip
 _ENCODER = {"crf": "14", "preset": "veryfast", "threads": "1"}
 
 
@@ -58,8 +68,30 @@ class ClipWriter:
 
 
 def write_sound(path: Path, sound: Sound) -> None:
-    """float32 [m] at 16 kHz, 16 bit FLAC."""
-    import_soundfile().write(path, np.clip(sound, -1, 1), SOUND_RATE, format="FLAC", subtype="PCM_16")
+    """float32 [m] at 16 kHz, 16 bit FLAC. Raises OSError."""
+    coded = io.BytesIO()  # libsndfile is silent about a full disk
+    import_soundfile().write(coded, np.clip(sound, -1, 1), SOUND_RATE, format="FLAC", subtype="PCM_16")
+    path.write_bytes(coded.getvalue())
+
+
+@dataclass(frozen=True, slots=True)
+class FaceTrack:
+    """The face in each of n frames; NaN where it was not found. eyes [n, 2, 2]: their centres, -1..1 of the clip's
+    picture. landmarks [n, 20]: engine.landmarks by LANDMARKS, each frame in the canonical framing about its own eyes,
+    as a photograph's are. turn [n, 2]: yaw and pitch of training.video.turn."""
+
+    eyes: Floats
+    landmarks: Floats
+    turn: Floats
+
+    def part(self, first: int, frames: int) -> "FaceTrack":
+        return FaceTrack(*(track[first : first + frames] for track in (self.eyes, self.landmarks, self.turn)))
+
+
+def write_faces(path: Path, faces: FaceTrack) -> None:
+    """A tensor for each field; the landmarks' names stand in the file's metadata. Raises OSError."""
+    tensors = {"eyes": faces.eyes, "landmarks": faces.landmarks, "turn": faces.turn}
+    path.write_bytes(save(tensors, metadata={"landmarks": " ".join(LANDMARKS)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +100,7 @@ class Clip:
 
     path: Path
     sound: Path
+    faces: Path
     frames: int
     fps: int
     size: int
@@ -79,6 +112,7 @@ class Window:
 
     frames: Image
     sound: Sound
+    faces: FaceTrack
     clip: Clip
     first: int
 
@@ -100,9 +134,12 @@ class ClipFolder:
                 "no_clips", f"no {MANIFEST} in {folder.name!r}: make it with training.video.prepare"
             ) from error
         entries = [json.loads(line) for line in lines]
-        self.clips = [Clip(folder / e["clip"], folder / e["sound"], e["frames"], e["fps"], e["size"]) for e in entries]
+        self.clips = [
+            Clip(folder / e["clip"], folder / e["sound"], folder / e["faces"], e["frames"], e["fps"], e["size"])
+            for e in entries
+        ]
 
-    def window(self, rng: np.random.Generator, frames: int = 81) -> Window:
+    def window(self, rng: np.random.Generator, frames: int = WINDOW) -> Window:
         """A window of so many frames, every possible one as likely; the same rng gives the same windows.
 
         Raises MediaError ``no_clips`` if no clip is that long.
@@ -126,9 +163,13 @@ def read_window(clip: Clip, first: int, frames: int) -> Window:
         sound, _ = soundfile.read(clip.sound, start=first * step, frames=frames * step, dtype="float32")
     except soundfile.SoundFileError as error:
         raise MediaError("broken_clip", f"{clip.sound.name} cannot be read: prepare its source again") from error
+    try:
+        faces = FaceTrack(**load_file(clip.faces)).part(first, frames)
+    except (OSError, SafetensorError, TypeError) as error:
+        raise MediaError("broken_clip", f"{clip.faces.name} cannot be read: prepare its source again") from error
     if len(pictures) != frames or len(sound) != frames * step:
         raise MediaError("broken_clip", f"{clip.path.name} is shorter than its manifest says: prepare its source again")
-    return Window(np.stack(pictures), sound, clip, first)
+    return Window(np.stack(pictures), sound, faces, clip, first)
 
 
 def _read_pictures(clip: Clip, first: int, frames: int) -> list[Image]:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from engine.errors import MediaError
 
 if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -122,6 +124,10 @@ def _video(container: "InputContainer") -> "VideoStream":
     return container.streams.best("video") or container.streams.video[0]  # type: ignore[return-value]
 
 
+def _audio(container: "InputContainer") -> "AudioStream":
+    return container.streams.best("audio") or container.streams.audio[0]  # type: ignore[return-value]
+
+
 def _decoded(container: "InputContainer") -> "Iterator[VideoFrame]":
     size: tuple[int, int] | None = None
     try:
@@ -172,30 +178,47 @@ def _upright(container: "InputContainer", frame: "VideoFrame", longest_side: int
 
 def _sound_parts(source: Source) -> Iterator[tuple[float, Sound]]:
     """Stretches of sound without a gap: start in seconds after the first picture, samples."""
-    av = import_av()
     with _opened(source.path) as container:
         if not container.streams.audio:
             return
-        stream = container.streams.best("audio") or container.streams.audio[0]
-        resampler, shape, begun, heard, blocks = None, None, 0.0, 0.0, list[Sound]()
-
-        def flushed() -> tuple[float, Sound]:
-            rest = [f.to_ndarray().ravel() for f in resampler.resample(None) if f is not None]
-            return begun - source.start, np.concatenate([*blocks, *rest]).astype(np.float32)
-
+        stretch: _SoundStretch | None = None
         try:
-            for frame in container.decode(stream):
-                now = float(frame.time) if frame.time is not None else begun + heard
-                kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-                if resampler is None or kind != shape or abs(now - begun - heard) > SOUND_JUMP_S:
-                    if resampler is not None:
-                        yield flushed()
-                    resampler = av.AudioResampler(format="flt", layout="mono", rate=SOUND_RATE)
-                    shape, begun, heard, blocks = kind, now, 0.0, []
-                heard += frame.samples / frame.sample_rate
-                frame.pts = None
-                blocks += [f.to_ndarray().ravel() for f in resampler.resample(frame)]
-            if resampler is not None:
-                yield flushed()
-        except (OSError, ValueError, av.FFmpegError) as error:
+            for frame in container.decode(_audio(container)):
+                if stretch is None or not stretch.goes_on_with(frame):
+                    if stretch is not None:
+                        yield stretch.begun - source.start, stretch.samples()
+                    stretch = _SoundStretch(frame, stretch.end if stretch is not None else 0.0)
+                stretch.add(frame)
+            if stretch is not None:
+                yield stretch.begun - source.start, stretch.samples()
+        except (OSError, ValueError, import_av().FFmpegError) as error:
             raise MediaError("unreadable", f"decoding the sound failed: {_why(error)}") from error
+
+
+class _SoundStretch:
+    """Sound of one format without a gap, resampled as it comes. begun, end: seconds on the container's clock."""
+
+    def __init__(self, first: "AudioFrame", otherwise: float) -> None:
+        """otherwise: when it begins if the container does not say."""
+        self._resampler = import_av().AudioResampler(format="flt", layout="mono", rate=SOUND_RATE)
+        self._format = _sound_format(first)
+        self._blocks = list[Sound]()
+        self.begun = self.end = otherwise if first.time is None else float(first.time)
+
+    def goes_on_with(self, frame: "AudioFrame") -> bool:
+        late = 0.0 if frame.time is None else abs(frame.time - self.end)
+        return _sound_format(frame) == self._format and late <= SOUND_JUMP_S
+
+    def add(self, frame: "AudioFrame") -> None:
+        self.end += frame.samples / frame.sample_rate
+        frame.pts = None
+        self._blocks += [part.to_ndarray().ravel() for part in self._resampler.resample(frame)]
+
+    def samples(self) -> Sound:
+        """All of it; ends the stretch."""
+        rest = [part.to_ndarray().ravel() for part in self._resampler.resample(None)]
+        return np.concatenate([*self._blocks, *rest]).astype(np.float32)
+
+
+def _sound_format(frame: "AudioFrame") -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate

@@ -1,8 +1,8 @@
 """The folder that clips are prepared into: a folder for each source, taken over whole or not at all, and two manifests.
 
-    prepare.json                    size, rate and limits: the same for everything in it
+    prepare.json                    folder of sources, size, rate and limits: the same for everything in it
     sources/NAME-KEY/source.json    what came of a source, with its path, size and time of change
-    sources/NAME-KEY/0000.mp4 .flac its clips
+    sources/NAME-KEY/0000.*         its clips: mp4, flac, safetensors
     manifest.jsonl rejected.jsonl   made anew from every source.json
 
 A source is finished when its folder stands here, so a run that is killed leaves nothing half done.
@@ -25,6 +25,7 @@ from training.video.clips import MANIFEST
 from training.video.source import RECORD, ClipFormat
 
 REJECTED = "rejected.jsonl"
+TRIED_AGAIN = {"timed_out", "crashed"}  # perhaps the machine's fault
 _SETTINGS = "prepare.json"
 
 
@@ -38,7 +39,9 @@ class PreparedFolder:
 
     def is_finished(self, source: Path) -> bool:
         record = self._read(self._place(source) / RECORD)
-        return record is not None and stamp(source) == {name: record.get(name) for name in ("bytes", "changed_ns")}
+        if record is None or TRIED_AGAIN & {refusal["reason"] for refusal in record["rejected"]}:
+            return False
+        return stamp(source) == {name: record.get(name) for name in ("bytes", "changed_ns")}
 
     def begin(self, source: Path) -> Path:
         """An empty folder for one source's clips."""
@@ -64,7 +67,7 @@ class PreparedFolder:
                 continue
             where = f"sources/{path.parent.name}/"
             for clip in record["clips"]:
-                files = {"clip": where + clip["clip"], "sound": where + clip["sound"]}
+                files = {name: where + clip[name] for name in ("clip", "sound", "faces")}
                 accepted.append({**clip, **files, "source": record["source"]})
             rejected += [{"source": record["source"], **refusal} for refusal in record["rejected"]]
         for name, entries in ((MANIFEST, accepted), (REJECTED, rejected)):
@@ -109,15 +112,14 @@ def opened(root: Path, clips: Path, form: ClipFormat) -> Iterator[PreparedFolder
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RequestError("in_use", f"another run is preparing clips into {root}: let it end") from error
-        _hold_settings(root / _SETTINGS, form)
+        _hold_settings(root / _SETTINGS, {"clips": str(clips.resolve()), **asdict(form)})
         for left in (root / ".unfinished").iterdir():  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield folder
 
 
-def _hold_settings(path: Path, form: ClipFormat) -> None:
-    """All clips of a folder are made alike."""
-    ours = asdict(form)
+def _hold_settings(path: Path, ours: dict[str, Any]) -> None:
+    """All clips of a folder are made alike, and of one folder: sources are told apart by their paths in it."""
     if not path.exists():
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(ours, indent=1) + "\n")

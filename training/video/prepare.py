@@ -7,6 +7,7 @@ with the reason and the job goes on. Run it again after an interruption: what is
 import argparse
 import contextlib
 import json
+import math
 import os
 import select
 import subprocess
@@ -187,26 +188,52 @@ def parsed(arguments: list[str] | None = None) -> Job:
     parser = argparse.ArgumentParser(
         prog="python -m training.video.prepare", description="Training clips from a folder of talking heads."
     )
-    form, limits = ClipFormat(), Limits()
+    form = ClipFormat()
     parser.add_argument("clips", type=Path, help="folder of videos, searched through and through")
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips and manifests")
     parser.add_argument("--size", type=int, default=form.size, help="side of the square crops, pixels (256)")
     parser.add_argument("--fps", type=int, default=form.fps, help="frames a second (25)")
-    parser.add_argument("--shortest", type=float, default=limits.shortest_s, help="least length of a clip, s (3.4)")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=VALUE",
+        help="change a limit: shortest_s=2 takes clips from 2 s on; all stand in training/video/quality.py",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="sources read at the same time")
     args = parser.parse_args(arguments)
     if args.size % 2 or not 64 <= args.size <= 1024:
         parser.error("--size must be even and from 64 to 1024")
-    if args.fps < 1 or SOUND_RATE % args.fps:
+    if args.fps < 10 or SOUND_RATE % args.fps:
         parser.error("--fps must divide 16000, so that a frame has a whole number of samples: 16, 20, 25, 32 or 50")
-    if args.workers < 1 or args.shortest <= 0:
-        parser.error("--workers and --shortest must be positive")
-    form = ClipFormat(args.fps, args.size, replace(limits, shortest_s=args.shortest))
-    return Job(args.clips, args.out, form, args.workers)
+    if args.workers < 1:
+        parser.error("--workers must be positive")
+    try:
+        limits = _limits(args.limit)
+    except ValueError as error:
+        parser.error(str(error))
+    return Job(args.clips, args.out, ClipFormat(args.fps, args.size, limits), args.workers)
+
+
+def _limits(changes: list[str]) -> Limits:
+    """Raises ValueError for what is no limit."""
+    known, given = asdict(Limits()), dict[str, float]()
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in known:
+            raise ValueError(f"--limit {change}: NAME=VALUE, NAME one of {', '.join(known)}")
+        try:
+            given[name] = float(value)
+        except ValueError:
+            given[name] = math.nan
+        if not math.isfinite(given[name]):
+            raise ValueError(f"--limit {change}: {value!r} is no number")
+    limits = replace(Limits(), **given)
+    if not 0.5 <= limits.shortest_s <= limits.longest_s:
+        raise ValueError("--limit: shortest_s must be at least 0.5 and at most longest_s")
+    return limits
 
 
 def main() -> None:
     job = parsed()
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # files may be named in any way
     try:
         with progress() as tell:
             totals = prepare(job, tell)

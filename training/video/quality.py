@@ -23,12 +23,13 @@ REPEATED = 0.25  # change relative to the neighbours' below which a picture repe
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """shortest_s, longest_s: of a clip; a longer span is cut into equal parts. enlarged: how much a face may be
+    """shortest_s, longest_s: of a clip; a longer span is cut there. enlarged: how much a face may be
     enlarged at most. turned, nodded: rad of training.video.turn. light, glare, sharpness: of track.Reading. still_s:
-    how long a face may stand still to the grey level `still`. pictures: different ones a second. outside: share of the
-    face's box beyond the picture's edge; made_up: the same of the crop. wander: how far the eyes may go from their
-    middle place, and lean: by how much their distance may change, before a span is cut in two. loud_db: level of the
-    loud parts of the sound, full scale 0. flat: share of samples near the top. lag_s: lips against voice."""
+    how long a face may stand still to the grey level `still`. new: least share of pictures that repeat none. outside:
+    share of the face's box beyond the picture's edge; made_up: the same of the crop. wander: how far the eyes may go
+    from their middle place, and lean: by how much their distance may change, before a span is cut in two. loud_db:
+    level of the loud parts of the sound, full scale 0. flat: share of samples near the top. lag_s: lips against voice.
+    """
 
     shortest_s: float = 3.4
     longest_s: float = 60.0
@@ -42,7 +43,7 @@ class Limits:
     sharpness: float = 0.09
     still: float = 0.12
     still_s: float = 1.0
-    pictures: float = 20.0
+    new: float = 0.8
     outside: float = 0.04
     made_up: float = 0.12
     wander: float = 0.3
@@ -141,15 +142,15 @@ def _still_seconds(still: NDArray[np.bool_], fps: int) -> Doubles:
 
 
 def span_findings(
-    table: Mapping[str, Doubles], sound: Sound, sync: Sync | None, made_up: float, limits: Limits, fps: int
+    table: Mapping[str, Doubles], sound: Sound, sync: Sync, made_up: float, limits: Limits
 ) -> list[Finding]:
     """What is wrong with a span as a whole. made_up: share of its crop beyond the picture's edge."""
     values = [
         ("framed_too_tightly", made_up, limits.made_up, False),
-        ("low_frame_rate", picture_rate(table["change"], limits, fps), limits.pictures, True),
+        ("low_frame_rate", new_pictures(table["change"], limits), limits.new, True),
         ("silent", loudness(sound), limits.loud_db, True),
         ("clipped_sound", flatness(sound), limits.flat, False),
-        ("out_of_sync", abs(sync.lag_s) if sync else 0.0, limits.lag_s, False),
+        ("out_of_sync", abs(sync.lag_s), limits.lag_s, False),
     ]
     return [
         Finding(reason, round(value, 4), limit)
@@ -158,14 +159,12 @@ def span_findings(
     ]
 
 
-def picture_rate(change: Doubles, limits: Limits, fps: int) -> float:
-    """Pictures a second that are new, out of at most fps: not still, and no mere recoding of the one before, which
-    shows as a change far below that of its neighbours."""
-    if len(change) < 3:
-        return float(fps)
+def new_pictures(change: Doubles, limits: Limits) -> float:
+    """Share of pictures that are new: not still, and no mere recoding of the one before, which shows as a change far
+    below that of its neighbours."""
     around = np.fmax(change[:-2], change[2:])
     fresh = change[1:-1] >= np.fmax(limits.still, REPEATED * around)
-    return fps * float(fresh.mean())
+    return float(fresh.mean())
 
 
 def loudness(sound: Sound) -> float:

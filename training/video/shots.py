@@ -28,7 +28,7 @@ class ShotDetector:
 
     def add(self, picture: NDArray[np.uint8]) -> bool:
         """Whether this frame at once looks like the first of another shot."""
-        thumb = cv2.resize(picture, THUMB, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+        thumb = np.float32(1 / 255) * cv2.resize(picture, THUMB, interpolation=cv2.INTER_AREA).astype(np.float32)
         self._recent.append(thumb)
         if len(self._recent) == 1:
             return False

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import MediaError
-from engine.landmarks import CROP, canonical_crop, default_estimator
+from engine.landmarks import canonical_crop, default_estimator
 from training.video import decode
-from training.video.clips import ClipWriter, write_sound
-from training.video.quality import Finding, Limits, Stretch, flatness, loudness, picture_rate, span_findings
+from training.video.clips import LANDMARKS, ClipWriter, FaceTrack, write_faces, write_sound
+from training.video.quality import Finding, Limits, Stretch, flatness, loudness, new_pictures, span_findings
 from training.video.shots import ShotDetector
 from training.video.spans import Span, find_spans
 from training.video.sync import sync
@@ -61,9 +61,15 @@ def process(path: Path, out: Path, form: ClipFormat, tell: Tell) -> dict[str, An
     """Write the clips of a source into a folder; return {"seconds", "clips", "rejected"}, entries for the manifests
     without the source's name. What is wrong with the file is a refusal; raises OSError if clips cannot be written."""
     try:
-        examined = examine(path, form, tell)
+        return _made(examine(path, form, tell), out, form, tell)
     except MediaError as error:
+        for left in out.iterdir():  # a file that could be decoded a moment ago
+            left.unlink()
         return {"seconds": 0.0, "clips": [], "rejected": [{"reason": error.code, "message": error.message}]}
+
+
+def _made(examined: Examined, out: Path, form: ClipFormat, tell: Tell) -> dict[str, Any]:
+    """Judge, write, and record."""
     count = len(examined.readings["face"])
     spans, refused = find_spans(examined.readings, examined.shots, form.limits, form.fps, form.size)
     good: list[tuple[Span, dict[str, float]]] = []
@@ -71,10 +77,7 @@ def process(path: Path, out: Path, form: ClipFormat, tell: Tell) -> dict[str, An
         findings, figures = _judged(examined, span, form)
         refused += [Stretch(span.first, span.end, finding) for finding in findings[:1]]
         good += [] if findings else [(span, figures)]
-    try:
-        clips = _write(examined, good, out, form, tell)
-    except MediaError as error:  # it could be decoded a moment ago
-        return {"seconds": 0.0, "clips": [], "rejected": [{"reason": error.code, "message": error.message}]}
+    clips = _write(examined, good, out, form, tell)
     rejected = [_refusal(stretch, form.fps) for stretch in sorted(refused, key=lambda s: s.first)]
     return {"seconds": round(count / form.fps, 3), "clips": clips, "rejected": rejected}
 
@@ -109,7 +112,7 @@ def _judged(examined: Examined, span: Span, form: ClipFormat) -> tuple[list[Find
     lips = sync(values["opening"], heard, form.fps, decode.SOUND_RATE)
     shape = (examined.source.height, examined.source.width)
     made_up = outside(shape, span.eyes, (-1.0, -1.0, 1.0, 1.0))
-    findings = span_findings(values, heard, lips, made_up, form.limits, form.fps)
+    findings = span_findings(values, heard, lips, made_up, form.limits)
     figures = {
         "eye_distance": float(np.hypot(*(span.eyes[1] - span.eyes[0]))),
         "face": float(np.nanmedian(values["face"])),
@@ -119,7 +122,7 @@ def _judged(examined: Examined, span: Span, form: ClipFormat) -> tuple[list[Find
         "glare": float(np.nanmedian(values["glare"])),
         "sharpness": float(np.nanmedian(values["sharpness"])),
         "made_up": made_up,
-        "pictures_a_second": picture_rate(values["change"], form.limits, form.fps),
+        "new_pictures": new_pictures(values["change"], form.limits),
         "loud_db": loudness(heard),
         "flat": flatness(heard),
         "sync_score": lips.score,
@@ -148,34 +151,42 @@ def _write(
         span, figures = good[index]
         name = f"{index:04d}"
         if number == span.first:
-            writer = ClipWriter(out / f"{name}.mp4", size=form.size, fps=form.fps)
-        writer.write(canonical_crop(picture, span.eyes, form.size)[0])
+            writer, landmarks = ClipWriter(out / f"{name}.mp4", size=form.size, fps=form.fps), list[Doubles]()
+        crop, affine = canonical_crop(picture, span.eyes, form.size)
+        writer.write(crop)
+        landmarks.append(_landmarks(picture, examined.readings["eyes"][number]))
         if number == span.end - 1:
             writer.close()
             write_sound(out / f"{name}.flac", _heard(examined.sound, span, form.fps))
-            reference = _reference(picture, examined.readings["eyes"][number], span, form.size)
-            entries.append(_entry(name, span, form) | reference | {"quality": figures})
+            write_faces(out / f"{name}.safetensors", _faces(examined.readings, span, affine, landmarks, form.size))
+            entries.append(_entry(name, span, form) | {"quality": figures})
     return entries
+
+
+def _landmarks(picture: decode.Image, eyes: Doubles) -> Doubles:
+    """[20], measured as a photograph's are."""
+    if np.isnan(eyes).any():
+        return np.full(len(LANDMARKS), np.nan)
+    found = default_estimator().measure(canonical_crop(picture, eyes)[0]).landmarks
+    return np.array([found[name] for name in LANDMARKS])
+
+
+def _faces(
+    readings: dict[str, Doubles], span: Span, affine: NDArray[np.float32], landmarks: list[Doubles], size: int
+) -> FaceTrack:
+    """affine: pixels of the source to pixels of the clip."""
+    placed = readings["eyes"][span.frames] @ affine[:, :2].T + affine[:, 2]
+    turn = np.stack([readings["yaw"][span.frames], readings["pitch"][span.frames]], axis=1)
+    tracks = ((placed + 0.5) * (2 / size) - 1, np.stack(landmarks), turn)
+    return FaceTrack(*(np.ascontiguousarray(track, np.float32) for track in tracks))
 
 
 def _entry(name: str, span: Span, form: ClipFormat) -> dict[str, Any]:
     return {
-        "clip": f"{name}.mp4", "sound": f"{name}.flac", "start_frame": span.first,
-        "start_s": round(span.first / form.fps, 3), "frames": span.end - span.first, "fps": form.fps, "size": form.size,
+        "clip": f"{name}.mp4", "sound": f"{name}.flac", "faces": f"{name}.safetensors",
+        "start_frame": span.first, "start_s": round(span.first / form.fps, 3), "frames": span.end - span.first,
+        "fps": form.fps, "size": form.size,
     }  # fmt: skip
-
-
-def _reference(picture: decode.Image, eyes: Doubles, span: Span, size: int) -> dict[str, Any]:
-    """The last frame: its eyes in the clip's own -1..1 units, and its landmarks in its own canonical framing."""
-    _, affine = canonical_crop(picture, span.eyes, size)
-    eyes = span.eyes if np.isnan(eyes).any() else eyes
-    placed = eyes @ affine[:, :2].T + affine[:, 2]
-    crop, _ = canonical_crop(picture, eyes, CROP)
-    marks = default_estimator().measure(crop).landmarks
-    return {
-        "reference_eyes": ((placed + 0.5) * (2 / size) - 1).round(4).tolist(),
-        "reference_landmarks": {name: round(float(value), 4) for name, value in marks.items()},
-    }
 
 
 def _refusal(stretch: Stretch, fps: int) -> dict[str, Any]:

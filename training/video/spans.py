@@ -52,7 +52,10 @@ def find_spans(
                 refused.append(whole)
                 continue
             for piece in _steady(table["eyes"], whole, limits, fps):
-                (refused if isinstance(piece, Stretch) else spans).append(piece)
+                if isinstance(piece, Span):
+                    spans.append(piece)
+                else:
+                    refused.append(piece)
     return spans, refused
 
 
