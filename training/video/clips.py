@@ -156,20 +156,28 @@ class ClipFolder:
 def read_window(clip: Clip, first: int, frames: int) -> Window:
     """Frames first .. first + frames - 1 of a clip and their sound. Raises MediaError ``broken_clip``."""
     assert first >= 0 and first + frames <= clip.frames, (first, frames, clip.frames)
-    step = SOUND_RATE // clip.fps
-    pictures = _read_pictures(clip, first, frames)
-    soundfile = import_soundfile()
-    try:
-        sound, _ = soundfile.read(clip.sound, start=first * step, frames=frames * step, dtype="float32")
-    except soundfile.SoundFileError as error:
-        raise MediaError("broken_clip", f"{clip.sound.name} cannot be read: prepare its source again") from error
+    pictures, sound = _read_pictures(clip, first, frames), read_sound(clip, first, frames)
     try:
         faces = FaceTrack(**load_file(clip.faces)).part(first, frames)
     except (OSError, SafetensorError, TypeError) as error:
         raise MediaError("broken_clip", f"{clip.faces.name} cannot be read: prepare its source again") from error
-    if len(pictures) != frames or len(sound) != frames * step:
+    if len(pictures) != frames:
         raise MediaError("broken_clip", f"{clip.path.name} is shorter than its manifest says: prepare its source again")
     return Window(np.stack(pictures), sound, faces, clip, first)
+
+
+def read_sound(clip: Clip, first: int, frames: int) -> Sound:
+    """The sound of frames first .. first + frames - 1. Raises MediaError ``broken_clip``."""
+    soundfile, step = import_soundfile(), SOUND_RATE // clip.fps
+    try:
+        sound, _ = soundfile.read(clip.sound, start=first * step, frames=frames * step, dtype="float32")
+    except soundfile.SoundFileError as error:
+        raise MediaError("broken_clip", f"{clip.sound.name} cannot be read: prepare its source again") from error
+    if len(sound) != frames * step:
+        raise MediaError(
+            "broken_clip", f"{clip.sound.name} is shorter than its manifest says: prepare its source again"
+        )
+    return np.asarray(sound, np.float32)
 
 
 def _read_pictures(clip: Clip, first: int, frames: int) -> list[Image]:

@@ -68,7 +68,7 @@ def report(estimator: TurnEstimator, features: Floats, angles: Floats) -> list[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, required=True, help="pictures and landmarks.json")
-    parser.add_argument("--copies", type=int, default=6, help="of each portrait")
+    parser.add_argument("--copies", type=int, default=5, help="of each portrait")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
