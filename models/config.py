@@ -66,7 +66,7 @@ class ModelConfig:
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default
     of ``RolloutSpec``. codec: which codec turns pictures into latents and back, empty = none is built yet (throughput
-    only).
+    only). weights: whose weights it runs with, empty = its own.
     """
 
     name: str
@@ -80,6 +80,7 @@ class ModelConfig:
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     trained_latents: int = 21
     running_ahead: str = "countdown"
+    weights: str = ""
 
     @property
     def tokens_per_latent(self) -> int:
@@ -92,18 +93,22 @@ class ModelConfig:
         return (self.dit.latent_channels, *self.latent_size)
 
     def at_size(self, width: int, height: int) -> "ModelConfig":
-        """The same model at another picture size (pixels; a latent pixel is 8, a token 16).
+        """The same model at another picture size (pixels).
 
-        Raises RequestError for a size that the patches do not divide, or a codec that knows one size only.
+        A video latent's pixel is 8, a token 16. A motion latent stays as it is: the photograph alone grows.
+        Raises RequestError for a size that the patches do not divide, or that the rig does not make.
         """
-        if self.codec == "motion":
-            raise RequestError(
-                "fixed_size", f"the model {self.name} has one size, {self.pixel_size[0]}x{self.pixel_size[1]}"
-            )
         if width <= 0 or height <= 0 or width % 16 or height % 16:
             raise RequestError("invalid_size", f"width and height must be multiples of 16, not {width}x{height}")
-        return replace(self, pixel_size=(width, height), latent_size=(height // 8, width // 8))
+        if self.codec != "motion":
+            return replace(self, pixel_size=(width, height), latent_size=(height // 8, width // 8))
+        low, high = MOTION_SIDES
+        if width != height or not low <= width <= high:
+            raise RequestError("invalid_size", f"{self.name} makes squares of {low} to {high}, not {width}x{height}")
+        return replace(self, pixel_size=(width, height))
 
+
+MOTION_SIDES = (128, 1024)
 
 EMBEDDED = ModelConfig(
     name="embedded",
@@ -117,6 +122,9 @@ EMBEDDED = ModelConfig(
     codec="motion",
     running_ahead="constant",
 )  # fmt: skip
+
+EMBEDDED_384 = replace(EMBEDDED.at_size(384, 384), name="embedded-384", weights=EMBEDDED.name)
+EMBEDDED_512 = replace(EMBEDDED.at_size(512, 512), name="embedded-512", weights=EMBEDDED.name)
 
 WAN21_T2V_1_3B = DiTConfig(dim=1536, layers=30, heads=12, ffn_dim=8960, inpainting=False)
 
@@ -135,4 +143,4 @@ WAN21_1_3B = ModelConfig(
     codec="",
 )
 
-CONFIGS: dict[str, ModelConfig] = {config.name: config for config in (EMBEDDED, WAN21_1_3B)}
+CONFIGS: dict[str, ModelConfig] = {config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B)}

@@ -8,6 +8,7 @@ other source of motion and no memory, but for whether the call has begun. Needs 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +17,6 @@ from models.codec import Portrait, Reference
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, REFERENCE_FEATURES, SCALES
 from models.rig import Rig, own_state, prepare_rig
 
-SIZE = 256
 LATENT_SHAPE = (len(CHANNELS), 2, 2)
 
 # Mean and standard deviation of each landmark over the training portraits, rounded.
@@ -73,21 +73,23 @@ class MotionPayload:
 
 
 class MotionCodec:
-    """The embedded model's codec; stateless, so one serves every call."""
+    """The embedded model's codec; stateless, so one serves every call. size: side S of its pictures, pixels."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: torch.device | str = "cpu", size: int = 256) -> None:
+        self.device, self.size = torch.device(device), size
         self._scale = torch.tensor(SCALES, device=self.device)
         self._low = torch.tensor([channel.low for channel in CHANNELS], device=self.device)
         self._high = torch.tensor([channel.high for channel in CHANNELS], device=self.device)
 
     def encode_reference(self, portrait: Portrait) -> Reference:
-        """A portrait of 256x256 to its zero latent [16, 2, 2], features [20, 2, 2] and rig.
+        """A square portrait of any size to its zero latent [16, 2, 2], features [20, 2, 2] and rig.
 
         With landmarks we hardly trust the mouth moves less: a small movement in the wrong place is not noticed.
         """
-        assert portrait.rgb.shape == (SIZE, SIZE, 3) and portrait.rgb.dtype == np.uint8, portrait.rgb.shape
-        photo = torch.from_numpy(np.ascontiguousarray(portrait.rgb)).to(self.device).permute(2, 0, 1).float() / 255
+        side = portrait.rgb.shape[0]
+        assert portrait.rgb.shape == (side, side, 3) and portrait.rgb.dtype == np.uint8, portrait.rgb.shape
+        rgb = cv2.resize(portrait.rgb, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        photo = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1).float() / 255
         features = torch.from_numpy(reference_features(portrait.landmarks)).to(self.device)
         trust = min(1.0, max(0.0, (portrait.confidence - DOUBTED) / (TRUSTED - DOUBTED)))
         gain = torch.ones(len(CHANNELS), device=self.device)
@@ -107,10 +109,10 @@ class MotionCodec:
     def decode(
         self, latents: torch.Tensor, reference: Reference, state: MotionState
     ) -> tuple[torch.Tensor, MotionState]:
-        """Latents [F, 16, 2, 2] to RGB uint8 [N, 256, 256, 3] on the CPU; N = 4F, or 4F - 3 for the first of a call."""
+        """Latents [F, 16, 2, 2] to RGB uint8 [N, S, S, 3] on the CPU; N = 4F, or 4F - 3 for the first of a call."""
         assert latents.shape[1:] == LATENT_SHAPE, latents.shape
         if len(latents) == 0:
-            return torch.empty((0, SIZE, SIZE, 3), dtype=torch.uint8), state
+            return torch.empty((0, self.size, self.size, 3), dtype=torch.uint8), state
         payload: MotionPayload = reference.payload
         controls = self.controls(latents, payload)
         if state.fresh:

@@ -88,7 +88,7 @@ def load_model(
         dit = random_dit(config, place, kind)
     else:
         dit = CausalWanDiT.on_meta(config.dit)
-        load_weights(dit, WEIGHTS / name / "dit.safetensors", place, kind)
+        load_weights(dit, WEIGHTS / (config.weights or name) / "dit.safetensors", place, kind)
     dit.eval().requires_grad_(False)
     codec = build_codec(config, place)
     context = None
@@ -99,7 +99,7 @@ def load_model(
 
 
 def build_codec(config: ModelConfig, device: torch.device) -> Codec[Any] | None:
-    return MotionCodec(device) if config.codec == "motion" else None
+    return MotionCodec(device, config.pixel_size[0]) if config.codec == "motion" else None
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:

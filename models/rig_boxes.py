@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 Corner = tuple[int, int]  # row, column
+LINE = 0.011  # half the width of a drawn line (lashes, closed lips), picture units
 
 
 def corners(centres: torch.Tensor, size: int, height: int, width: int) -> list[Corner]:

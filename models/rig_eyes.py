@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from models.motion import INDEX
-from models.rig_boxes import Corner, corners, cut, patch, put
+from models.rig_boxes import LINE, Corner, corners, cut, patch, put
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Eyes:
         reach = ((y - crease) / (1.3 * self.eb)).clamp(0, 1) * (2.5 * p).clamp(max=1)
         cover = torch.where(lid, reach * plain * (1.5 * blink).clamp(max=1), torch.zeros_like(y))
         round_lid = 1 - 0.16 * ((y - crease) / (edge - crease).clamp(min=px) - 0.45) ** 2 * 4
-        lash = _bell((y - edge) / (1.4 * px)) * (2.2 * p).clamp(max=1) * (2.5 * blink - 0.25).clamp(0, 1)
+        lash = _bell((y - edge) / max(LINE, 1.4 * px)) * (2.2 * p).clamp(max=1) * (2.5 * blink - 0.25).clamp(0, 1)
         paint = LidPaint(at, skin * round_lid.clamp(0.7, 1)[..., None], cover[..., None], (1 - 0.5 * lash)[..., None])
         return x_out, y_out, paint
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from models.motion import INDEX, JAW_SPAN
-from models.rig_boxes import Corner, corners, cut, patch, put
+from models.rig_boxes import LINE, Corner, corners, cut, patch, put
 
 REACH_U, REACH_UP = 2.3, 0.4  # how far the mouth moves the face: half widths to the side, picture units upwards
 TEETH_FROM = 0.02  # an opening of this height in the photograph shows teeth we can use
@@ -151,7 +151,7 @@ class Mouth:
         colour = self._inside(u, v, top, bottom)
         closing = (-lips.extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
         shut = (1 - (bottom - top) / px).clamp(0, 1)
-        seam = _bump(v - 0.5 * (top + bottom), 1.4 * px) * (p * 3).clamp(max=1) * shut
+        seam = _bump(v - 0.5 * (top + bottom), max(LINE, 1.4 * px)) * (p * 3).clamp(max=1) * shut
         shade = 1 - seam * torch.maximum(0.5 * closing, 0.35 * knob["press"].clamp(0, 1))
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 

@@ -18,6 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 25_000_000
 KEPT_SIDE = 1280  # pixels of the longer side that are looked at, and kept for a later, finer framing
 MIN_SIDE = 64
+FRAMED_SIDE = 512  # of the crop that is kept, as the largest preset shows it; a codec scales it to its own
 
 
 def read_portrait(data: bytes, max_pixels: int = MAX_PIXELS) -> FramedPortrait:
@@ -53,7 +54,7 @@ def shrunk(picture: Image.Image) -> Image.Image:
 def frame_picture(picture: Image.Image) -> FramedPortrait:
     """Find the face on a picture that is shrunk first; the crop is given in the picture's own pixels."""
     small = shrunk(picture)
-    framed = frame_portrait(np.asarray(small))
+    framed = frame_portrait(np.asarray(small), size=FRAMED_SIDE)
     crop = framed.crop.copy()
     crop[:, :2] *= max(small.size) / max(picture.size)
     return replace(framed, crop=crop)

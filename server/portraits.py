@@ -50,7 +50,7 @@ class Portrait:
 
 
 class PortraitStore:
-    """Metadata in memory, pixels on disk; the pixels of a portrait are about 300 KiB."""
+    """Metadata in memory, pixels on disk; the pixels of a portrait are about 1 MiB."""
 
     def __init__(self, framer: Framer, folder: Path | None, limit: int, max_pixels: int) -> None:
         """folder: None for a temporary one that ``close`` removes."""

@@ -176,7 +176,7 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
         (["--model", "nope"], "nope"),
         (["--rollout", "zz"], "zz"),
         (["--device", "tpu"], "tpu"),
-        (["--size", "512x512"], "one size"),
+        (["--size", "512x384"], "squares"),
         (["--model", "wan2.1-1.3b", "--size", "830x480"], "multiples of 16"),
         (["--model", "wan2.1-1.3b"], "random weights"),
         (["--size", "832"], "--size"),

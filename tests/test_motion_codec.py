@@ -1,9 +1,12 @@
 """The embedded codec: zero is the photograph, chunked equals whole, and nothing but latents moves the picture."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from engine.framing import frame_portrait
 from models.codec import Portrait
 from models.motion import CHANNELS, INDEX, JAW_SPAN, REFERENCE_FEATURES, SCALES
 from models.motion_codec import (
@@ -119,3 +122,21 @@ def test_reference_features_are_normalised_and_bounded(codec: MotionCodec, portr
     broadcast = codec.encode_reference(portrait).features
     assert broadcast.shape == (20, 2, 2)
     assert torch.equal(broadcast[:, 1, 0], torch.from_numpy(reference_features(LANDMARKS)))
+
+
+@pytest.mark.parametrize("side", [384, 512])
+def test_a_larger_picture_moves_alike(side: int) -> None:
+    """The sample's face at 256 and larger, by the same latents: shrunk, the larger one is the smaller one."""
+    picture = np.asarray(Image.open("client_web/samples/portrait_1.jpg").convert("RGB"))
+    framed = frame_portrait(picture, size=512)
+    photo, latents = Portrait(framed.rgb, framed.landmarks), 0.7 * some_latents(3)
+    shown = {}
+    for size in (256, side):
+        codec = MotionCodec(size=size)
+        frames, _ = codec.decode(latents, codec.encode_reference(photo), codec.initial_state())
+        assert frames.shape == (9, size, size, 3)
+        shown[size] = np.stack([cv2.resize(f, (256, 256), interpolation=cv2.INTER_AREA) for f in frames.numpy()])
+    still = cv2.resize(framed.rgb, (256, 256), interpolation=cv2.INTER_AREA)
+    apart = np.abs(shown[side].astype(int) - shown[256]).mean()
+    moved = np.abs(shown[256].astype(int) - still).mean()
+    assert apart < 0.25 * moved, (apart, moved)

@@ -71,7 +71,7 @@ async def test_the_preview_is_ours_and_only_for_its_link(client: httpx.AsyncClie
     preview = await client.get(body["preview_url"])
     assert preview.headers["content-type"] == "image/jpeg" and preview.headers["x-content-type-options"] == "nosniff"
     assert b"secret" not in preview.content and b"script" not in preview.content
-    assert Image.open(io.BytesIO(preview.content)).size == (256, 256)
+    assert Image.open(io.BytesIO(preview.content)).size == (512, 512)
     for key in ("", "wrong", "%00", "%C3%A9", "%ED%A0%80"):
         assert (await client.get(f"/v1/portraits/{body['id']}/preview?key={key}")).status_code == 404
     await client.delete(f"/v1/portraits/{body['id']}")
@@ -174,11 +174,11 @@ async def test_the_process_may_die_or_hang_and_the_next_picture_finds_a_new_one(
     for script in ("import os; os._exit(9)", "import time; time.sleep(9)", "print('nonsense' * 99)"):
         assert await frame((sys.executable, "-c", script)) == "broken_picture"
     pictures = PictureProcess()
-    assert (await pictures.frame(SAMPLE.read_bytes(), 10**7)).framed_width == 256
+    assert (await pictures.frame(SAMPLE.read_bytes(), 10**7)).framed_width == 512
     assert pictures._process is not None
     pictures._process.kill()
     await asyncio.sleep(0.1)
-    assert (await pictures.frame(SAMPLE.read_bytes(), 10**7)).framed_width == 256
+    assert (await pictures.frame(SAMPLE.read_bytes(), 10**7)).framed_width == 512
     await pictures.close()
 
 

@@ -15,7 +15,7 @@ from tests.toy import TOY
 
 def test_names() -> None:
     assert find_config("embedded").codec == "motion"
-    with pytest.raises(AvatarError, match="choose one of embedded, wan"):
+    with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan"):
         find_config("nothing")
     assert all(config.name == name for name, config in CONFIGS.items())
 
@@ -27,8 +27,17 @@ def test_sizes_follow_the_strides() -> None:
     for size in ((500, 512), (0, 512), (-16, 16)):
         with pytest.raises(AvatarError, match="multiples of 16"):
             WAN21_1_3B.at_size(*size)
-    with pytest.raises(AvatarError, match="one size"):
-        find_config("embedded").at_size(512, 512)
+    large = find_config("embedded").at_size(640, 640)
+    assert large.pixel_size == (640, 640) and large.latent_size == (2, 2)
+    for size in ((640, 480), (112, 112), (2048, 2048)):
+        with pytest.raises(AvatarError, match="squares of 128 to 1024"):
+            large.at_size(*size)
+
+
+def test_the_sizes_of_the_embedded_model_share_its_weights() -> None:
+    one, two = (load_model(name, device="cpu", dtype="float32") for name in ("embedded", "embedded-512"))
+    assert two.config.pixel_size == (512, 512) and two.config.dit == one.config.dit
+    assert all(torch.equal(a, b) for a, b in zip(one.dit.parameters(), two.dit.parameters(), strict=True))
 
 
 def test_random_weights_repeat() -> None:
