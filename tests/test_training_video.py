@@ -338,7 +338,9 @@ def test_a_file_that_hangs_or_kills_its_reader_costs_itself(script: str, reason:
     job = Job(tmp_path / "in", tmp_path / "out", stalled_s=stalled_s, command=(sys.executable, "-c", script))
     totals = prepare.prepare(job, Lines())
     assert [(r["source"], r["reason"]) for r in totals.rejected] == [("a.mp4", reason)]
-    noise = replace(job, command=(sys.executable, "-m", "training.video.source"))  # the next run tries again
+    noise = replace(
+        job, stalled_s=60.0, command=(sys.executable, "-m", "training.video.source")
+    )  # the next run tries again
     assert [r["reason"] for r in prepare.prepare(noise, Lines()).rejected] == ["unreadable"]
 
 
