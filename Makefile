@@ -6,6 +6,7 @@
 #   make serve ARGS="--port 9000"                                 options for `knotcast serve`
 #   make test  ARGS="-k rollout"                                  options for pytest
 #   make setup UV=                                                use pip even where uv is installed
+#   make embedded TRAIN="--threads 2" DATA="--voices DIR"         options of its stages; its data with human recordings too
 
 SHELL         := /bin/bash
 PYTHON        ?= python3
@@ -14,6 +15,9 @@ UV            ?= $(shell command -v uv 2>/dev/null)
 TORCH_BACKEND ?= cpu
 TORCH_INDEX   ?=
 ARGS          ?=
+RUNS          ?= runs/embedded
+TRAIN         ?=
+DATA          ?=
 
 BIN  := $(VENV)/bin
 CODE := server engine models cli training benchmarks tests docker
@@ -24,7 +28,7 @@ else
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: help setup setup-dev test-tools serve test lint check fmt bench image-test clean
+.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded image-test clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -83,6 +87,20 @@ fmt: setup-dev  ## bring the code into shape
 
 bench: setup  ## the engine's figures on this machine, as JSON
 	$(BIN)/knotcast bench engine --json $(ARGS)
+
+# Painted faces and espeak-ng's voices, nothing else. Every line goes on from where it was; hours of two cores in all.
+STAGE = $(BIN)/knotcast train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) $(TRAIN)
+embedded: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
+	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
+	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
+	$(call STAGE,base,base-cpu,base)
+	$(call STAGE,causal,causal-cpu,causal)
+	$(call STAGE,causal,causal-ode-cpu,ode) --teacher $(RUNS)/causal/checkpoint.safetensors
+	$(call STAGE,distill,distill-cpu,distill) --start $(RUNS)/ode/checkpoint.safetensors \
+	  --teacher $(RUNS)/base/checkpoint.safetensors
+	$(BIN)/python -m training.export $(RUNS)/distill/checkpoint.safetensors $(RUNS)/dit.safetensors
+	$(BIN)/python -m training.measure --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.txt
+	@cat $(RUNS)/figures.txt
 
 image-test: setup-dev  ## build the image, run it hardened, make one call (podman or docker)
 	docker/image_test.sh

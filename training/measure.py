@@ -193,7 +193,7 @@ def truth_heads(one: Case, seeds: int) -> FloatArray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--voices", type=Path, required=True)
+    parser.add_argument("--voices", type=Path, help="human recordings with transcripts.json; none: espeak-ng only")
     parser.add_argument("--portraits", type=Path, help="folder of portraits, or its landmarks.json; none: painted ones")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, default=8)
@@ -201,7 +201,7 @@ def main() -> None:
     torch.set_num_threads(1)
     maker, model = CorpusMaker(CorpusConfig(), args.voices), load(args.weights)
     held_out = held_out_landmarks(args.portraits)
-    cases = synthetic_cases(maker) + human_cases(maker, args.voices)
+    cases = synthetic_cases(maker) + (human_cases(maker, args.voices) if args.voices else [])
     chunks = int((args.seconds * FPS + 3) / 12)
     drives = [drive_of(maker, one.speech, 3 * chunks + 1) for one in cases]
     faces = held_out[: len(cases)]
