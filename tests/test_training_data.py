@@ -193,7 +193,8 @@ def test_the_same_seed_draws_the_same_clips(tmp_path: Path, sampler: ClipSampler
 def test_what_is_given_wins_and_eases_away() -> None:
     rng = np.random.default_rng(0)
     controls = rng.normal(0, 0.05, (40, 88, 16)).astype(np.float32)
-    changed, given, mask = give(controls, GivenConfig(some=1.0, group=(1.0, 0.0, 0.0, 0.0, 1.0), part=0.5), rng)
+    config = GivenConfig(some=1.0, every=0.0, group=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), part=0.5)
+    changed, given, mask = give(controls, config, rng)
     assert set(np.unique(mask)) == {0.0, 1.0}
     np.testing.assert_array_equal(changed[mask > 0], given[mask > 0])
     assert (given[mask == 0] == 0).all()
@@ -201,6 +202,16 @@ def test_what_is_given_wins_and_eases_away() -> None:
     untouched = [i for i in range(16) if i not in POSE and i > 4]
     np.testing.assert_array_equal(changed[..., untouched], controls[..., untouched])
     assert np.abs(changed[..., INDEX["yaw"]]).max() > 0.3
+
+
+def test_sometimes_everything_is_given() -> None:
+    rng = np.random.default_rng(0)
+    controls = rng.uniform(0, 0.1, (200, 88, 16)).astype(np.float32)
+    changed, given, mask = give(controls, GivenConfig(some=0.5, every=0.4), rng)
+    every = mask.all((1, 2))
+    assert 0.1 < every.mean() < 0.3
+    np.testing.assert_array_equal(given[every], np.roll(controls, 1, axis=0)[every])
+    np.testing.assert_array_equal(changed[every], given[every])
 
 
 def test_the_same_portraits_are_always_set_aside(tmp_path: Path) -> None:

@@ -22,17 +22,19 @@ HEAD_POSE = _indices("yaw", "pitch", "roll")
 SHIFT = _indices("tx", "ty")
 GROUPS: tuple[tuple[int, ...], ...] = (
     HEAD_POSE, _indices("blinkL", "blinkR"), _indices("gazeX", "gazeY"), _indices("brow"),
-    _indices("jaw", "pucker", "smile", "press", "upper"),
+    _indices("jaw", "pucker", "smile", "press", "upper"), _indices("breath"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class GivenConfig:
-    """Probabilities per clip. Of clips with something given, each group is given with `group`, the lips with `lips`."""
+    """Probabilities per clip. Of clips with something given, `every` have all sixteen controls given throughout, another
+    clip's; of the others each group is given with its own of `group`."""
 
-    some: float = 0.30
-    group: tuple[float, ...] = (0.75, 0.25, 0.25, 0.20, 0.30)
-    shift: float = 0.3  # that a given head pose comes with its shift
+    some: float = 0.35
+    every: float = 0.2
+    group: tuple[float, ...] = (0.75, 0.25, 0.25, 0.20, 0.30, 0.15)
+    shift: float = 0.5  # that a given head pose comes with its shift
     axes: float = 0.5  # that only one or two of a given head pose's angles are given
     part: float = 0.35  # that it is given for a part of the clip only
     drawn: float = 0.6  # that a given pose is a drawn step or ramp, not another clip's
@@ -48,6 +50,9 @@ def give(
     donors = np.roll(controls, 1, axis=0)
     for clip, donor, given, natural in zip(out, donors, mask, controls, strict=True):
         if rng.random() >= config.some:
+            continue
+        if rng.random() < config.every:
+            clip[:], given[:] = donor, 1
             continue
         span = _span(len(clip), config.part, rng)
         for group, probability in zip(GROUPS, config.group, strict=True):
