@@ -28,8 +28,8 @@ GROUPS: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class GivenConfig:
-    """Probabilities per clip. Of clips with something given, `every` have all sixteen controls given throughout, another
-    clip's; of the others each group is given with its own of `group`."""
+    """Probabilities per clip. Of clips with something given, `every` have all sixteen controls given throughout, those
+    of another clip; of the rest each group is given with its own of `group`."""
 
     some: float = 0.35
     every: float = 0.2
