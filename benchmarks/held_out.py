@@ -10,26 +10,33 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.variants import Variant
-from engine.errors import EngineError, MediaError
+from engine.errors import EngineError, MediaError, RequestError
+from engine.framing import frame_portrait
+from models.codec import Portrait
 from models.config import EMBEDDED
 from models.motion import INDEX, JAW_SPAN
 from models.motion_codec import FEATURE_STATISTICS, reference_features
 from models.registry import WEIGHTS
+from models.rig_mouth import TEETH_FROM
 from training.dataset import training_portraits
+from training.landmark_samples import carried
 from training.measure import Case, case, drive_of, load, roll, truth_heads
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, held_out_sentences, join, pause
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
 from training.synthetic.visemes import LIP_CHANNELS
 
 FloatArray = NDArray[np.float64]
+SAMPLES = Path(__file__).resolve().parent.parent / "client_web" / "samples"
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
 VOICES = (Voice("en-us", 170), Voice("gmw/en", 145), Voice("en-us", 135), Voice("gmw/en", 185))
 LIPS = slice(0, len(LIP_CHANNELS))
@@ -52,9 +59,53 @@ def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
     return [entries[name] for name in training_portraits(landmarks)[1]]
 
 
-def long_speech(maker: CorpusMaker, seconds: float) -> Case:
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A portrait nobody trained on, framed. found: as a call sees it. known: the same with true landmarks."""
+
+    name: str
+    found: Portrait
+    known: Portrait
+
+    @property
+    def toothy(self) -> bool:
+        return self.known.landmarks["th"] > TEETH_FROM
+
+
+def read_face(path: Path, landmarks: Mapping[str, float] | None) -> Face:
+    """Frame a picture; its true landmarks are carried into the crop. Raises MediaError, RequestError (no face)."""
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise MediaError("no_picture", f"cannot read {path}")
+    rgb = np.ascontiguousarray(picture[..., ::-1], np.uint8)
+    framed = frame_portrait(rgb)
+    true = framed.landmarks if landmarks is None else carried(landmarks, rgb.shape[0], framed.crop)
+    return Face(path.stem, Portrait(framed.rgb, framed.landmarks, framed.confidence), Portrait(framed.rgb, true))
+
+
+def held_out_portraits(landmarks: Path | None, count: int) -> list[Face]:
+    """Portraits that were never trained on, as many with closed lips as with teeth as far as there are."""
+    if landmarks is None:
+        return [read_face(path, None) for path in sorted(SAMPLES.glob("*.jpg"))[:count]]
+    if not landmarks.is_file():
+        raise MediaError("no_portraits", f"no {landmarks}: give a landmarks.json beside its pictures")
+    entries = json.loads(landmarks.read_text())
+    held_out = training_portraits(landmarks)[1]
+    closed = [name for name in held_out if entries[name]["th"] <= TEETH_FROM]
+    toothy = [name for name in held_out if name not in closed]
+    few = min(len(closed), count // 2)
+    faces = []
+    for name in sorted(closed[:few] + toothy[: count - few]):
+        try:
+            faces.append(read_face(landmarks.parent / name, entries[name]))
+        except RequestError as error:
+            print(f"  {name} left out: {error.message}", file=sys.stderr)
+    return faces
+
+
+def long_speech(maker: CorpusMaker, seconds: float, seed: int = 11) -> Case:
     """Held-out English sentences in plain voices, in random order with random pauses: nothing in it is periodic."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
     sentences, parts, samples = held_out_sentences("en"), [pause(0.5)], 0
     while samples < seconds * SAMPLE_RATE:
         for i in rng.permutation(len(sentences)):

@@ -4,6 +4,7 @@ Knows the annotated folder's layout and the canonical framing; fits nothing.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.landmarks import CROP, EYE_X, EYE_Y, JUDGES, Image, LandmarkEstimator, Patch, canonical_crop, mirrored
+from engine.landmarks import (
+    CROP,
+    EYE_X,
+    EYE_Y,
+    JUDGES,
+    Floats,
+    Image,
+    LandmarkEstimator,
+    Patch,
+    canonical_crop,
+    mirrored,
+)
 
 HELD_OUT, HELD_OUT_SEED = 40, 20260
+POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))
 EYES = np.array([[-EYE_X, EYE_Y], [EYE_X, EYE_Y]])
 MOUTH_HEIGHT = 0.36  # where the judges' training looks for a mouth
 
@@ -58,6 +71,29 @@ def alter(image: Image, rng: np.random.Generator) -> Image:
         coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
         picture = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return picture
+
+
+def inside(points: npt.NDArray[np.float64], affine: Floats, size: int = CROP) -> npt.NDArray[np.float64]:
+    """Picture pixels [n, 2] to a crop's -1..1 units."""
+    return np.asarray((points @ affine[:, :2].T + affine[:, 2] + 0.5) / (size / 2) - 1)
+
+
+def carried(truth: Mapping[str, float], side: int, affine: Floats, size: int = CROP) -> dict[str, float]:
+    """A picture's landmarks, its side in pixels, as they lie in a crop of it that is not quite canonical."""
+    out = dict(truth)
+    scale = float(np.hypot(affine[0, 0], affine[1, 0])) * side / size
+    turn = float(np.arctan2(affine[1, 0], affine[0, 0]))
+    chin = (truth["mx"], truth["my"] + truth["chin"])
+    points = [chin, *((truth[x], truth[y]) for x, y in POINTS)]
+    placed = inside((np.array(points) + 1) * (side / 2) - 0.5, affine, size).tolist()
+    for (x, y), (out_x, out_y) in zip(POINTS, placed[1:], strict=True):
+        out[x], out[y] = out_x, out_y
+    for name in ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "ea", "eb", "bh"):
+        out[name] *= scale
+    out["mtilt"] += out["mw"] * turn
+    out["chin_y"] = placed[0][1]
+    out["chin"] = out["chin_y"] - out["my"]
+    return out
 
 
 def jitter(eyes: npt.NDArray[np.float64], rng: np.random.Generator, strength: float = 1.0) -> npt.NDArray[np.float64]:

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from engine.landmarks import (
     ALIGN,
     CONTOUR,
-    CROP,
     FINE,
     JUDGES,
     LIDS,
@@ -33,9 +32,11 @@ from engine.landmarks import (
 from training.landmark_samples import (
     MOUTH_HEIGHT,
     Sample,
+    carried,
     covered,
     eye_pixels,
     held_out,
+    inside,
     jitter,
     load,
     make_samples,
@@ -78,7 +79,7 @@ class Trainer:
         """The eye stages. What is left is made a little worse than it is: on unseen faces it will be."""
         for number, stage in enumerate(ALIGN):
             crops = self.crops()
-            targets = np.stack([_inside(s.eyes, affine) for s, (_, affine) in zip(self.samples, crops, strict=True)])
+            targets = np.stack([inside(s.eyes, affine) for s, (_, affine) in zip(self.samples, crops, strict=True)])
             told = self.fit(
                 f"align{number}", [describe(crop, stage.patch) for crop, _ in crops], targets.reshape(-1, 4)
             )
@@ -89,7 +90,9 @@ class Trainer:
     def landmarks(self) -> None:
         """Contour, mouth and lids on the aligned crops. Truth is moved along with the crop's small remaining error."""
         crops = self.crops()
-        truths = [_carried(s, affine) for s, (_, affine) in zip(self.samples, crops, strict=True)]
+        truths = [
+            carried(s.truth, s.image.shape[0], affine) for s, (_, affine) in zip(self.samples, crops, strict=True)
+        ]
         images = [crop for crop, _ in crops]
 
         def column(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
@@ -146,27 +149,6 @@ def _logistic(value: Floats, positive: npt.NDArray[np.bool_]) -> tuple[float, fl
         hessian = np.array([[np.sum(w * value**2) + 0.1, np.sum(w * value)], [np.sum(w * value), np.sum(w) + 0.1]])
         a, b = np.array([a, b]) - np.linalg.solve(hessian, gradient)
     return float(a), float(b)
-
-
-def _inside(points: npt.NDArray[np.float64], affine: Floats) -> npt.NDArray[np.float64]:
-    """Picture pixels [n, 2] to a crop's -1..1 units."""
-    return np.asarray((points @ affine[:, :2].T + affine[:, 2] + 0.5) / (CROP / 2) - 1)
-
-
-def _carried(sample: Sample, affine: Floats) -> dict[str, float]:
-    """The landmarks as they lie in a crop that is not quite canonical."""
-    side, truth = sample.image.shape[0] / 2, dict(sample.truth)
-    scale = float(np.hypot(affine[0, 0], affine[1, 0])) * side / (CROP / 2)
-    turn = float(np.arctan2(affine[1, 0], affine[0, 0]))
-    for x, y in (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy")):
-        point = (np.array([[truth[x], truth[y]]]) + 1) * side - 0.5
-        truth[x], truth[y] = _inside(point, affine)[0].tolist()
-    chin = (np.array([[sample.truth["mx"], sample.truth["chin_y"]]]) + 1) * side - 0.5
-    truth["chin_y"] = float(_inside(chin, affine)[0, 1])
-    for name in ("rx", "mw", "curve", "mtilt", "lt", "ut", "th", "ea", "eb", "bh"):
-        truth[name] *= scale
-    truth["mtilt"] += truth["mw"] * turn
-    return truth
 
 
 def _stack(now: dict[str, npt.NDArray[np.float64]], names: tuple[str, ...]) -> npt.NDArray[np.float64]:
