@@ -9,26 +9,33 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.variants import Variant
-from engine.errors import EngineError, MediaError
+from engine.errors import EngineError, MediaError, RequestError
+from engine.framing import frame_portrait
+from engine.landmarks import Image, carried
+from models.codec import Portrait
 from models.config import EMBEDDED
 from models.motion import INDEX, JAW_SPAN
 from models.motion_codec import FEATURE_STATISTICS, reference_features
 from models.registry import WEIGHTS
-from training.faces import held_out_landmarks
+from models.rig_mouth import TEETH_FROM
+from training.faces import held_out_landmarks, pictures
 from training.measure import Case, case, drive_of, load, roll, truth_heads
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, held_out_sentences, join, pause
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
 from training.synthetic.visemes import LIP_CHANNELS
 
 FloatArray = NDArray[np.float64]
+SAMPLES = Path(__file__).resolve().parent.parent / "client_web" / "samples"
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
 VOICES = (Voice("en-us", 170), Voice("gmw/en", 145), Voice("en-us", 135), Voice("gmw/en", 185))
 LIPS = slice(0, len(LIP_CHANNELS))
@@ -48,9 +55,59 @@ def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
     return [AVERAGE_FACE] if landmarks is None else held_out_landmarks(landmarks)
 
 
-def long_speech(maker: CorpusMaker, seconds: float) -> Case:
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A portrait nobody trained on, framed. found: as a call sees it. known: the same with true landmarks."""
+
+    name: str
+    found: Portrait
+    known: Portrait
+
+    @property
+    def toothy(self) -> bool:
+        return self.known.landmarks["th"] > TEETH_FROM
+
+
+def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> Face:
+    """Frame a square picture; its true landmarks are carried into the crop. Raises RequestError (no face)."""
+    framed = frame_portrait(rgb)
+    side, crop = rgb.shape[0], framed.rgb.shape[0]
+    true = framed.landmarks
+    if landmarks is not None:
+        true = carried(landmarks, framed.crop.astype(np.float64), (side, side), (crop, crop))
+    return Face(name, Portrait(framed.rgb, framed.landmarks, framed.confidence), Portrait(framed.rgb, true))
+
+
+def held_out_portraits(landmarks: Path | None, count: int) -> list[Face]:
+    """Portraits that were never trained on, as many with closed lips as with teeth as far as there are."""
+    if landmarks is None:
+        return [read_face(path.stem, read_picture(path), None) for path in sorted(SAMPLES.glob("*.jpg"))[:count]]
+    if not landmarks.exists():
+        raise MediaError("no_portraits", f"no {landmarks}: give a landmarks.json beside its pictures")
+    held_out = pictures(landmarks, 0)[1]
+    closed = [name for name, (_, known) in held_out.items() if known["th"] <= TEETH_FROM]
+    toothy = [name for name in held_out if name not in closed]
+    few = min(len(closed), count // 2)
+    faces = []
+    for name in sorted(closed[:few] + toothy[: count - few]):
+        try:
+            faces.append(read_face(name, *held_out[name]))
+        except RequestError as error:
+            print(f"  {name} left out: {error.message}", file=sys.stderr)
+    return faces
+
+
+def read_picture(path: Path) -> Image:
+    """RGB. Raises MediaError."""
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise MediaError("no_picture", f"cannot read {path}")
+    return np.ascontiguousarray(picture[..., ::-1], np.uint8)
+
+
+def long_speech(maker: CorpusMaker, seconds: float, seed: int = 11) -> Case:
     """Held-out English sentences in plain voices, in random order with random pauses: nothing in it is periodic."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
     sentences, parts, samples = held_out_sentences("en"), [pause(0.5)], 0
     while samples < seconds * SAMPLE_RATE:
         for i in rng.permutation(len(sentences)):

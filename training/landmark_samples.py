@@ -168,10 +168,11 @@ def read_notes(portraits: Path) -> dict[str, dict[str, float]]:
         ) from error
 
 
-def load(folder: Path, names: list[str] | None = None) -> dict[str, tuple[Image, dict[str, float]]]:
-    """The annotated portraits of a folder, all or those named: RGB [320, 320, 3] and landmarks."""
-    notes = read_notes(folder)
-    found = {}
+def load(portraits: Path, names: list[str] | None = None) -> dict[str, tuple[Image, dict[str, float]]]:
+    """The annotated portraits of a folder (or of its landmarks.json), all or those named: RGB [320, 320, 3] and
+    landmarks."""
+    notes = read_notes(portraits)
+    folder, found = portraits if portraits.is_dir() else portraits.parent, {}
     for name in sorted(notes) if names is None else names:
         picture = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
         if picture is None:

@@ -1,0 +1,303 @@
+"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given.
+
+Truth is the rig on the same portrait with its true landmarks and the given controls. What is made takes a call's way:
+the framed photograph with estimated landmarks, the controls given frame by frame, the model's own rollout, its codec.
+Two more rows tell the sources of error apart: true landmarks (what is left is the rollout's) and true controls (what is
+left is the landmarks'); the voice alone stands beside them. "truth" and "still" (the photograph itself) show what the
+measures say of a perfect and of a dead face.
+
+Lip travel is measured in the pictures: how far the patch of the photograph that is the lower lip has moved down, less
+the nose's own movement (benchmarks.picture_figures). Its amplitude is a ratio of standard deviations. Mouth-box PSNR is
+gained over the photograph, in a box that stays where it is: a head a pixel away costs as much as a wrong mouth. Lids
+are measured in the pictures too, between the true rig's with lids open and shut at the head pose that was made; yaw,
+pitch and roll are slopes of the decoded controls on the given ones. The background is what truth never moves. Means
+over portraits, 95 % intervals. Needs libespeak-ng.
+
+    python -m benchmarks.obedience --portraits portraits/landmarks.json
+    python -m benchmarks.obedience --count 2 --seconds 4 --sheet sheet.png
+
+Without --portraits: the sample portraits, whose true landmarks nobody knows, so the estimated ones stand for them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from benchmarks import picture_figures as figures
+from benchmarks.generator import Row, Section, as_json
+from benchmarks.held_out import (
+    SHIPPED,
+    Face,
+    Stage,
+    chunks_of,
+    held_out_portraits,
+    long_speech,
+    make_voices,
+    one_thread,
+    table,
+    truth,
+)
+from benchmarks.motion_figures import estimate
+from benchmarks.picture_figures import FloatArray, Pictures
+from engine.drive import DriveBuffer
+from engine.errors import AvatarError, MediaError
+from models.codec import Portrait
+from models.config import EMBEDDED
+from models.features import LogMelConfig
+from models.motion import FRAMES_PER_LATENT, INDEX, NAMES, SCALES
+from models.motion_codec import MotionCodec, pack_controls, reference_features
+from training.measure import Case, roll
+
+TITLE = "all signals given, against the rig with true landmarks"
+WANTED: Row = {
+    "lip r": ">= 0.93", "lip lag": "0", "lip amplitude": "0.75-1.2", "mouth dB closed": ">= 8",
+    "mouth dB toothy": ">= 4", "blink r": "", "blink amplitude": "0.7-1.2", "yaw slope": "0.9-1.1",
+    "pitch slope": "0.9-1.1", "roll slope": "0.9-1.1", "background dB": ">= 38",
+}  # fmt: skip
+ANGLES = ("yaw", "pitch", "roll")
+TILE = 144
+BLOCK = EMBEDDED.fps  # frames that are given at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One portrait's truth: controls [T, 16], pictures [T, S, S, 3], the same with lids open and shut, and what is
+    measured in it: lip travel and lids [T]."""
+
+    face: Face
+    controls: FloatArray
+    pictures: Pictures
+    opened: Pictures
+    shut: Pictures
+    travel: FloatArray
+    lids: FloatArray
+
+
+Values = dict[str, float]
+
+
+def drive(one: Case, controls: FloatArray | None, latents: int) -> torch.Tensor:
+    """The tokens [latents, 4, d] of a call that says this and is given these controls [frames, 16], or none."""
+    buffer, mel = DriveBuffer(EMBEDDED), LogMelConfig()
+    pcm = (np.clip(one.speech.sound, -1, 1) * 32767).astype(np.int16)
+    step = mel.sample_rate // EMBEDDED.fps
+    tokens, frame = [], 0
+    for latent in range(latents):
+        while buffer.ready_until() <= latent:
+            assert frame < one.frames, f"{one.name} is shorter than {latents} latents"
+            buffer.push_voice(pcm[frame * step : (frame + BLOCK) * step], frame * step)
+            given = [] if controls is None else controls[frame : min(frame + BLOCK, one.frames)].tolist()
+            for at, row in enumerate(given, frame):
+                buffer.push_pose(dict(zip(NAMES, row, strict=True)), at)
+            frame += BLOCK
+        tokens.append(torch.from_numpy(buffer.take(latent, 1).tokens))
+    return torch.cat(tokens)
+
+
+def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
+    """Controls relative to the photograph [12 c - 3, 16] through the codec, chunk by chunk: pictures, and the absolute
+    controls that it rendered."""
+    reference, state, pictures = codec.encode_reference(portrait), codec.initial_state(), []
+    scaled = np.concatenate([np.zeros((FRAMES_PER_LATENT - 1, len(NAMES))), relative / np.array(SCALES)])
+    latents = pack_controls(torch.from_numpy(scaled).float())
+    for chunk in latents.split(3):
+        frames, state = codec.decode(chunk, reference, state)
+        pictures.append(frames.numpy())
+    absolute = codec.controls(latents, reference.payload)[FRAMES_PER_LATENT - 1 :]
+    return np.concatenate(pictures), absolute.numpy().astype(np.float64)
+
+
+def relative_to(codec: MotionCodec, portrait: Portrait, controls: FloatArray) -> FloatArray:
+    """Absolute controls as distances from the photograph's own state."""
+    return controls - np.asarray(codec.encode_reference(portrait).payload.own.numpy(), np.float64)
+
+
+def with_lids(codec: MotionCodec, face: Face, controls: FloatArray, blink: float) -> Pictures:
+    """The true rig with absolute controls [T, 16], but for its lids."""
+    held = controls.copy()
+    held[:, [INDEX["blinkL"], INDEX["blinkR"]]] = blink
+    return show(codec, face.known, relative_to(codec, face.known, held))[0]
+
+
+def scene_of(codec: MotionCodec, face: Face, controls: FloatArray) -> Scene:
+    """Truth for a face and absolute controls [T, 16]."""
+    pictures = show(codec, face.known, relative_to(codec, face.known, controls))[0]
+    opened, shut = (with_lids(codec, face, controls, blink) for blink in (0.0, 1.0))
+    travel = figures.lip_travel(pictures, face.known.rgb, face.known.landmarks)
+    return Scene(face, controls, pictures, opened, shut, travel, figures.shut_lids(pictures, opened, shut))
+
+
+def lips(pictures: Pictures, scene: Scene) -> Values:
+    made = figures.lip_travel(pictures, scene.face.known.rgb, scene.face.known.landmarks)
+    return {
+        "lip r": figures.correlation(made, scene.travel),
+        "lip lag": figures.lag(made, scene.travel),
+        "lip amplitude": float(made.std() / scene.travel.std()),
+    }
+
+
+def others(pictures: Pictures, controls: FloatArray, lids: FloatArray, scene: Scene) -> Values:
+    """Everything but the lips' travel, of pictures, the absolute controls they show and their lids."""
+    face = scene.face.known
+    still = np.broadcast_to(face.rgb, pictures.shape)
+    rows, columns = figures.mouth_box(face.landmarks).cut(len(face.rgb))
+    before, after = (figures.psnr(p[:, rows, columns], scene.pictures[:, rows, columns]) for p in (still, pictures))
+    blink = scene.controls[:, INDEX["blinkL"]]
+    height = figures.blink_height(scene.lids, blink)
+    unmoved = figures.never_moved(scene.pictures, face.rgb)
+    return {
+        "mouth dB toothy" if scene.face.toothy else "mouth dB closed": after - before,
+        "blink r": float("nan") if np.isnan(height) else figures.correlation(lids, scene.lids),
+        "blink amplitude": figures.blink_height(lids, blink) / height,
+        **{f"{a} slope": figures.slope(controls[:, INDEX[a]], scene.controls[:, INDEX[a]]) for a in ANGLES},
+        "background dB": figures.psnr(pictures, scene.pictures, unmoved),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What the model rolled for every face [faces, T, 16], relative: with estimated and with true landmarks, and from
+    the voice alone."""
+
+    found: FloatArray
+    known: FloatArray
+    heard: FloatArray
+
+
+def roll_all(
+    stage: Stage, faces: Sequence[Face], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
+) -> Made:
+    """All calls as one batch; each face has its own voice, controls and seed."""
+    latents = 3 * chunks + 1
+    told = [drive(one, controls, latents) for one, controls in zip(cases, given, strict=True)]
+    heard = [drive(one, None, latents) for one in cases]
+    found, known = (
+        [reference_features(p.landmarks) for p in ps] for ps in ([f.found for f in faces], [f.known for f in faces])
+    )
+    motion = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
+    return Made(*motion.astype(np.float64).reshape(3, len(faces), *motion.shape[1:]))
+
+
+def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict[str, Values], Pictures]:
+    """Figures of one portrait by row, and the pictures of the call's own way."""
+    face = scene.face
+    sources = {
+        "given": (face.found, made.found[at]),
+        "true landmarks": (face.known, made.known[at]),
+        "true controls": (face.found, relative_to(codec, face.found, scene.controls)),
+    }
+    rows, seen = {}, {}
+    for name, (portrait, relative) in sources.items():
+        seen[name], controls = show(codec, portrait, relative)
+        opened, shut = scene.opened, scene.shut
+        if name != "true controls":
+            opened, shut = (with_lids(codec, face, controls, blink) for blink in (0.0, 1.0))
+        lids = figures.shut_lids(seen[name], opened, shut)
+        rows[name] = lips(seen[name], scene) | others(seen[name], controls, lids, scene)
+    rows["voice only"] = lips(show(codec, face.found, made.heard[at])[0], scene)
+    still, rest = np.broadcast_to(face.known.rgb, scene.pictures.shape), np.zeros_like(scene.controls)
+    rows["still"] = lips(still, scene) | others(still, rest, rest[:, 0], scene)
+    rows["truth"] = lips(scene.pictures, scene) | others(scene.pictures, scene.controls, scene.lids, scene)
+    return rows, seen["given"]
+
+
+def sheet_rows(scene: Scene, made: Pictures) -> Pictures:
+    """Truth over what was made, at the frames that ask most of the face."""
+
+    def far(name: str, sign: int) -> int:
+        return int((sign * scene.controls[:, INDEX[name]]).argmax())
+
+    frames = [far("jaw", 1), far("jaw", -1), far("pucker", 1), far("press", 1), far("blinkL", 1), far("yaw", 1),
+              far("yaw", -1), far("pitch", 1), far("pitch", -1), far("roll", 1)]  # fmt: skip
+    rows = [
+        np.concatenate([cv2.resize(p[at], (TILE, TILE), interpolation=cv2.INTER_AREA) for at in frames], axis=1)
+        for p in (scene.pictures, made)
+    ]
+    return np.asarray(np.concatenate(rows), np.uint8)
+
+
+def write_sheet(path: Path, rows: Sequence[Pictures]) -> None:
+    done, picture = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
+    assert done
+    draft = path.with_suffix(".part")
+    draft.write_bytes(picture.tobytes())
+    os.replace(draft, path)
+
+
+def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
+    """Means over portraits with their intervals, a figure that a portrait does not have left out of its mean."""
+    section: Section = {"wanted": WANTED}
+    for name in found[0]:
+        row: Row = {}
+        for column in WANTED:
+            values = np.array([one[name].get(column, np.nan) for one in found])
+            values = values[~np.isnan(values)]
+            if len(values):
+                row[column] = estimate(lambda some: float(some.mean()), values)
+        section[name] = row
+    return section
+
+
+def run(arguments: argparse.Namespace) -> Section:
+    stage = Stage(arguments.weights, make_voices())
+    codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
+    if not faces:
+        raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")
+    chunks = chunks_of(arguments.seconds)
+    frames = 12 * chunks - 3
+    cases = [long_speech(stage.maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
+    given = [truth(one, seed + 1, one.frames)[seed] for seed, one in enumerate(cases)]
+    print(f"  {len(faces)} portraits: rolling ...", file=sys.stderr, flush=True)
+    made = roll_all(stage, faces, cases, given, chunks)
+    found, rows = [], []
+    for at, face in enumerate(faces):
+        print(f"  {face.name} ({at + 1} of {len(faces)})", file=sys.stderr, flush=True)
+        scene = scene_of(codec, face, given[at][:frames])
+        values, pictures = measure(codec, scene, made, at)
+        found.append(values)
+        rows.append(sheet_rows(scene, pictures))
+    if arguments.sheet is not None:
+        write_sheet(arguments.sheet, rows)
+    return mean_rows(found)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.obedience"
+    )
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--portraits", type=Path, help="landmarks.json beside its pictures; default: the samples")
+    parser.add_argument("--count", type=int, default=12, help="portraits")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each call")
+    parser.add_argument("--sheet", type=Path, help="a PNG with truth over what was made")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    arguments = parser.parse_args(words)
+    if arguments.count < 1 or arguments.seconds < 1:
+        parser.error("at least 1 portrait and 1 second")
+    return arguments
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    arguments = parse(words)
+    one_thread()
+    try:
+        section = run(arguments)
+    except AvatarError as error:
+        print(f"benchmarks.obedience: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    if arguments.json:
+        about = {"weights": arguments.weights.name, "portraits": arguments.count, "seconds": arguments.seconds}
+        print(as_json({TITLE: section}, **about))
+    else:
+        print(table(TITLE, section))
+
+
+if __name__ == "__main__":
+    main()
