@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from engine.errors import AvatarError
 from models.config import CONFIGS, WAN21_1_3B
 from models.dit import CausalWanDiT, randomise_
+from models.motion_codec import MotionCodec
 from models.registry import choose_device, choose_dtype, find_config, load_model, load_weights
 from tests.toy import TOY
 
@@ -37,6 +38,7 @@ def test_sizes_follow_the_strides() -> None:
 def test_the_sizes_of_the_embedded_model_share_its_weights() -> None:
     one, two = (load_model(name, device="cpu", dtype="float32") for name in ("embedded", "embedded-512"))
     assert two.config.pixel_size == (512, 512) and two.config.dit == one.config.dit
+    assert isinstance(two.codec, MotionCodec) and two.codec.size == 512
     assert all(torch.equal(a, b) for a, b in zip(one.dit.parameters(), two.dit.parameters(), strict=True))
 
 
