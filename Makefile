@@ -94,7 +94,7 @@ embedded: setup  ## train the embedded model anew from nothing (training/README.
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
 	$(call STAGE,base,base-cpu,base)
-	$(call STAGE,causal,causal-cpu,causal)
+	$(call STAGE,causal,causal-cpu,causal) --steps 1400 --start $(RUNS)/base/checkpoint.safetensors
 	$(call STAGE,causal,causal-ode-cpu,ode) --teacher $(RUNS)/causal/checkpoint.safetensors
 	$(call STAGE,distill,distill-cpu,distill) --start $(RUNS)/ode/checkpoint.safetensors \
 	  --teacher $(RUNS)/base/checkpoint.safetensors

@@ -100,7 +100,7 @@ CAUSAL_ODE = replace(
     CAUSAL, method="ode", steps=440, rate=4e-4, ema=0.99, hours=1.5, loss=LossConfig(cap=1.5, blinks=3.0)
 )
 DISTILL = StageConfig(
-    stage="distill", steps=1000, batch=32, rate=1e-4, hours=2.0, betas=(0.0, 0.999), ema=0.99, final_rate=1.0,
+    stage="distill", steps=500, batch=32, rate=1e-4, hours=2.0, betas=(0.0, 0.999), ema=0.99, final_rate=1.0,
     clips=_AHEAD, critic=CriticConfig(rate=2e-4),
 )  # fmt: skip
 

@@ -31,8 +31,8 @@ class GivenConfig:
     """Probabilities per clip. Of clips with something given, `every` have all sixteen controls given throughout, those
     of another clip; of the rest each group is given with its own of `group`."""
 
-    some: float = 0.35
-    every: float = 0.2
+    some: float = 0.4
+    every: float = 0.35
     group: tuple[float, ...] = (0.75, 0.25, 0.25, 0.20, 0.30, 0.15)
     shift: float = 0.5  # that a given head pose comes with its shift
     axes: float = 0.5  # that only one or two of a given head pose's angles are given
