@@ -2,9 +2,10 @@
 cache and rollout, beside the process that made its training data.
 
 (a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
-(J1, J2), by what the knot is used for; (c) the first span of a long roll against its last, by where the reference
-stands, and the pulse of its jumps; (d) number of steps. Low jerk alone says little (a half-dead head has little jerk):
-read it beside the spread. Intervals are 95 % over seeds, jackknifed, of one trained model.
+(J1, J2), and steps there over those within latents, by what the knot is used for; (c) the first span of a long roll
+against its last, by where the reference stands, and the pulse of its jumps; (d) number of steps. Low jerk alone says
+little (a half-dead head has little jerk): read it beside the spread. Intervals are 95 % over seeds, jackknifed, of one
+trained model.
 
     python -m benchmarks.generator --keep runs/generator --json > generator.json
     python -m benchmarks.generator --weights student.safetensors --base teacher.safetensors
@@ -54,6 +55,7 @@ def spread_row(tracks: FloatArray) -> Row:
 def jerk_row(tracks: FloatArray, data: FloatArray) -> Row:
     return {
         **figures.jerk_ratios(tracks, data),
+        **figures.step_ratios(tracks),
         **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
     }
 

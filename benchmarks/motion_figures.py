@@ -109,6 +109,21 @@ def jerk_ratios(made: FloatArray, truth: FloatArray) -> dict[str, Estimate]:
     return {name: ratio(where) for name, where in seams(made.shape[-2]).items()}
 
 
+def step_ratios(tracks: FloatArray) -> dict[str, Estimate]:
+    """Mean step of the head's pose from one frame to the next, in channel scales, at the chunk boundary and at the next
+    two boundaries of latents, over that within latents: 1 = the seams cannot be seen."""
+    scaled = tracks[..., POSE] / np.array([SCALES[i] for i in POSE])
+    steps = np.abs(np.diff(scaled, axis=-2)).mean(-1)
+    steps = steps.reshape(len(tracks), -1, steps.shape[-1]).mean(1)
+    phase = (np.arange(steps.shape[-1]) + 1 - (CHUNK - LEAD)) % CHUNK
+    inside = phase % FRAMES_PER_LATENT > 0
+
+    def ratio(at: int) -> Estimate:
+        return estimate(lambda rows: float(rows[:, phase == at].mean() / rows[:, inside].mean()), steps)
+
+    return {f"step {i}": ratio(FRAMES_PER_LATENT * i) for i in range(CHUNK // FRAMES_PER_LATENT)}
+
+
 # Blinks
 
 

@@ -10,7 +10,8 @@ Lip travel is measured in the pictures: how far the patch of the photograph that
 the nose's own movement (benchmarks.picture_figures). Its amplitude is a ratio of standard deviations. Mouth-box PSNR is
 gained over the photograph, in a box that stays where it is: a head a pixel away costs as much as a wrong mouth. Lids
 are measured in the pictures too, between the true rig's with lids open and shut at the head pose that was made; yaw,
-pitch and roll are slopes of the decoded controls on the given ones. The background is what truth never moves. Means
+pitch and roll are slopes of the decoded controls on the given ones. The background is what truth never moves. Seams:
+how much more the picture changes at the first frame of a chunk, and of its other latents, than within latents. Means
 over portraits, 95 % intervals. Needs libespeak-ng.
 
     python -m benchmarks.obedience --portraits portraits/landmarks.json
@@ -51,8 +52,8 @@ from engine.errors import AvatarError, MediaError
 from models.codec import Portrait
 from models.config import EMBEDDED
 from models.features import LogMelConfig
-from models.motion import FRAMES_PER_LATENT, INDEX, NAMES, SCALES
-from models.motion_codec import MotionCodec, pack_controls, reference_features
+from models.motion import INDEX, NAMES, SCALES
+from models.motion_codec import MotionCodec, reference_features
 from training.measure import Case, roll
 
 TITLE = "all signals given, against the rig with true landmarks"
@@ -60,6 +61,7 @@ WANTED: Row = {
     "lip r": ">= 0.93", "lip lag": "0", "lip amplitude": "0.75-1.2", "mouth dB closed": ">= 8",
     "mouth dB toothy": ">= 4", "blink r": "", "blink amplitude": "0.7-1.2", "yaw slope": "0.9-1.1",
     "pitch slope": "0.9-1.1", "roll slope": "0.9-1.1", "background dB": ">= 38",
+    "seam chunk": "truth's ±0.15", "seam latent": "truth's ±0.15",
 }  # fmt: skip
 ANGLES = ("yaw", "pitch", "roll")
 TILE = 144
@@ -102,16 +104,11 @@ def drive(one: Case, controls: FloatArray | None, latents: int) -> torch.Tensor:
 
 
 def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
-    """Controls relative to the photograph [12 c - 3, 16] through the codec, chunk by chunk: pictures, and the absolute
-    controls that it rendered."""
-    reference, state, pictures = codec.encode_reference(portrait), codec.initial_state(), []
-    scaled = np.concatenate([np.zeros((FRAMES_PER_LATENT - 1, len(NAMES))), relative / np.array(SCALES)])
-    latents = pack_controls(torch.from_numpy(scaled).float())
-    for chunk in latents.split(3):
-        frames, state = codec.decode(chunk, reference, state)
-        pictures.append(frames.numpy())
-    absolute = codec.controls(latents, reference.payload)[FRAMES_PER_LATENT - 1 :]
-    return np.concatenate(pictures), absolute.numpy().astype(np.float64)
+    """Controls relative to the photograph [T, 16] by the codec's own renderer: pictures, and the absolute controls that
+    they show."""
+    reference = codec.encode_reference(portrait)
+    absolute = codec.controls(torch.from_numpy(relative / np.array(SCALES)).float(), reference.payload)
+    return codec.render(absolute, reference).numpy(), absolute.numpy().astype(np.float64)
 
 
 def relative_to(codec: MotionCodec, portrait: Portrait, controls: FloatArray) -> FloatArray:
@@ -141,6 +138,10 @@ def lips(pictures: Pictures, scene: Scene) -> Values:
         "lip lag": figures.lag(made, scene.travel),
         "lip amplitude": float(made.std() / scene.travel.std()),
     }
+
+
+def seams(pictures: Pictures) -> Values:
+    return dict(zip(("seam chunk", "seam latent"), figures.seam_ratios(pictures), strict=True))
 
 
 def others(pictures: Pictures, controls: FloatArray, lids: FloatArray, scene: Scene) -> Values:
@@ -200,11 +201,13 @@ def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict
         if name != "true controls":
             opened, shut = (with_lids(codec, face, controls, blink) for blink in (0.0, 1.0))
         lids = figures.shut_lids(seen[name], opened, shut)
-        rows[name] = lips(seen[name], scene) | others(seen[name], controls, lids, scene)
-    rows["voice only"] = lips(show(codec, face.found, made.heard[at])[0], scene)
+        rows[name] = lips(seen[name], scene) | others(seen[name], controls, lids, scene) | seams(seen[name])
+    heard = show(codec, face.found, made.heard[at])[0]
+    rows["voice only"] = lips(heard, scene) | seams(heard)
     still, rest = np.broadcast_to(face.known.rgb, scene.pictures.shape), np.zeros_like(scene.controls)
     rows["still"] = lips(still, scene) | others(still, rest, rest[:, 0], scene)
     rows["truth"] = lips(scene.pictures, scene) | others(scene.pictures, scene.controls, scene.lids, scene)
+    rows["truth"] |= seams(scene.pictures)
     return rows, seen["given"]
 
 

@@ -5,6 +5,7 @@ Pictures are uint8 RGB [T, S, S, 3], the photograph [S, S, 3], landmarks in its 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -143,6 +144,15 @@ def psnr(made: Pictures, truth: Pictures, where: NDArray[np.bool_] | None = None
         square = (one.astype(np.float32) - other) ** 2
         errors.append(float(square.mean() if where is None else square[where].mean()))
     return float(10 * np.log10(255**2 / max(float(np.mean(errors)), ROUNDING)))
+
+
+def seam_ratios(pictures: Pictures) -> tuple[float, float]:
+    """Mean change of a picture from the one before at the first frame of a chunk, and at the first of its other
+    latents, over that within latents: 1 = the seams cannot be seen. A call's first chunk is 9 frames long."""
+    change = np.array([cv2.absdiff(b, a).mean() for a, b in pairwise(pictures)])
+    phase = (np.arange(1, len(pictures)) + 3) % 12
+    within = change[phase % 4 > 0].mean()
+    return float(change[phase == 0].mean() / within), float(change[(phase == 4) | (phase == 8)].mean() / within)
 
 
 def never_moved(truth: Pictures, photo: Pictures) -> NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 A latent [16, 2, 2] holds four frames (frame j at row j // 2, column j % 2) of sixteen controls, each as its distance
 from the photograph's own state over the channel's scale: the photograph itself is the zero latent. The decoder has no
-other source of motion and no memory, but for whether the call has begun. Needs no weights.
+other source of motion; it remembers two frames, to smooth the step from latent to latent. Needs no weights.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from models.codec import Portrait, Reference
+from models.deblocking import deblock
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, REFERENCE_FEATURES, SCALES
 from models.rig import Rig, own_state, prepare_rig
 
@@ -56,11 +57,11 @@ def pack_controls(controls: torch.Tensor) -> torch.Tensor:
     return latents.reshape(-1, controls.shape[-1], 2, 2)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MotionState:
-    """A call's place in the stream: before its first latent or after."""
+    """A call's place in the stream. last: scaled controls [2, 16] of the last two frames, None before the first."""
 
-    fresh: bool = True
+    last: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class MotionPayload:
 
 
 class MotionCodec:
-    """The embedded model's codec; stateless, so one serves every call. size: side S of its pictures, pixels."""
+    """The embedded model's codec; itself stateless, so one serves every call. size: side S of its pictures, pixels."""
 
     def __init__(self, device: torch.device | str = "cpu", size: int = 256) -> None:
         self.device, self.size = torch.device(device), size
@@ -113,19 +114,22 @@ class MotionCodec:
         assert latents.shape[1:] == LATENT_SHAPE, latents.shape
         if len(latents) == 0:
             return torch.empty((0, self.size, self.size, 3), dtype=torch.uint8), state
-        payload: MotionPayload = reference.payload
-        controls = self.controls(latents, payload)
-        if state.fresh:
+        scaled = deblock(unpack_controls(latents.to(self.device, torch.float32)), state.last)
+        controls = self.controls(scaled, reference.payload)
+        if state.last is None:
             controls = controls[FRAMES_PER_LATENT - 1 :]
-        frames = payload.rig.render(controls)
-        pictures = frames.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
-        return pictures.contiguous().cpu(), MotionState(fresh=False)
+        return self.render(controls, reference), MotionState(scaled[-2:])
 
-    def controls(self, latents: torch.Tensor, payload: MotionPayload) -> torch.Tensor:
-        """Latents [F, 16, 2, 2] to absolute controls [4F, 16] inside the channels' ranges.
+    def controls(self, scaled: torch.Tensor, payload: MotionPayload) -> torch.Tensor:
+        """Scaled controls [T, 16] to absolute ones inside the channels' ranges.
 
         A photograph whose own state lies outside a range (a mouth wide open) keeps it reachable.
         """
-        change = unpack_controls(latents.to(self.device, torch.float32)) * self._scale * payload.gain
         low, high = torch.minimum(self._low, payload.own), torch.maximum(self._high, payload.own)
-        return (payload.own + change).clamp(low, high)
+        return (payload.own + scaled * self._scale * payload.gain).clamp(low, high)
+
+    def render(self, controls: torch.Tensor, reference: Reference) -> torch.Tensor:
+        """Absolute controls [T, 16] to RGB uint8 [T, S, S, 3] on the CPU."""
+        payload: MotionPayload = reference.payload
+        pictures = payload.rig.render(controls).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
+        return pictures.contiguous().cpu()

@@ -42,6 +42,15 @@ def test_a_jump_is_found_at_its_boundary_and_nowhere_else(first: int, where: str
     assert figures.jerk_ratios(data, data)["all"].value == pytest.approx(1)
 
 
+def test_steps_at_the_seams_are_told_from_those_within() -> None:
+    made = tracks()
+    made[..., INDEX["roll"]] = 0.1 * SCALES[INDEX["roll"]] * np.arange(105)
+    assert [one.value for one in figures.step_ratios(made).values()] == pytest.approx([1, 1, 1])
+    for frame in range(13, 105, 12):
+        made[:, frame:, INDEX["roll"]] += 0.1 * SCALES[INDEX["roll"]]
+    assert [one.value for one in figures.step_ratios(made).values()] == pytest.approx([1, 1 + 8 / 9, 1], rel=0.02)
+
+
 def test_intervals_are_students_for_a_mean() -> None:
     values = np.random.default_rng(0).normal(3, 2, (20, 1))
     found = figures.estimate(lambda rows: float(rows.mean()), values)

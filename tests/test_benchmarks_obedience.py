@@ -103,6 +103,16 @@ def test_psnr_and_what_never_moves() -> None:
     assert np.isnan(figures.psnr(made, truth, np.zeros((8, 8), bool)))
 
 
+def test_seams_are_seen_where_they_are() -> None:
+    even = np.arange(57, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    assert figures.seam_ratios(even) == (1.0, 1.0)
+    steps = np.ones(57, np.uint8)
+    steps[9::12] = 4  # a chunk begins
+    steps[1::12] = 2  # its second latent
+    jerky = np.cumsum(steps).astype(np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    assert figures.seam_ratios(jerky) == (4.0, 1.5)
+
+
 def test_slopes() -> None:
     truth = np.random.default_rng(1).normal(size=200)
     assert figures.slope(0.7 * truth + 3, truth) == pytest.approx(0.7)

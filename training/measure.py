@@ -22,6 +22,7 @@ from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
+from models.deblocking import deblock
 from models.dit import CausalWanDiT
 from models.features import frame_tokens
 from models.motion import CHANNELS, INDEX, JAW_SPAN, SCALES
@@ -98,8 +99,8 @@ def roll(
     model: LoadedModel, drives: Sequence[torch.Tensor], features: Sequence[NDArray[np.float32]], seeds: Sequence[int],
     chunks: int, rollout: Rollout | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Relative controls [calls, 12 * chunks - 3, 16] of several calls that run together, by the model's own rollout or
-    another."""
+    """Relative controls [calls, 12 * chunks - 3, 16] of several calls that run together, as the codec would show them,
+    by the model's own rollout or another."""
     rollout = rollout or make_rollout(default_spec(EMBEDDED), EMBEDDED)
     runner = ModelRunner(model, slots=len(drives), context=rollout.spec.context)
     assert isinstance(runner.cache, KVCache)
@@ -122,7 +123,7 @@ def roll(
             assert job.latents is not None
             out[slot].append(unpack_controls(job.latents))
             held[slot] = job.held
-    motion = torch.stack([torch.cat(parts) for parts in out])[:, 3:] * torch.tensor(SCALES)
+    motion = deblock(torch.stack([torch.cat(parts) for parts in out]), None)[:, 3:] * torch.tensor(SCALES)
     return motion.numpy()
 
 
