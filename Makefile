@@ -7,6 +7,7 @@
 #   make test  ARGS="-k rollout"                                  options for pytest
 #   make setup UV=                                                use pip even where uv is installed
 #   make embedded TRAIN="--threads 2" DATA="--voices DIR"         options of its stages; its data with human recordings too
+#   make ablation FACES="--portraits FILE"                        real faces in its table
 
 SHELL         := /bin/bash
 PYTHON        ?= python3
@@ -28,7 +29,7 @@ else
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded image-test clean
+.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded ablation image-test clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -101,6 +102,21 @@ embedded: setup  ## train the embedded model anew from nothing (training/README.
 	$(BIN)/python -m training.export $(RUNS)/distill/checkpoint.safetensors $(RUNS)/dit.safetensors
 	$(BIN)/python -m training.measure --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
+
+# Four short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces.
+EXPORT    = $(BIN)/python -m training.export $(RUNS)/$(1)/checkpoint.safetensors $(RUNS)/$(1).safetensors
+FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(RUNS)/ode/checkpoint.safetensors \
+  --teacher $(RUNS)/causal/checkpoint.safetensors && $(call EXPORT,$(1))
+ablation: setup  ## what each component of Knot Forcing does, by weights that were trained for it
+	$(call EXPORT,ode)
+	$(call FINE_TUNE,k0)
+	$(call FINE_TUNE,k2)
+	$(call FINE_TUNE,l9)
+	$(call FINE_TUNE,self-forcing)
+	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/ode.safetensors --keep $(RUNS)/rolls $(DATA) $(FACES) \
+	  --weights "window only=$(RUNS)/k0.safetensors" --weights "k = 0=$(RUNS)/k0.safetensors" \
+	  --weights "k = 2=$(RUNS)/k2.safetensors" --weights "L = 9=$(RUNS)/l9.safetensors" \
+	  --weights "Self Forcing=$(RUNS)/self-forcing.safetensors" $(ARGS)
 
 image-test: setup-dev  ## build the image, run it hardened, make one call (podman or docker)
 	docker/image_test.sh

@@ -4,7 +4,7 @@ The names of presets: what is trained, and for which machine. `smoke` is a run o
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from engine.config import RolloutSpec
 from engine.errors import RequestError
@@ -141,12 +141,21 @@ def _h200(config: StageConfig, steps: int, hours: float) -> StageConfig:
     return replace(config, batch=256, steps=steps, hours=hours)
 
 
+def _ablation(chunks: int = 7, **rollout: Any) -> StageConfig:
+    """A short fine-tune of the finished model for another rollout, so that none is judged untrained."""
+    return replace(CAUSAL_ODE, steps=100, hours=0.5, chunks=chunks, rollout=RolloutSpec(**rollout))
+
+
 PRESETS: dict[str, StageConfig] = {
     "base-cpu": BASE,
     "causal-cpu": CAUSAL,
     "causal-ode-cpu": CAUSAL_ODE,
     "distill-cpu": DISTILL,
     "self-forcing-cpu": replace(DISTILL, rollout=RolloutSpec(strategy="self_forcing", knot=0)),
+    "ablation-k0": _ablation(knot=0),
+    "ablation-k2": _ablation(knot=2, chunks=6),
+    "ablation-l9": _ablation(window=9),
+    "ablation-self-forcing": _ablation(strategy="self_forcing", knot=0),
     "base-h200": _h200(BASE, 4000, 0.12),
     "causal-h200": _h200(CAUSAL, 4000, 0.15),
     "causal-ode-h200": _h200(CAUSAL_ODE, 800, 0.08),
