@@ -17,6 +17,7 @@ TORCH_BACKEND ?= cpu
 TORCH_INDEX   ?=
 ARGS          ?=
 RUNS          ?= runs/embedded
+COLUMN        ?= cpu
 TRAIN         ?=
 DATA          ?=
 
@@ -90,23 +91,24 @@ bench: setup  ## the engine's figures on this machine, as JSON
 	$(BIN)/knotcast bench engine --json $(ARGS)
 
 # Painted faces and espeak-ng's voices, nothing else. Every line goes on from where it was; hours of two cores in all.
-STAGE = $(BIN)/knotcast train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) $(TRAIN)
+# On a bare GPU machine, with corpus and landmarks made beforehand: make -o setup embedded BIN=/usr/bin COLUMN=h200
+STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) $(TRAIN)
+RESULT = $(RUNS)/$(1)/checkpoint.safetensors
 embedded: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
-	$(call STAGE,base,base-cpu,base)
-	$(call STAGE,causal,causal-cpu,causal) --steps 1400 --start $(RUNS)/base/checkpoint.safetensors
-	$(call STAGE,causal,causal-ode-cpu,ode) --teacher $(RUNS)/causal/checkpoint.safetensors
-	$(call STAGE,distill,distill-cpu,distill) --start $(RUNS)/ode/checkpoint.safetensors \
-	  --teacher $(RUNS)/base/checkpoint.safetensors
-	$(BIN)/python -m training.export $(RUNS)/distill/checkpoint.safetensors $(RUNS)/dit.safetensors
+	$(call STAGE,base,base-$(COLUMN),base)
+	$(call STAGE,causal,causal-$(COLUMN),causal) --start $(call RESULT,base)
+	$(call STAGE,causal,causal-ode-$(COLUMN),ode) --teacher $(call RESULT,causal)
+	$(call STAGE,distill,distill-$(COLUMN),distill) --start $(call RESULT,ode) --teacher $(call RESULT,base)
+	$(BIN)/python -m training.export $(call RESULT,distill) $(RUNS)/dit.safetensors
 	$(BIN)/python -m training.measure --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 
 # Four short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces.
-EXPORT    = $(BIN)/python -m training.export $(RUNS)/$(1)/checkpoint.safetensors $(RUNS)/$(1).safetensors
-FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(RUNS)/ode/checkpoint.safetensors \
-  --teacher $(RUNS)/causal/checkpoint.safetensors && $(call EXPORT,$(1))
+EXPORT    = $(BIN)/python -m training.export $(call RESULT,$(1)) $(RUNS)/$(1).safetensors
+FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(call RESULT,ode) --teacher $(call RESULT,causal) && \
+  $(call EXPORT,$(1))
 ablation: setup  ## what each component of Knot Forcing does, by weights that were trained for it
 	$(call EXPORT,ode)
 	$(call FINE_TUNE,k0)

@@ -95,7 +95,7 @@ BASE = StageConfig(
     stage="base", steps=2800, batch=32, rate=1e-3, hours=2.0, schedule=0.0, clips=_AHEAD, exposure=_EXPOSED,
     dropout=_DROPPED,
 )  # fmt: skip
-CAUSAL = StageConfig(stage="causal", steps=2800, batch=32, rate=1e-3, hours=3.0)
+CAUSAL = StageConfig(stage="causal", steps=1400, batch=32, rate=1e-3, hours=3.0)
 CAUSAL_ODE = replace(
     CAUSAL, method="ode", steps=440, rate=4e-4, ema=0.99, hours=1.5, loss=LossConfig(cap=1.5, blinks=3.0)
 )
