@@ -54,7 +54,7 @@ from models.config import EMBEDDED
 from models.features import LogMelConfig
 from models.motion import INDEX, NAMES, SCALES
 from models.motion_codec import MotionCodec, reference_features
-from training.measure import Case, roll
+from training.measure import Case, roll, shown
 
 TITLE = "all signals given, against the rig with true landmarks"
 WANTED: Row = {
@@ -182,8 +182,9 @@ def roll_all(
     found, known = (
         [reference_features(p.landmarks) for p in ps] for ps in ([f.found for f in faces], [f.known for f in faces])
     )
-    motion = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
-    return Made(*motion.astype(np.float64).reshape(3, len(faces), *motion.shape[1:]))
+    rolled = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
+    motion = shown(rolled).astype(np.float64)
+    return Made(*motion.reshape(3, len(faces), *motion.shape[1:]))
 
 
 def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict[str, Values], Pictures]:
