@@ -1,4 +1,5 @@
-"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given.
+"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given (three more
+than a call's pose records can carry: the head's shift and breath, without which a picture cannot be compared).
 
 Truth is the rig on the same portrait with its true landmarks and the given controls. What is made takes a call's way:
 the framed photograph with estimated landmarks, the controls given frame by frame, the model's own rollout, its codec.
@@ -17,7 +18,8 @@ over portraits, 95 % intervals. Needs libespeak-ng.
     python -m benchmarks.obedience --portraits portraits/landmarks.json
     python -m benchmarks.obedience --count 2 --seconds 4 --sheet sheet.png
 
-Without --portraits: the sample portraits, whose true landmarks nobody knows, so the estimated ones stand for them.
+Without --portraits: the sample portraits, composites of faces that training knew, whose true landmarks nobody knows, so
+that the estimated ones stand for them.
 """
 
 import argparse
