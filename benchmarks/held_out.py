@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.variants import Variant
 from engine.errors import EngineError, MediaError, RequestError
 from engine.framing import frame_portrait
-from engine.landmarks import Image, carried
+from engine.landmarks import carried
+from engine.patches import Image
 from models.codec import Portrait
 from models.config import EMBEDDED
 from models.motion import INDEX, JAW_SPAN

@@ -15,17 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import RequestError
-from engine.landmarks import (
-    CROP,
-    EYE_X,
-    LID_RISE,
-    Floats,
-    Image,
-    LandmarkEstimator,
-    canonical_crop,
-    carried,
-    default_estimator,
-)
+from engine.landmarks import CROP, EYE_X, LID_RISE, LandmarkEstimator, canonical_crop, carried, default_estimator
+from engine.patches import Floats, Image
 
 DETECT_SIDE = 480  # faces are looked for in the picture shrunk to this longer side
 DETECT_MIN = 26  # smallest face box there, pixels

@@ -1,19 +1,23 @@
 """Where the features of a face are: a short cascade of ridge regressions on gradient histograms.
 
 First the eyes are found more and more exactly and the picture is cropped anew around them (the canonical framing), then
-contour, mouth and lids are read off the crop. Weights come from `python -m training.landmarks`. Needs numpy, OpenCV and
-safetensors alone; knows nothing of detection, uploads or models. Coordinates are -1..1, x right, y down.
+contour, mouth and lids are read off the crop, the mouth last of all in close-ups of its corners and its middle. Weights
+come from `python -m training.landmarks`. Needs numpy, OpenCV and safetensors alone; knows nothing of detection, uploads
+or models. Coordinates are -1..1, x right, y down.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import atan2, cos, sin
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
+
+from engine.patches import Floats, Image, Patch, describe
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights" / "embedded" / "landmarks.safetensors"
 
@@ -22,22 +26,6 @@ EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical fram
 SHRINK_BELOW = 0.6  # crop pixels a picture pixel below which the picture is shrunk by areas first
 LID_RISE = 0.008  # how far an eye's opening is centred above its iris, in units of the canonical framing
 CHIN_TO_CENTRE = 0.18  # cy = eyes + 0.18 x (chin - eyes), how the face ellipse is defined
-
-Image = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """A window on the crop: centre and half sizes in -1..1 units, size in pixels (multiples of 8)."""
-
-    x: float
-    y: float
-    half_width: float
-    half_height: float
-    width: int
-    height: int
-    thumbnail: tuple[int, int] = (0, 0)  # width, height of the tone map added to the gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +40,14 @@ FACE = Patch(0.0, 0.12, 0.8, 0.8, 96, 96)
 EYES = Patch(0.0, -0.11, 0.44, 0.165, 128, 48)
 MOUTH = Patch(0.0, 0.03, 0.35, 0.2, 112, 64, thumbnail=(28, 16))
 LOWER = Patch(0.0, 0.12, 0.62, 0.42, 96, 64)
+CORNER = Patch(0.0, 0.0, 0.08, 0.08, 32, 32, thumbnail=(8, 8))  # these two of a mouth of the usual half width
+LIPS = Patch(0.0, 0.0, 0.09, 0.14, 32, 48, thumbnail=(8, 12))
+SHUT_FROM = 0.5  # reading of "shut" (1: no gap, 0: a gap) from which the lips are closed whatever the opening reads
+USUAL_HALF_WIDTH = 0.2
 
 EYE_POINTS = ("left_x", "left_y", "right_x", "right_y")
 MOUTH_FIELDS = ("mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th")
+CLOSE_FIELDS = (*MOUTH_FIELDS, "shut")
 LID_FIELDS = ("exl", "eyl", "exr", "eyr", "ea", "eb", "bh")
 CONTOUR_FIELDS = ("cx", "rx", "chin_y")
 POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are places; the others are lengths
@@ -62,9 +55,13 @@ LENGTHS = ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "ea", "
 
 ALIGN = (Stage(FACE, EYE_POINTS), Stage(FACE, EYE_POINTS), Stage(EYES, EYE_POINTS), Stage(EYES, EYE_POINTS))
 ROUGH = Stage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
-FINE = (Stage(MOUTH, MOUTH_FIELDS), Stage(MOUTH, MOUTH_FIELDS))
+FINE = Stage(MOUTH, MOUTH_FIELDS)
 LIDS = Stage(EYES, LID_FIELDS)
 CONTOUR = Stage(LOWER, CONTOUR_FIELDS)
+LIMITS = (
+    ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
+    ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),
+)  # fmt: skip
 JUDGES = {"face": FACE, "eyes": EYES, "mouth": MOUTH}  # is it there and uncovered?
 
 
@@ -108,31 +105,19 @@ def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
-@lru_cache(maxsize=8)
-def _hog(width: int, height: int) -> cv2.HOGDescriptor:
-    return cv2.HOGDescriptor((width, height), (16, 16), (8, 8), (8, 8), 9)
-
-
-def describe(crop: Image, patch: Patch, at: tuple[float, float] = (0.0, 0.0)) -> Floats:
-    """What a patch of a crop [S, S, 3] looks like, [d]: gradient histograms and a small tone map.
-
-    at: what the patch is centred on, in -1..1 units, on top of its own centre.
-    """
-    side = crop.shape[0] / 2
-    wide, high = patch.width / (2 * patch.half_width * side), patch.height / (2 * patch.half_height * side)
-    left = (at[0] + patch.x - patch.half_width + 1) * side
-    top = (at[1] + patch.y - patch.half_height + 1) * side
-    place = np.array([[wide, 0, -wide * left + 0.5 * wide - 0.5], [0, high, -high * top + 0.5 * high - 0.5]])
-    source = cv2.blur(crop, (2, 2)) if wide < 0.7 else crop
-    view = cv2.warpAffine(source, place, (patch.width, patch.height), borderMode=cv2.BORDER_REPLICATE)
-    gradients = np.asarray(_hog(patch.width, patch.height).compute(view), np.float32).ravel()
-    if not patch.thumbnail[0]:
-        return gradients
-    small = cv2.resize(view, patch.thumbnail, interpolation=cv2.INTER_AREA).astype(np.float32)
-    grey = small.mean(2)
-    tone = (grey - grey.mean()) / (grey.std() + 8)
-    red = (small[..., 0] - small[..., 1]) / (small[..., 0] + small[..., 1] + 16)
-    return np.concatenate([gradients, 0.15 * tone.ravel(), 1.5 * (red - red.mean()).ravel()]).astype(np.float32)
+def look_close(crop: Image, mouth: Mapping[str, float]) -> Floats:
+    """Mouth, corners and the lips' middle [d] where they are believed to be, in the mouth's own scale and turn."""
+    face = dict(mouth) | {
+        name: min(max(mouth[name], low), high) for name, low, high in LIMITS if name in ("mw", "mtilt")
+    }
+    angle, scale = atan2(face["mtilt"], face["mw"]), face["mw"] / USUAL_HALF_WIDTH
+    across, down = face["mw"] * cos(angle), face["mw"] * sin(angle)
+    height = face["my"] + face["curve"]
+    whole, corner, lips = MOUTH.scaled(scale), CORNER.scaled(scale), LIPS.scaled(scale)
+    views = [describe(crop, corner, (face["mx"] + s * across, height + s * down), angle) for s in (-1, 1)]
+    middle = (face["mx"], face["my"] - 0.5 * max(face["th"], 0.0))
+    views += [describe(crop, lips, middle, angle), describe(crop, whole, (face["mx"], face["my"]), angle)]
+    return np.concatenate(views)
 
 
 def mirrored(landmarks: Mapping[str, float]) -> dict[str, float]:
@@ -213,14 +198,19 @@ class LandmarkEstimator:
     def read(self, crop: Image) -> dict[str, float]:
         """One pass over a crop as it is."""
         rough = dict(zip(ROUGH.targets, self.apply("rough", describe(crop, ROUGH.patch)).tolist(), strict=True))
-        for number, stage in enumerate(FINE):
-            change = self.apply(f"fine{number}", describe(crop, stage.patch, (rough["mx"], rough["my"])))
-            rough |= {name: rough[name] + float(d) for name, d in zip(stage.targets, change, strict=True)}
+        at = (rough["mx"], rough["my"])
+        rough |= self._changed("fine", rough, FINE.targets, describe(crop, FINE.patch, at))
+        rough |= self._changed("close", rough | {"shut": 0.0}, CLOSE_FIELDS, look_close(crop, rough))
         lids = dict(zip(LIDS.targets, self.apply("lids", describe(crop, LIDS.patch)).tolist(), strict=True))
         at = (rough["mx"], rough["my"])
-        change = self.apply("contour", describe(crop, CONTOUR.patch, at))
-        contour = {name: rough[name] + float(d) for name, d in zip(CONTOUR.targets, change, strict=True)}
+        contour = self._changed("contour", rough, CONTOUR.targets, describe(crop, CONTOUR.patch, at))
         return rough | lids | contour
+
+    def _changed(
+        self, name: str, before: Mapping[str, float], fields: tuple[str, ...], seen: Floats
+    ) -> dict[str, float]:
+        """The fields after the correction that a regression reads off features."""
+        return {field: before[field] + float(d) for field, d in zip(fields, self.apply(name, seen), strict=True)}
 
 
 def to_picture(places: npt.NDArray[np.float64], affine: Floats, size: int = CROP) -> npt.NDArray[np.float64]:
@@ -236,12 +226,10 @@ def finish(raw: Mapping[str, float]) -> dict[str, float]:
     face["chin"] = max(chin_y - face["my"], 0.15)
     face["cy"] = EYE_Y + CHIN_TO_CENTRE * (face["my"] + face["chin"] - EYE_Y)
     face["ry"] = face["my"] + face["chin"] - face["cy"]
-    for name, low, high in (
-        ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
-        ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),
-    ):  # fmt: skip
+    for name, low, high in LIMITS:
         face[name] = min(max(face[name], low), high)
-    face["th"] = 0.0 if face["th"] < 0.008 else min(face["th"], 0.2)  # less than a pixel is a closed mouth
+    closed = face.pop("shut", 0.0) > SHUT_FROM or face["th"] < 0.008  # less than a pixel is a closed mouth
+    face["th"] = 0.0 if closed else min(face["th"], 0.2)
     return face
 
 

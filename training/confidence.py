@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.framing import frame_portrait
-from engine.landmarks import JUDGES, Image, to_picture
+from engine.landmarks import JUDGES, to_picture
+from engine.patches import Image
 from training.faces import Landmarks, pictures
 from training.landmark_samples import alter, covered
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.landmarks import Image
+from engine.patches import Image
 from training.landmark_samples import HELD_OUT, held_out, load, read_notes
 from training.synthetic.portraits import landmarks_only, paint_portrait
 

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.landmarks import CROP, EYE_X, EYE_Y, JUDGES, Image, LandmarkEstimator, Patch, canonical_crop, mirrored
+from engine.landmarks import CROP, EYE_X, EYE_Y, JUDGES, LandmarkEstimator, canonical_crop, mirrored
+from engine.patches import Image, Patch
 
 HELD_OUT, HELD_OUT_SEED = 40, 20260
 EYES = np.array([[-EYE_X, EYE_Y], [EYE_X, EYE_Y]])
@@ -20,8 +21,10 @@ MOUTH_HEIGHT = 0.36  # where the judges' training looks for a mouth
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """image: uint8 [320, 320, 3], altered. truth: landmarks plus chin_y. eyes: true eye centres [2, 2] in pixels."""
+    """face: whose it is. image: uint8 [320, 320, 3], altered. truth: landmarks plus chin_y. eyes: true eye centres
+    [2, 2] in pixels."""
 
+    face: str
     image: Image
     truth: dict[str, float]
     eyes: npt.NDArray[np.float64]
@@ -40,11 +43,12 @@ def eye_pixels(size: int) -> npt.NDArray[np.float64]:
 
 def alter(image: Image, rng: np.random.Generator) -> Image:
     """Tone, colour, sharpness and noise as other cameras have them."""
-    out = image.astype(np.float32) / 255
-    out = out ** np.exp(rng.normal(0, 0.25)) * np.exp(rng.normal(0, 0.12)) + rng.normal(0, 0.03)
+    out = np.asarray(cv2.pow(image.astype(np.float32) / 255, float(np.exp(rng.normal(0, 0.25)))), np.float32)
+    out = out * float(np.exp(rng.normal(0, 0.12))) + float(rng.normal(0, 0.03))
     out = out * np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
     slope = np.linspace(-1, 1, out.shape[1], dtype=np.float32)
-    out = out * (1 + rng.normal(0, 0.12) * slope[None, :, None]) * (1 + rng.normal(0, 0.08) * slope[:, None, None])
+    across, down = (1 + float(rng.normal(0, spread)) * slope for spread in (0.12, 0.08))
+    out = out * across[None, :, None] * down[:, None, None]
     if rng.random() < 0.15:
         out = out.mean(2, keepdims=True).repeat(3, 2)
     if rng.random() < 0.5:
@@ -52,7 +56,7 @@ def alter(image: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.3:
         small = int(rng.integers(96, 220))
         out = cv2.resize(cv2.resize(out, (small, small), interpolation=cv2.INTER_AREA), image.shape[1::-1])
-    out = out + rng.normal(0, rng.uniform(0, 0.03), out.shape).astype(np.float32)
+    out = out + float(rng.uniform(0, 0.03)) * rng.standard_normal(out.shape, np.float32)
     picture: Image = (np.clip(out, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.5:
         coded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])[1]
@@ -77,14 +81,14 @@ def make_samples(
 ) -> list[Sample]:
     """count altered copies of every portrait, half of them mirrored."""
     samples = []
-    for image, truth in portraits.values():
+    for face, (image, truth) in portraits.items():
         for copy in range(count):
             picture = alter(image, rng) if altered and copy else image
             known = dict(truth)
             if copy % 2:
                 picture, known = np.ascontiguousarray(picture[:, ::-1]), mirrored(truth)
             known["chin_y"] = known["my"] + known["chin"]
-            samples.append(Sample(picture, known, eye_pixels(picture.shape[0])))
+            samples.append(Sample(face, picture, known, eye_pixels(picture.shape[0])))
     return samples
 
 

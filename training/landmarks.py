@@ -2,12 +2,13 @@
 
     python -m training.landmarks --portraits DIR --out models/weights/embedded/landmarks.safetensors
 
-Without --portraits it learns from painted faces alone. Ridge regressions in closed form, each trained on what the ones
-before it leave over; a few minutes of one core. The textures serve training only. Forty portraits, drawn by a fixed
-seed, are held out and reported on. Needs numpy, OpenCV and safetensors.
+Without --portraits it learns from painted faces alone. Ridge regressions in closed form (training.ridge), each trained
+on what the ones before it leave over; a few minutes of one core. The textures serve training only. Forty portraits,
+drawn by a fixed seed, are held out and reported on. Needs numpy, OpenCV and safetensors.
 """
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,20 @@ from safetensors.numpy import save_file
 
 from engine.landmarks import (
     ALIGN,
+    CLOSE_FIELDS,
     CONTOUR,
     CROP,
     FINE,
     JUDGES,
     LIDS,
-    MOUTH_FIELDS,
     ROUGH,
-    Floats,
-    Image,
     LandmarkEstimator,
     canonical_crop,
     carried,
-    describe,
+    look_close,
     to_picture,
 )
+from engine.patches import Floats, Image, describe
 from training.faces import pictures
 from training.landmark_samples import (
     MOUTH_HEIGHT,
@@ -41,18 +41,9 @@ from training.landmark_samples import (
     make_samples,
     wrong_crops,
 )
+from training.ridge import cross_fitted, ridge
 
-PENALTY = 1.0  # ridge, as a share of the features' mean variance
-
-
-def ridge(features: Floats, targets: Floats, penalty: float = PENALTY) -> tuple[Floats, Floats]:
-    """Weights [d, k] and bias [k] of the penalised least squares fit of targets [n, k] by features [n, d]."""
-    mean, centre = features.mean(0), targets.mean(0)
-    features = features - mean
-    gram = features.T @ features
-    gram[np.diag_indices_from(gram)] += penalty * float(np.trace(gram)) / len(gram)
-    weight = np.linalg.solve(gram, features.T @ (targets - centre)).astype(np.float32)
-    return weight, (centre - mean @ weight).astype(np.float32)
+CROSS_PENALTY = 2.0  # of the stages after the eyes'; on portraits left out 1 is best for places, 3 to 10 for thickness
 
 
 class Trainer:
@@ -74,6 +65,13 @@ class Trainer:
         self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"] = weight.astype(np.float16), bias
         return stacked @ weight + bias
 
+    def fit_unseen(self, name: str, features: list[Floats], targets: npt.NDArray[np.floating]) -> Floats:
+        """The same, but what is returned was said by fits to other faces."""
+        faces = [sample.face for sample in self.samples]
+        weight, bias, unseen = cross_fitted(np.stack(features), targets.astype(np.float32), faces, CROSS_PENALTY)
+        self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"] = weight.astype(np.float16), bias
+        return unseen
+
     def align(self) -> None:
         """The eye stages. What is left is made a little worse than it is: on unseen faces it will be."""
         for number, stage in enumerate(ALIGN):
@@ -91,24 +89,19 @@ class Trainer:
         crops = self.crops()
         truths = [_carried(s, affine) for s, (_, affine) in zip(self.samples, crops, strict=True)]
         images = [crop for crop, _ in crops]
+        told = self.fit_unseen("rough", [describe(c, ROUGH.patch) for c in images], _stack(truths, ROUGH.targets))
+        marks = [{"shut": 0.0} | dict(zip(ROUGH.targets, row, strict=True)) for row in told.tolist()]
 
-        def column(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-            return np.array([[truth[name] for name in names] for truth in truths])
+        def correct(name: str, fields: tuple[str, ...], look: Callable[[Image, dict[str, float]], Floats]) -> None:
+            features = [look(crop, one) for crop, one in zip(images, marks, strict=True)]
+            change = self.fit_unseen(name, features, _stack(truths, fields) - _stack(marks, fields))
+            for one, row in zip(marks, change.tolist(), strict=True):
+                one |= {field: one[field] + d for field, d in zip(fields, row, strict=True)}
 
-        told = self.fit("rough", [describe(c, ROUGH.patch) for c in images], column(ROUGH.targets))
-        now = {name: told[:, i].astype(np.float64) for i, name in enumerate(ROUGH.targets)}
-        for name in now:
-            want = column((name,))[:, 0]
-            now[name] = want + 1.25 * (now[name] - want) + self.rng.normal(0, 0.006, len(want))
-        for number, stage in enumerate(FINE):
-            features = [describe(c, stage.patch, (x, y)) for c, x, y in zip(images, now["mx"], now["my"], strict=True)]
-            change = self.fit(f"fine{number}", features, column(MOUTH_FIELDS) - _stack(now, MOUTH_FIELDS))
-            for i, name in enumerate(MOUTH_FIELDS):
-                want = column((name,))[:, 0]
-                now[name] = want + 1.25 * (now[name] + change[:, i] - want)
-        features = [describe(c, CONTOUR.patch, (x, y)) for c, x, y in zip(images, now["mx"], now["my"], strict=True)]
-        self.fit("contour", features, column(CONTOUR.targets) - _stack(now, CONTOUR.targets))
-        self.fit("lids", [describe(c, LIDS.patch) for c in images], column(LIDS.targets))
+        correct("fine", FINE.targets, lambda crop, one: describe(crop, FINE.patch, (one["mx"], one["my"])))
+        correct("close", CLOSE_FIELDS, look_close)
+        correct("contour", CONTOUR.targets, lambda crop, one: describe(crop, CONTOUR.patch, (one["mx"], one["my"])))
+        self.fit("lids", [describe(c, LIDS.patch) for c in images], _stack(truths, LIDS.targets))
 
     def judges(self) -> None:
         """Is this a face, are eyes and mouth uncovered: against wrong places, noise and covered features."""
@@ -157,11 +150,11 @@ def _carried(sample: Sample, affine: Floats) -> dict[str, float]:
     """The landmarks as they lie in a crop that is not quite canonical."""
     side = sample.image.shape[0]
     truth = carried(sample.truth, affine.astype(np.float64), (side, side), (CROP, CROP))
-    return truth | {"chin_y": truth["my"] + truth["chin"]}
+    return truth | {"chin_y": truth["my"] + truth["chin"], "shut": float(truth["th"] == 0)}
 
 
-def _stack(now: dict[str, npt.NDArray[np.float64]], names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-    return np.stack([now[name] for name in names], 1)
+def _stack(marks: Sequence[Mapping[str, float]], names: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    return np.array([[one[name] for name in names] for one in marks])
 
 
 def evaluate(portraits: dict[str, tuple[Image, dict[str, float]]], tensors: dict[str, npt.NDArray[np.generic]]) -> None:
@@ -195,12 +188,12 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path, help="folder of annotated portraits; none: painted ones")
     parser.add_argument("--painted", type=int, default=1200, help="how many are painted where no folder is named")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--copies", type=int, help="altered copies of each portrait; default 10, of a painted one 4")
+    parser.add_argument("--copies", type=int, help="altered copies of each portrait; default 6, of a painted one 4")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     known, apart = pictures(arguments.portraits, arguments.painted)
     rng = np.random.default_rng(arguments.seed)
-    samples = make_samples(known, arguments.copies or (10 if arguments.portraits else 4), rng)
+    samples = make_samples(known, arguments.copies or (6 if arguments.portraits else 4), rng)
     trainer = Trainer(samples, rng)
     for step in (trainer.align, trainer.landmarks, trainer.judges):
         step()

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.framing import FACE_CONFIRMED, FACE_PIXELS, SECOND_CONFIRMED, Candidate, find_faces, sharpness
-from engine.landmarks import CROP, EYE_X, EYE_Y, Image, LandmarkEstimator, canonical_crop, default_estimator
+from engine.landmarks import CROP, EYE_X, EYE_Y, LandmarkEstimator, canonical_crop, default_estimator
+from engine.patches import Image
 from training.video.turn import TurnEstimator, default_turn_estimator
 
 Doubles = NDArray[np.float64]

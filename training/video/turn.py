@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from engine.landmarks import FACE, Floats, Image, describe
+from engine.landmarks import FACE
+from engine.patches import Floats, Image, describe
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights" / "video" / "turn.safetensors"
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from engine.framing import tones
-from engine.landmarks import FACE, Floats, Image, canonical_crop, default_estimator, describe
+from engine.landmarks import FACE, canonical_crop, default_estimator
+from engine.patches import Floats, Image, describe
 from models.motion import INDEX
 from models.rig import own_state, prepare_rig
 from training.landmark_samples import alter, eye_pixels, held_out, jitter, load
-from training.landmarks import ridge
+from training.ridge import ridge
 from training.video.turn import WEIGHTS, TurnEstimator
 
 YAW, PITCH, JAW = 0.8, 0.35, 0.5  # ranges of the turned copies: rad to either side, jaw from 0
