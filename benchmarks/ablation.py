@@ -1,7 +1,8 @@
 """Which component of Knot Forcing does what: lips, heads, blinks and seams of the embedded model by switches.
 
 Voice only, on voices and portraits that were never trained on, several seeds. Lips against the phonemes' own track
-(human and synthetic voices apart), heads, blinks and jerk beside the data's own process. Every row runs the same
+(human and synthetic voices apart), heads, blinks and the network's own jerk (J) beside the data's own process, and the
+steps that are left at chunks (0) and the next latent (1) once the codec has smoothed them. Every row runs the same
 weights unless it has its own: rows marked * ask for a span or window that these were not trained with, so they show
 what a switch does and not what training with it would. A fine-tuned variant joins by `--weights`.
 
@@ -54,11 +55,11 @@ class Bench:
         self.stage, self.seeds, self.seconds = stage, seeds, seconds
         self.faces = [faces[i % len(faces)] for i in range(seeds)]
 
-    def tracks(self, variant: Variant, stage: Stage) -> FloatArray:
+    def tracks(self, variant: Variant, stage: Stage, *, raw: bool = False) -> FloatArray:
         voices = len(self.cases)
         flat = stage.roll(
             variant, self.cases * self.seeds, [face for face in self.faces for _ in range(voices)],
-            range(self.seeds * voices), self.seconds,
+            range(self.seeds * voices), self.seconds, raw=raw,
         )  # fmt: skip
         return flat.reshape(self.seeds, voices, *flat.shape[1:])
 
@@ -75,11 +76,12 @@ class Bench:
             row[f"jaw at p b m {kind}"] = over_seeds([[f["jaw_at_pbm"] for f in seed] for seed in found])
         return row
 
-    def row(self, tracks: FloatArray, data: FloatArray) -> Row:
-        jerk = figures.jerk_ratios(tracks, data)
+    def row(self, tracks: FloatArray, raw: FloatArray, data: FloatArray) -> Row:
+        jerk, steps = figures.jerk_ratios(raw, data), figures.step_ratios(tracks)
         return self.lips(tracks) | {
             **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
             **{name: jerk[name] for name in ("J0", "J1", "all")},
+            **{f"shown {name}": steps[name] for name in ("step 0", "step 1")},
             "blinks/min": estimate(figures.blinks_a_minute, tracks),
         }
 
@@ -101,8 +103,8 @@ def run(arguments: argparse.Namespace) -> Section:
     for label, variant, own in chosen:
         tracks = bench.tracks(variant, own)
         data = bench.data(tracks.shape[2])
-        rows.setdefault("data", bench.row(data, data))
-        rows[label] = bench.row(tracks, data)
+        rows.setdefault("data", bench.row(data, data, data))
+        rows[label] = bench.row(tracks, bench.tracks(variant, own, raw=True), data)
     return rows
 
 

@@ -2,13 +2,15 @@
 cache and rollout, beside the process that made its training data.
 
 (a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
-(J1, J2), and steps there over those within latents, by what the knot is used for; (c) the first span of a long roll
+(J1, J2), and steps there over those within latents, by what the knot is used for, as the network makes them and as the
+codec shows them, which smooths steps between latents (models/deblocking.py); (c) the first span of a long roll
 against its last, by where the reference stands, and the pulse of its jumps; (d) number of steps. Low jerk alone says
 little (a half-dead head has little jerk): read it beside the spread. Intervals are 95 % over seeds, jackknifed, of one
 trained model.
 
     python -m benchmarks.generator --keep runs/generator --json > generator.json
     python -m benchmarks.generator --weights student.safetensors --base teacher.safetensors
+    python -m benchmarks.generator --sections c --references constant --spans 60 --long-seeds 4  # an hour
     python -m benchmarks.generator --quick
 """
 
@@ -38,7 +40,7 @@ from engine.errors import AvatarError
 
 Row = dict[str, object]
 Section = dict[str, Row]
-LEGEND = "* a span or window that the weights were not trained with"
+LEGEND = "* a span, window or place of the reference that the weights were not trained with"
 
 
 def spread_row(tracks: FloatArray) -> Row:
@@ -52,11 +54,13 @@ def spread_row(tracks: FloatArray) -> Row:
     }
 
 
-def jerk_row(tracks: FloatArray, data: FloatArray) -> Row:
+def jerk_row(raw: FloatArray, shown: FloatArray, data: FloatArray) -> Row:
     return {
-        **figures.jerk_ratios(tracks, data),
-        **figures.step_ratios(tracks),
-        **{f"{name} sd": estimate(figures.sd(name), tracks) for name in ("yaw", "pitch")},
+        **figures.jerk_ratios(raw, data),
+        **figures.step_ratios(raw),
+        **{f"shown {name}": step for name, step in figures.step_ratios(shown).items()},
+        "shown all": figures.jerk_ratios(shown, data)["all"],
+        **{f"{name} sd": estimate(figures.sd(name), raw) for name in ("yaw", "pitch")},
     }
 
 
@@ -98,8 +102,8 @@ class Experiment:
         self.stage, self.face, self.seeds, self.seconds = stage, face, seeds, seconds
         self.speech = long_speech(stage.maker, seconds + 1)
 
-    def tracks(self, variant: Variant, stage: Stage | None = None) -> FloatArray:
-        return (stage or self.stage).seeds_of(variant, self.speech, self.face, self.seeds, self.seconds)
+    def tracks(self, variant: Variant, stage: Stage | None = None, *, raw: bool = False) -> FloatArray:
+        return (stage or self.stage).seeds_of(variant, self.speech, self.face, self.seeds, self.seconds, raw=raw)
 
     def data(self) -> FloatArray:
         return truth(self.speech, self.seeds, self.tracks(OWN).shape[1])
@@ -109,20 +113,22 @@ class Experiment:
 
     def knots(self) -> Section:
         data = self.data()
-        return {"data": jerk_row(data, data)} | {v.label: jerk_row(self.tracks(v), data) for v in KNOTS}
+        rows = {v.label: jerk_row(self.tracks(v, raw=True), self.tracks(v), data) for v in KNOTS}
+        return {"data": jerk_row(data, data, data)} | rows
 
     def steps(self, base: Stage | None) -> Section:
         data = self.data()
-        rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v), data) for v in STEPS}
+        rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
         if base is not None:
-            rows |= {f"base, {v.name}": steps_row(self.tracks(v, base), data) for v in STEPS}
+            rows |= {f"base, {v.name}": steps_row(self.tracks(v, base, raw=True), data) for v in STEPS}
         return rows
 
-    def references(self, spans: int, seeds: int) -> dict[str, Section]:
+    def references(self, spans: int, seeds: int, names: Sequence[str]) -> dict[str, Section]:
         """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
         seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
         speech = long_speech(self.stage.maker, seconds + 1)
-        rolled = {v.name: self.stage.seeds_of(v, speech, self.face, seeds, seconds) for v in REFERENCES}
+        chosen = [variant for variant in REFERENCES if variant.name in names]
+        rolled = {v.label: self.stage.seeds_of(v, speech, self.face, seeds, seconds) for v in chosen}
         frames = next(iter(rolled.values())).shape[1]
         tracks = {"data": truth(speech, seeds, frames)} | rolled
         return {
@@ -147,7 +153,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Section]:
     if "b" in arguments.sections:
         report["(b) jerk over the data's, by use of the knot"] = experiment.knots()
     if "c" in arguments.sections:
-        report |= experiment.references(arguments.spans, arguments.long_seeds)
+        report |= experiment.references(arguments.spans, arguments.long_seeds, arguments.references)
     if "d" in arguments.sections:
         report["(d) steps"] = experiment.steps(base)
     return report
@@ -176,6 +182,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="of a roll, and of a span of (c)")
     parser.add_argument("--spans", type=int, default=10, help="length of the rolls of (c), in spans")
     parser.add_argument("--long-seeds", type=int, default=10, help="seeds of (c)")
+    names = [variant.name for variant in REFERENCES]
+    parser.add_argument("--references", nargs="+", choices=names, default=names, help="rows of (c)")
     parser.add_argument("--sections", default="abcd", help="which of a, b, c, d")
     parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
     parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: to see that it runs, not to believe")

@@ -29,7 +29,7 @@ from models.motion_codec import FEATURE_STATISTICS, reference_features
 from models.registry import WEIGHTS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
-from training.measure import Case, case, drive_of, load, roll, truth_heads
+from training.measure import Case, case, drive_of, load, roll, shown, truth_heads, unfiltered
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, held_out_sentences, join, pause
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
 from training.synthetic.visemes import LIP_CHANNELS
@@ -139,39 +139,48 @@ class Stage:
         self.maker, self.kept = maker, kept
         self.model = load(weights)
         self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
-        self._rolled: dict[str, FloatArray] = {}
+        self._rolled: dict[str, NDArray[np.float32]] = {}
 
     def roll(
         self, variant: Variant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
-        seconds: float,
+        seconds: float, *, raw: bool = False,
     ) -> FloatArray:  # fmt: skip
-        """Absolute controls of calls that run together [calls, frames, 16]; one case, face and seed for each."""
-        rollout, chunks = variant.rollout(EMBEDDED), chunks_of(seconds)
+        """Absolute controls of calls that run together [calls, frames, 16]; one case, face and seed for each. As the
+        codec shows them, or raw: as the network made them, before the steps between latents are smoothed."""
+        rolled = self._rolled_or_kept(variant, cases, faces, seeds, chunks_of(seconds))
+        motion = unfiltered(rolled) if raw else shown(rolled)
+        opening = [[face["th"] / (JAW_SPAN * face["mw"])] for face in faces]
+        motion[..., INDEX["jaw"]] += np.array(opening, np.float32)
+        return motion.astype(np.float64)
+
+    def _rolled_or_kept(
+        self, variant: Variant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
+        chunks: int,
+    ) -> NDArray[np.float32]:  # fmt: skip
+        rollout = variant.rollout(EMBEDDED)
         sounds = {id(one): hashlib.sha256(one.speech.sound.tobytes()).hexdigest() for one in cases}
         told = [self.digest, type(rollout).__name__, rollout.spec, chunks, list(seeds), list(faces)]
         key = hashlib.sha256(repr([*told, [sounds[id(one)] for one in cases]]).encode()).hexdigest()[:16]
         place = None if self.kept is None else self.kept / f"{key}.npy"
-        if key in self._rolled:
-            return self._rolled[key]
-        if place is not None and place.exists():
-            motion = np.load(place)
-        else:
+        if key not in self._rolled and place is not None and place.exists():
+            self._rolled[key] = np.load(place)
+        if key not in self._rolled:
             began = time.monotonic()
+            seconds = (12 * chunks - 3) / EMBEDDED.fps
             print(f"  {variant.name}: {len(seeds)} calls of {seconds:.0f} s ...", end="", file=sys.stderr, flush=True)
             drives = {id(one): drive_of(self.maker, one.speech, 3 * chunks + 3) for one in cases}
             features = [reference_features(face) for face in faces]
-            motion = roll(self.model, [drives[id(one)] for one in cases], features, seeds, chunks, rollout)
-            opening = [[face["th"] / (JAW_SPAN * face["mw"])] for face in faces]
-            motion[..., INDEX["jaw"]] += np.array(opening, np.float32)
+            self._rolled[key] = roll(self.model, [drives[id(one)] for one in cases], features, seeds, chunks, rollout)
             print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
             if place is not None:
-                keep(place, motion)
-        self._rolled[key] = motion.astype(np.float64)
+                keep(place, self._rolled[key])
         return self._rolled[key]
 
-    def seeds_of(self, variant: Variant, one: Case, face: dict[str, float], seeds: int, seconds: float) -> FloatArray:
+    def seeds_of(
+        self, variant: Variant, one: Case, face: dict[str, float], seeds: int, seconds: float, *, raw: bool = False
+    ) -> FloatArray:
         """One voice and face, several seeds: [seeds, frames, 16]."""
-        return self.roll(variant, [one] * seeds, [face] * seeds, range(100, 100 + seeds), seconds)
+        return self.roll(variant, [one] * seeds, [face] * seeds, range(100, 100 + seeds), seconds, raw=raw)
 
 
 def keep(place: Path, motion: NDArray[np.float32]) -> None:

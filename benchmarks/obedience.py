@@ -1,4 +1,5 @@
-"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given.
+"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given (three more
+than a call's pose records can carry: the head's shift and breath, without which a picture cannot be compared).
 
 Truth is the rig on the same portrait with its true landmarks and the given controls. What is made takes a call's way:
 the framed photograph with estimated landmarks, the controls given frame by frame, the model's own rollout, its codec.
@@ -17,7 +18,8 @@ over portraits, 95 % intervals. Needs libespeak-ng.
     python -m benchmarks.obedience --portraits portraits/landmarks.json
     python -m benchmarks.obedience --count 2 --seconds 4 --sheet sheet.png
 
-Without --portraits: the sample portraits, whose true landmarks nobody knows, so the estimated ones stand for them.
+Without --portraits: the sample portraits, composites of faces that training knew, whose true landmarks nobody knows, so
+that the estimated ones stand for them.
 """
 
 import argparse
@@ -54,7 +56,7 @@ from models.config import EMBEDDED
 from models.features import LogMelConfig
 from models.motion import INDEX, NAMES, SCALES
 from models.motion_codec import MotionCodec, reference_features
-from training.measure import Case, roll
+from training.measure import Case, roll, shown
 
 TITLE = "all signals given, against the rig with true landmarks"
 WANTED: Row = {
@@ -182,8 +184,9 @@ def roll_all(
     found, known = (
         [reference_features(p.landmarks) for p in ps] for ps in ([f.found for f in faces], [f.known for f in faces])
     )
-    motion = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
-    return Made(*motion.astype(np.float64).reshape(3, len(faces), *motion.shape[1:]))
+    rolled = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
+    motion = shown(rolled).astype(np.float64)
+    return Made(*motion.reshape(3, len(faces), *motion.shape[1:]))
 
 
 def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict[str, Values], Pictures]:

@@ -8,6 +8,7 @@ what training with it would.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from engine.config import RolloutSpec
@@ -81,6 +82,16 @@ class FixedReference(KnotForcing):
         """Never."""
 
 
+class DrawnStart(KnotForcing):
+    """Each call's countdown begins at another index, drawn by its seed between the nearest and the trained one."""
+
+    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
+        state = super().new_state(reference, features, seed)
+        nearest = self.spec.chunk + self.spec.knot
+        state.reference_index = int(torch.randint(nearest, self.spec.start + 1, (), generator=state.generator))
+        return state
+
+
 class NoReference(KnotForcing):
     """The reference is not attended. (Who it is still enters by the features' channels.)"""
 
@@ -91,7 +102,7 @@ class NoReference(KnotForcing):
 @dataclass(frozen=True, slots=True)
 class Variant:
     """changes: fields of the model's own ``RolloutSpec``. make: the strategy, None = the one the spec names.
-    untrained: asks for a span or a window that the shipped weights were not trained with."""
+    untrained: asks for a span, a window or a place of the reference that the shipped weights were not trained with."""
 
     name: str
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -120,8 +131,10 @@ KNOTS: tuple[Variant, ...] = (
 REFERENCES: tuple[Variant, ...] = (
     Variant("countdown", {"running_ahead": "countdown"}),
     Variant("constant", {"running_ahead": "constant"}),
-    Variant("fixed index", make=FixedReference),
-    Variant("none", make=NoReference),
+    Variant("n0 drawn", {"running_ahead": "countdown"}, DrawnStart),
+    Variant("s = c", {"running_ahead": "countdown", "stride": 3}),
+    Variant("fixed index", make=FixedReference, untrained=True),
+    Variant("none", make=NoReference, untrained=True),
 )
 STEPS: tuple[Variant, ...] = (
     Variant("1 step", {"steps": (1000,)}),
@@ -130,7 +143,7 @@ STEPS: tuple[Variant, ...] = (
 )
 COMPONENTS: tuple[Variant, ...] = (
     Variant("window only", {"knot": 0}, FixedReference, untrained=True),
-    Variant("+ knot", make=FixedReference),
+    Variant("+ knot", make=FixedReference, untrained=True),
     Variant("+ running ahead", {"running_ahead": "countdown"}),
     Variant("constant offset", {"running_ahead": "constant"}),
     Variant("Self Forcing", {"strategy": "self_forcing"}, untrained=True),

@@ -16,9 +16,13 @@ from benchmarks import motion_figures as figures
 from benchmarks.contexts import REFERENCE, attended, chunk_passes
 from benchmarks.variants import COMPONENTS, KNOTS, OWN, REFERENCES, FixedReference, KnotSwitches, Variant
 from engine.rollout.base import REFERENCE_SLOT, Rollout
+from engine.rollout.knot_forcing import KnotForcing
 from models.config import EMBEDDED
+from models.deblocking import deblock
 from models.dit import CausalWanDiT, randomise_
 from models.motion import INDEX, SCALES
+from models.motion_codec import MotionCodec, MotionPayload, pack_controls, unpack_controls
+from training.measure import shown, unfiltered
 
 CHANNELS = EMBEDDED.dit.latent_channels
 espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
@@ -184,10 +188,39 @@ def test_components_add_up_to_the_papers_method() -> None:
     assert rollouts["1 step"].spec.steps == (1000,)
 
 
+def test_the_start_is_drawn_by_the_seed_and_s_equal_to_c_keeps_near() -> None:
+    rollouts = {variant.name: variant.rollout(EMBEDDED) for variant in REFERENCES}
+    reference, features = torch.zeros(EMBEDDED.latent_shape), torch.zeros(20, 2, 2)
+    starts = [rollouts["n0 drawn"].new_state(reference, features, seed).reference_index for seed in range(40)]
+    assert min(starts) >= 4 and max(starts) <= 22 and len(set(starts)) > 10
+    state, near = rollouts["s = c"].new_state(reference, features, 0), rollouts["s = c"]
+    assert isinstance(near, KnotForcing)
+    ahead = []
+    for chunk in range(20):
+        state.next_latent = 3 * chunk
+        near.run_ahead(state)
+        ahead.append(state.reference_index - state.next_latent)
+    assert ahead[:7] == [22, 19, 16, 13, 10, 7, 4] and set(ahead[7:]) == {4}
+
+
+def test_raw_rolls_are_what_the_network_made_and_shown_ones_what_the_codec_shows() -> None:
+    rolled = 0.2 * np.random.default_rng(0).normal(size=(2, 36, 16)).astype(np.float32)
+    raw, seen = unfiltered(rolled), shown(rolled)
+    assert raw.shape == seen.shape == (2, 33, 16)
+    np.testing.assert_allclose(raw, rolled[:, 3:] * np.array(SCALES, np.float32))
+    codec, own = MotionCodec(), torch.zeros(16)
+    payload = MotionPayload(rig=None, own=own, gain=torch.ones(16))  # type: ignore[arg-type]
+    latents = pack_controls(torch.from_numpy(rolled[0]))
+    inside = slice(INDEX["yaw"], INDEX["breath"])  # both signs: no clamping of these
+    smooth = deblock(unpack_controls(latents), None)
+    np.testing.assert_allclose(codec.controls(smooth, payload)[3:, inside], seen[0][:, inside], atol=1e-6)
+    assert not np.allclose(raw[..., inside], seen[..., inside], atol=1e-3)
+
+
 def test_every_row_of_the_report_can_be_made_of_the_data_itself() -> None:
     made = np.random.default_rng(5).normal(0, 0.1, (3, 12 * 50, 16))
     rows = [
-        generator.spread_row(made), generator.jerk_row(made, made), generator.steps_row(made, made),
+        generator.spread_row(made), generator.jerk_row(made, made, made), generator.steps_row(made, made),
         generator.drift_row(made, 150), generator.pulse_row(made),
     ]  # fmt: skip
     text = generator.as_json({"all": {str(i): row for i, row in enumerate(rows)}})

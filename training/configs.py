@@ -168,6 +168,7 @@ PRESETS: dict[str, StageConfig] = {
     "causal-ode-cpu": CAUSAL_ODE,
     "distill-cpu": DISTILL,
     "self-forcing-cpu": replace(DISTILL, rollout=RolloutSpec(strategy="self_forcing", knot=0)),
+    "ablation-own": _ablation(),
     "ablation-k0": _ablation(knot=0),
     "ablation-k2": _ablation(knot=2, chunks=6),
     "ablation-l9": _ablation(window=9),

@@ -25,11 +25,20 @@ from models.config import EMBEDDED
 from models.deblocking import deblock
 from models.dit import CausalWanDiT
 from models.features import frame_tokens
-from models.motion import CHANNELS, INDEX, JAW_SPAN, SCALES
+from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import reference_features, unpack_controls
 from models.registry import LoadedModel, load_weights
 from training.faces import held_out_landmarks
-from training.synthetic.corpus import CorpusConfig, CorpusMaker, faster, held_out_sentences, human_speech, join, pause
+from training.synthetic.corpus import (
+    CorpusConfig,
+    CorpusMaker,
+    faster,
+    held_out_sentences,
+    human_speech,
+    join,
+    pause,
+    speaking_frames,
+)
 from training.synthetic.corpus import hops_of as hops_of_sound
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Speech, Voice
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
@@ -99,8 +108,8 @@ def roll(
     model: LoadedModel, drives: Sequence[torch.Tensor], features: Sequence[NDArray[np.float32]], seeds: Sequence[int],
     chunks: int, rollout: Rollout | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Relative controls [calls, 12 * chunks - 3, 16] of several calls that run together, as the codec would show them,
-    by the model's own rollout or another."""
+    """Scaled controls [calls, 12 * chunks, 16] of several calls that run together, as their latents hold them, by the
+    model's own rollout or another."""
     rollout = rollout or make_rollout(default_spec(EMBEDDED), EMBEDDED)
     runner = ModelRunner(model, slots=len(drives), context=rollout.spec.context)
     assert isinstance(runner.cache, KVCache)
@@ -123,8 +132,17 @@ def roll(
             assert job.latents is not None
             out[slot].append(unpack_controls(job.latents))
             held[slot] = job.held
-    motion = deblock(torch.stack([torch.cat(parts) for parts in out]), None)[:, 3:] * torch.tensor(SCALES)
-    return motion.numpy()
+    return torch.stack([torch.cat(parts) for parts in out]).numpy()
+
+
+def unfiltered(rolled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What was rolled as relative controls from a call's first frame on [calls, 12 * chunks - 3, 16]."""
+    return np.asarray(rolled[:, FRAMES_PER_LATENT - 1 :] * np.array(SCALES, np.float32))
+
+
+def shown(rolled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same as the codec shows it, with the steps between latents smoothed."""
+    return unfiltered(deblock(torch.from_numpy(rolled), None).numpy())
 
 
 def lip_figures(motion: FloatArray, one: Case) -> dict[str, object]:
@@ -186,7 +204,7 @@ def _between(tracks: FloatArray) -> float:
 def truth_heads(one: Case, seeds: int) -> FloatArray:
     """What the data's own process does with the same voice, relative to a straight photograph."""
     decibels = loudness(one.speech.sound, one.frames)
-    speaking = decibels > -35
+    speaking = speaking_frames(one.speech.phonemes, one.frames)
     rng = np.random.default_rng(5)
     return np.stack([head_tracks(decibels, speaking, rng, HeadStyle()) for _ in range(seeds)])
 
@@ -206,12 +224,12 @@ def main() -> None:
     chunks = int((args.seconds * FPS + 3) / 12)
     drives = [drive_of(maker, one.speech, 3 * chunks + 1) for one in cases]
     faces = held_out[: len(cases)]
-    motion = roll(model, drives, [reference_features(f) for f in faces], range(len(cases)), chunks)
+    motion = shown(roll(model, drives, [reference_features(f) for f in faces], range(len(cases)), chunks))
     motion[..., INDEX["jaw"]] += np.array([[f["th"] / (JAW_SPAN * f["mw"])] for f in faces], np.float32)
     for one, made in zip(cases, motion.astype(np.float64), strict=True):
         print(one.name, json.dumps(lip_figures(made, one)), flush=True)
     face = reference_features(held_out[0])
-    made = roll(model, [drives[0]] * args.seeds, [face] * args.seeds, range(100, 100 + args.seeds), chunks)
+    made = shown(roll(model, [drives[0]] * args.seeds, [face] * args.seeds, range(100, 100 + args.seeds), chunks))
     print("heads", json.dumps(head_figures(made.astype(np.float64))))
     print("data ", json.dumps(head_figures(truth_heads(cases[0], args.seeds)[:, : made.shape[1]])))
 
