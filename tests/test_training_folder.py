@@ -66,12 +66,18 @@ def test_what_a_kill_interrupts_leaves_the_file_before(tmp_path: Path) -> None:
     assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
 
 
-def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "dit.safetensors"
     checkpoint.export({"a": torch.ones(2)}, path, {})
     before = path.read_bytes()
-    with pytest.raises(TypeError):
-        checkpoint.export({"a": torch.ones(3)}, path, {"model": 1})  # type: ignore[dict-item]
+
+    def torn(_: object, path: Path, __: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError
+
+    monkeypatch.setattr(checkpoint, "save_file", torn)
+    with pytest.raises(OSError):
+        checkpoint.export({"a": torch.ones(3)}, path, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path] and path.stat().st_mode & 0o777 == 0o644
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from engine.errors import RequestError
 from engine.framing import tones
 from engine.landmarks import FACE, Floats, Image, canonical_crop, default_estimator, describe
 from models.motion import INDEX
@@ -76,7 +77,10 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     portraits = load(args.portraits)
-    kept = set_apart(portraits)
+    try:
+        kept = set_apart(portraits)
+    except RequestError as error:
+        raise SystemExit(error.message) from error
     made = {name: turned_copies(*portrait, args.copies, rng) for name, portrait in portraits.items()}
     trained, tested = ([made[n] for n in made if (n in kept) is test] for test in (False, True))
     estimator = fit(np.concatenate([m[0] for m in trained]), np.concatenate([m[1] for m in trained]))
