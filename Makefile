@@ -30,7 +30,7 @@ else
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 endif
 
-.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded ablation image-test clean
+.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded-weights embedded ablation image-test clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -91,10 +91,11 @@ bench: setup  ## the engine's figures on this machine, as JSON
 	$(BIN)/knotcast bench engine --json $(ARGS)
 
 # Painted faces and espeak-ng's voices, nothing else. Every line goes on from where it was; hours of two cores in all.
-# On a bare GPU machine, with corpus and landmarks made beforehand: make -o setup embedded BIN=/usr/bin COLUMN=h200
+# On a bare GPU machine (no espeak-ng), with corpus and landmarks made beforehand:
+#   make -o setup embedded-weights BIN=/usr/bin COLUMN=h200
 STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
-embedded: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
+embedded-weights: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
 	$(call STAGE,base,base-$(COLUMN),base)
@@ -102,6 +103,8 @@ embedded: setup  ## train the embedded model anew from nothing (training/README.
 	$(call STAGE,causal,causal-ode-$(COLUMN),ode) --teacher $(call RESULT,causal)
 	$(call STAGE,distill,distill-$(COLUMN),distill) --start $(call RESULT,ode) --teacher $(call RESULT,base)
 	$(BIN)/python -m training.export $(call RESULT,distill) $(RUNS)/dit.safetensors
+
+embedded: embedded-weights  ## the same, and measure it
 	$(BIN)/python -m training.measure --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 

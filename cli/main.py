@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -121,6 +121,9 @@ def train(
     out: Annotated[Path | None, typer.Option(help="folder of checkpoint, log and sheets; goes on from there")] = None,
     steps: Annotated[int | None, typer.Option(help="another number than the preset's", min=1)] = None,
     accumulate: Annotated[int | None, typer.Option(help="pieces a batch is worked through in", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="of clips and noise; default: the preset's", min=0)] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that prepare clips", min=0)] = None,
+    size: Annotated[str | None, typer.Option(help="another picture size, like 480x480")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads of a process, 0 = torch's choice", min=0)] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="print the memory on 1, 4 and 8 GPUs, and stop")] = False,
@@ -130,13 +133,14 @@ def train(
 
     import torch
 
-    from training.configs import find_preset
+    from training.configs import find_preset, with_size
     from training.plan import describe
     from training.run import train as run_stage
 
     with one_line_errors():
-        preset = find_preset(config, stage)
-        chosen = replace(preset, steps=steps or preset.steps, accumulate=accumulate or preset.accumulate)
+        options: dict[str, Any] = {"steps": steps, "accumulate": accumulate, "seed": seed, "workers": workers}
+        given = {name: value for name, value in options.items() if value is not None}
+        chosen = with_size(replace(find_preset(config, stage), **given), size)
         if plan:
             typer.echo(describe(chosen))
             return

@@ -41,14 +41,14 @@ def random_model(config: ModelConfig = EMBEDDED, seed: int = 0) -> CausalWanDiT:
 
 
 class NoiseClips:
-    """Clips of noise, drawn as the real ones are: from `rng` alone."""
+    """Clips of noise, drawn as the real ones are: by seed and number alone."""
 
     def __init__(self, config: ModelConfig = TINY, seed: int = 0) -> None:
-        self.config = config
-        self.rng = np.random.default_rng(seed)
+        self.config, self.seed = config, seed
 
-    def batch(self, size: int, share: slice = slice(None)) -> ClipBatch:
-        clip = noise_clips(size, int(self.rng.integers(1 << 30)), self.config)
+    def batch(self, number: int, size: int, share: slice = slice(None)) -> ClipBatch:
+        drawn = np.random.default_rng((self.seed, number)).integers(1 << 30)
+        clip = noise_clips(size, int(drawn), self.config)
         return ClipBatch(
             clip.latents[share], clip.drive[share], clip.features[share], clip.reference[share],
             text=None if clip.text is None else clip.text[share],

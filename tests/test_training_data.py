@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 
+from engine.errors import RequestError
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import reference_features
@@ -164,7 +166,7 @@ def sampler(tmp_path: Path) -> ClipSampler:
 
 
 def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: ClipSampler) -> None:
-    batch = sampler.batch(8)
+    batch = sampler.batch(0, 8)
     assert batch.latents.shape == (8, 22, 16, 2, 2) and batch.drive.shape == (8, 22, 4, 672)
     assert ((batch.reference >= 22) & (batch.reference < 40)).all()
     jaw = batch.latents[:, :, INDEX["jaw"]].flatten(1) * SCALES[INDEX["jaw"]] + 0.2
@@ -176,7 +178,7 @@ def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: C
 
 def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
     """Tokens of the clip are those of models.features for the same frames."""
-    batch = sampler.batch(4)
+    batch = sampler.batch(0, 4)
     hops = sampler.corpus.hops.astype(np.float32)
     spans = zip(sampler.corpus.hop_starts, sampler.corpus.frames, strict=True)
     known = [hops[at : at + 4 * frames + 8] for at, frames in spans]
@@ -185,9 +187,48 @@ def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
         assert np.abs(tokens - clip[40]).max(1).min() < 1e-5
 
 
-def test_the_same_seed_draws_the_same_clips(tmp_path: Path, sampler: ClipSampler) -> None:
+def test_seed_and_number_draw_the_clips(sampler: ClipSampler) -> None:
     other = ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, seed=0)
-    torch.testing.assert_close(sampler.batch(3).latents, other.batch(3).latents)
+    second = sampler.batch(1, 3).latents
+    assert torch.equal(other.batch(1, 3).latents, second)
+    assert not torch.equal(sampler.batch(0, 3).latents, second)
+    assert not torch.equal(sampler.apart(1).batch(1, 3).latents, second)
+    assert torch.equal(sampler.batch(1, 3, slice(1, 3)).latents, second[1:])
+
+
+def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path, sampler: ClipSampler) -> None:
+    file = tmp_path / "corpus.npz"
+    whole = file.read_bytes()
+    with np.load(file) as known:
+        kept = dict(known)
+    np.savez(tmp_path / "lacking.npz", **{name: kept[name] for name in ("frames", "hops")})
+    np.save(tmp_path / "one.npy", kept["lips"])
+    for name, data in (("torn.npz", whole[: len(whole) // 2]), ("words.npz", b"no corpus"), ("empty.npz", b"")):
+        (tmp_path / name).write_bytes(data)
+    for name in ("lacking.npz", "one.npy", "torn.npz", "words.npz", "empty.npz"):
+        with pytest.raises(RequestError, match=f"{name} is no corpus: make one with"):
+            Corpus(tmp_path / name)
+    sampler.corpus.frames = np.array([60, 88])
+    with pytest.raises(RequestError, match="no session of the corpus is longer than a clip, 88 frames"):
+        ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, seed=0)
+
+
+def test_a_corpus_is_the_file_that_was_named_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops, lips, heads = np.zeros((408, 40)), np.zeros((100, 5)), np.zeros((1, 276, 11))
+    made = corpus.write(tmp_path / "named", iter([corpus.Session(hops, lips, heads)]))
+    assert made["sessions"] == 1 and made["megabytes"] > 0
+    assert Corpus(tmp_path / "named").frames.tolist() == [100]
+
+    def torn(file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
+        raise OSError
+
+    monkeypatch.setattr(np, "savez", torn)
+    for name in ("named", "other"):
+        with pytest.raises(OSError):
+            corpus.write(tmp_path / name, iter([corpus.Session(hops, lips, heads)]))
+    assert [path.name for path in tmp_path.iterdir()] == ["named"]
+    assert Corpus(tmp_path / "named").frames.tolist() == [100]
 
 
 def test_what_is_given_wins_and_eases_away() -> None:
@@ -202,6 +243,15 @@ def test_what_is_given_wins_and_eases_away() -> None:
     untouched = [i for i in range(16) if i not in POSE and i > 4]
     np.testing.assert_array_equal(changed[..., untouched], controls[..., untouched])
     assert np.abs(changed[..., INDEX["yaw"]]).max() > 0.3
+    yaw = INDEX["yaw"]
+    away = np.abs(changed - controls)[..., yaw]
+    ended = [(clip, int(np.flatnonzero(mask[clip, :, yaw])[-1])) for clip in np.flatnonzero(mask[..., yaw].any(1))]
+    ended = [(clip, last) for clip, last in ended if last < 60]
+    assert len(ended) >= 3
+    for clip, last in ended:
+        tail = away[clip, last:]
+        assert 0.85 * tail[0] < tail[1] < tail[0], "no jump"
+        assert (np.diff(tail) < 1e-6).all() and tail[25] < 0.1 * tail[0], "back to its own within a second"
 
 
 def test_sometimes_everything_is_given() -> None:
@@ -233,5 +283,13 @@ def test_without_portraits_painted_faces_serve() -> None:
 
 
 def test_a_folder_without_landmarks_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"--portraits: no landmarks can be read"):
+    with pytest.raises(RequestError, match=r"--portraits: no landmarks can be read"):
         load_portraits(tmp_path)
+
+
+def test_too_few_portraits_are_told_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "landmarks.json"
+    file.write_text(json.dumps({f"{i}.jpg": {"number": i} for i in range(59)}))
+    for part in (training_landmarks, held_out_landmarks):
+        with pytest.raises(RequestError, match="59 portraits are too few: 40 are held out, so name 60 or more"):
+            part(file)

@@ -20,6 +20,7 @@ from training.families import family_of
 from training.noise import add_noise
 from training.self_rollout import self_rollout
 from training.stages import DistillStage, Setting
+from training.stream import ClipStream
 
 SPECS = [
     RolloutSpec(),
@@ -153,8 +154,8 @@ def test_distribution_matching_moves_a_gaussians_mean_to_the_teachers() -> None:
 def setting(model: CausalWanDiT, teacher: CausalWanDiT, critic: CausalWanDiT) -> Setting:
     config = replace(PRESETS["distill-smoke"], model=TINY, chunks=3, guidance=Guidance(2.0))
     return Setting(
-        config, family_of(TINY, config.loss), {"model": model, "critic": critic}, teacher, NoiseClips(),
-        torch.Generator().manual_seed(0), CPU, slice(None),
+        config, family_of(TINY, config.loss), {"model": model, "critic": critic}, teacher,
+        ClipStream(NoiseClips(), config.batch), torch.Generator().manual_seed(0), CPU, slice(None),
     )  # fmt: skip
 
 

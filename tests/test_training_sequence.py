@@ -16,6 +16,7 @@ from models.dit import CausalWanDiT
 from tests.clips import draws, noise_clips, random_model
 from training import bidirectional
 from training.clips import DropoutConfig, withhold
+from training.configs import PRESETS
 from training.noise import sample_sigmas
 from training.sequence import ExposureConfig, Layout, build, frame_mask, predict, predict_recorded, record
 
@@ -168,6 +169,17 @@ def test_conditions_are_withheld_at_their_rates() -> None:
     assert 0.22 < silent.float().mean() < 0.28
     assert torch.equal(dropped.drive[~silent], batch.drive[~silent])
     assert withhold(batch, DropoutConfig(), draws(2000)).drive is batch.drive
+
+
+def test_what_guidance_compares_with_is_trained() -> None:
+    """Text and drive withheld, the reference shown: by itself each would leave one clip in a hundred."""
+    batch = replace(noise_clips(2000), text=torch.ones(2000, 3, 4))
+    for config in (PRESETS["wan-1.3b-base"], PRESETS["base-cpu"]):
+        clip = bidirectional.build(batch, config.exposure, config.dropout, draws(2000))
+        assert clip.text is not None
+        nothing = (clip.text == 0).all((1, 2)) & (clip.drive == 0).flatten(1).all(1)
+        assert 0.08 < (nothing & clip.shown).float().mean() < 0.12
+        assert 0.16 < (clip.text == 0).all((1, 2)).float().mean() < 0.22
 
 
 def test_guidance_goes_beyond_the_conditioned_answer(model: CausalWanDiT) -> None:

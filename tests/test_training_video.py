@@ -455,7 +455,7 @@ def test_a_prepared_clip_becomes_an_example(tmp_path: Path, voice: Sound) -> Non
 
     first, latents = 30, 15
     write_clip(tmp_path / "0.safetensors", example(clip, first, latents, model, encode))
-    batch = LatentFolder(tmp_path, model, latents, (22, 23), seed=0).batch(1)
+    batch = LatentFolder(tmp_path, model, latents, (22, 23), seed=0).batch(0, 1)
     shown = first + 4 * torch.arange(latents)
     assert (batch.latents[0, :, 0, 0, 0] / 2 - shown).abs().max() < 1.5
     assert batch.portrait is not None and torch.equal(batch.portrait[0], batch.latents[0, -1])

@@ -2,18 +2,19 @@
 exactly. Tensors are whole, however many processes wrote or read them.
 """
 
-import json
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from engine.errors import RequestError
+from training.files import replacing
 from training.parallel import placed, whole
+from training.stream import ClipStream
 
 Ema = dict[str, Tensor]
 
@@ -28,76 +29,92 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that a step changes; filled in place. networks, optimisers: by name, ``model`` among them."""
+    """Everything that a step changes; filled in place. networks, optimisers: by name, ``model`` among them. run: what
+    tells this run from others (`StageConfig.identity`)."""
 
     networks: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
     ema: Ema
     generator: torch.Generator
-    rng: np.random.Generator
+    stream: ClipStream
+    run: dict[str, str]
 
     def save(self, path: Path, progress: Progress, *, write: bool = True) -> None:
-        """Write atomically: a run that is killed leaves the checkpoint before. All processes call, one writes."""
-        tensors = {f"ema.{name}": whole(value) for name, value in self.ema.items()}
-        for network, model in self.networks.items():
-            tensors |= {f"{network}.{name}": whole(value) for name, value in model.state_dict().items()}
-            names = [name for name, _ in model.named_parameters()]
-            for index, state in self.optimisers[network].state_dict()["state"].items():
-                prefix = f"{_optimiser(network)}{names[index]}."
-                tensors |= {prefix + key: whole(torch.as_tensor(value)) for key, value in state.items()}
+        """Write atomically: a run that is killed leaves the checkpoint before. All processes call, one writes.
+
+        Tensor by tensor, so that no device ever holds more than one of them whole.
+        """
+        kept: Ema = {}
+        for name, value in self._tensors():
+            tensor = whole(value)
+            if write:
+                kept[name] = tensor.detach().to("cpu", copy=True).contiguous()
         if not write:
             return
-        tensors["generator"] = self.generator.get_state()
+        kept["generator"] = self.generator.get_state()
         metadata = {
             "step": str(progress.step),
             "seconds": str(progress.seconds),
-            "numpy": json.dumps(self.rng.bit_generator.state),
+            "batches": str(self.stream.number),
+            **self.run,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file(
-            {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial, metadata
-        )
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            save_file(kept, partial, metadata)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """By the names of the file, each as it is held: sharded, if it is."""
+        yield from ((f"ema.{name}", value) for name, value in self.ema.items())
+        for network, model in self.networks.items():
+            yield from ((f"{network}.{name}", value) for name, value in model.state_dict().items())
+            names = [name for name, _ in model.named_parameters()]
+            for index, state in self.optimisers[network].state_dict()["state"].items():
+                prefix = f"{_optimiser(network)}{names[index]}."
+                yield from ((prefix + key, torch.as_tensor(value)) for key, value in state.items())
 
     def restore(self, path: Path) -> Progress:
-        tensors = load_file(path)
+        """Take everything over. Raises RequestError ``other_run``."""
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-        self.ema.update({name: placed(value, self.ema[name]) for name, value in _under(tensors, "ema.").items()})
-        for network, model in self.networks.items():
-            own = model.state_dict()
-            model.load_state_dict({k: placed(v, own[k]) for k, v in _under(tensors, f"{network}.").items()})
-            self.restore_optimiser(network, _under(tensors, _optimiser(network)))
-        self.generator.set_state(tensors["generator"])
-        self.rng.bit_generator.state = json.loads(metadata["numpy"])
+            metadata, names = file.metadata(), set(file.keys())
+            self._check(path, metadata, names)
+            for name, value in self.ema.items():
+                self.ema[name] = placed(file.get_tensor(f"ema.{name}"), value)
+            for network, model in self.networks.items():
+                own = model.state_dict()
+                model.load_state_dict({k: placed(file.get_tensor(f"{network}.{k}"), v) for k, v in own.items()})
+                optimiser, state = self.optimisers[network], {}
+                for index, (name, parameter) in enumerate(model.named_parameters()):
+                    prefix = f"{_optimiser(network)}{name}."
+                    if f"{prefix}step" in names:
+                        moments = {k: placed(file.get_tensor(prefix + k), parameter) for k in ("exp_avg", "exp_avg_sq")}
+                        state[index] = {"step": file.get_tensor(f"{prefix}step"), **moments}
+                optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+            self.generator.set_state(file.get_tensor("generator"))
+        self.stream.number = int(metadata.get("batches", 0))
         return Progress(int(metadata["step"]), float(metadata.get("seconds", 0.0)))
 
-    def restore_optimiser(self, network: str, tensors: Ema) -> None:
-        optimiser, state = self.optimisers[network], {}
-        for index, (name, parameter) in enumerate(self.networks[network].named_parameters()):
-            if f"{name}.step" in tensors:
-                moments = {key: placed(tensors[f"{name}.{key}"], parameter) for key in ("exp_avg", "exp_avg_sq")}
-                state[index] = {"step": tensors[f"{name}.step"], **moments}
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    def _check(self, path: Path, metadata: dict[str, str], names: set[str]) -> None:
+        """Is the checkpoint this run's? Older ones do not say; they must at least hold its networks."""
+        other = [name for name, own in self.run.items() if metadata.get(name, own) != own]
+        wanted = {f"{network}.{name}" for network, model in self.networks.items() for name in model.state_dict()}
+        if other or not wanted <= names:
+            changed = " and ".join(other) or "stage"
+            raise RequestError("other_run", f"{path.parent} holds a run of another {changed}: name another folder")
 
 
 def averaged_weights(path: Path) -> Ema:
     """The moving average of a checkpoint, by the model's own names."""
-    return _under(load_file(path), "ema.")
+    return {name.removeprefix("ema."): value for name, value in load_file(path).items() if name.startswith("ema.")}
 
 
 def export(weights: Ema, path: Path, metadata: dict[str, str]) -> float:
     """Write bf16 weights for the engine; return the size in MiB."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}, path, metadata)
-    path.chmod(0o644)  # safetensors makes files that only their owner can read
+    with replacing(path) as partial:
+        save_file({name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}, partial, metadata)
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
     return path.stat().st_size / 2**20
 
 
 def _optimiser(network: str) -> str:
     return "optimiser." if network == "model" else f"{network}_optimiser."
-
-
-def _under(tensors: Ema, prefix: str) -> Ema:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

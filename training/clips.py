@@ -6,7 +6,6 @@ A clip is latents with what drives them and a reference that lies ahead in time.
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,34 +31,36 @@ class ClipBatch:
 
 
 class Clips(Protocol):
-    """An endless stream of clips that depends on `rng` alone."""
+    """Endless batches of clips, drawn by a seed."""
 
-    rng: np.random.Generator
-
-    def batch(self, size: int, share: slice = slice(None)) -> ClipBatch:
-        """Draw `size` clips; give those in `share`."""
+    def batch(self, number: int, size: int, share: slice = slice(None)) -> ClipBatch:
+        """The `number`-th batch, always the same `size` clips; of these the ones in `share`."""
         ...
 
     def apart(self, seed: int) -> "Clips":
-        """The same set with a stream of its own: what it draws does not move this one on."""
+        """The same set, drawn by another seed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DropoutConfig:
-    """Probabilities per clip that a condition is withheld, so that guidance has something to compare with. A withheld
-    drive or text is all zeros; a withheld reference stays in its place as noise (bidirectional only)."""
+    """Probabilities per clip that a condition is withheld. A withheld drive or text is all zeros; a withheld reference
+    stays in its place as noise (bidirectional only). both: that text and drive are withheld together, which is what
+    guidance compares with; the others are drawn each by itself."""
 
     text: float = 0.0
     drive: float = 0.0
     reference: float = 0.0
+    both: float = 0.0
 
 
 def withhold(batch: ClipBatch, dropout: DropoutConfig, draws: Draws) -> ClipBatch:
     """Drop drive and text of some clips."""
-    drive, text = batch.drive, batch.text
-    if dropout.drive:
-        drive = drive * (draws.rand() >= dropout.drive)[:, None, None, None]
-    if dropout.text and text is not None:
-        text = text * (draws.rand() >= dropout.text)[:, None, None]
+    if not (dropout.text or dropout.drive or dropout.both):
+        return batch
+    some = draws.rand() >= dropout.both
+    drive = batch.drive * (some & (draws.rand() >= dropout.drive))[:, None, None, None]
+    text = batch.text
+    if text is not None:
+        text = text * (some & (draws.rand() >= dropout.text))[:, None, None]
     return replace(batch, drive=drive, text=text)

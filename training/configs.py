@@ -3,7 +3,9 @@
 The names of presets: what is trained, and for which machine. `smoke` is a run of a few steps for a test.
 """
 
-from dataclasses import dataclass, field, replace
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from engine.config import RolloutSpec
@@ -37,7 +39,9 @@ class StageConfig:
     AdamW; warm: share of the steps over which the rate rises, final_rate: what it falls to. ema: decay of the averaged
     weights, which are the result. schedule: share of noise levels taken from those of the rollout. guidance: of the
     base model, where it teaches. recompute: trade time for memory in backward. dtype: of the autocast; ``auto`` is bf16
-    where the processor computes in it (elsewhere it is three times slower than fp32).
+    where the processor computes in it (elsewhere it is three times slower than fp32). seed: of weights, noise and
+    clips; another in each stage, or each would meet the same clips in the same order. workers: processes that prepare
+    clips, 0 = the trainer itself.
     """
 
     stage: Literal["base", "causal", "distill"]
@@ -60,6 +64,7 @@ class StageConfig:
     recompute: bool = False
     dtype: str = "auto"
     seed: int = 0
+    workers: int = 0
     log_every: int = 10
     save_every: int = 100
     sheet_every: int = 500
@@ -79,6 +84,16 @@ class StageConfig:
         assert self.method == "teacher_forcing" or self.save_every % self.ode.reuse == 0, "a path is not saved"
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What tells a run from others: its folder holds no other. Steps, hours and the like may change on the way."""
+        return {
+            "stage": self.stage,
+            "method": self.method,
+            "model": self.model.name,
+            "rollout": json.dumps(asdict(self.rollout)),
+        }
+
+    @property
     def networks(self) -> tuple[str, ...]:
         return ("model", "critic") if self.stage == "distill" else ("model",)
 
@@ -87,7 +102,7 @@ class StageConfig:
         return self.stage == "distill" or self.method == "ode"
 
 
-_DROPPED = DropoutConfig(text=0.1, drive=0.1, reference=0.1)
+_DROPPED = DropoutConfig(text=0.1, drive=0.1, reference=0.1, both=0.1)
 _AHEAD = ClipConfig(reference_ahead=(22, 44))
 _EXPOSED = ExposureConfig(prefix=0.3, prefix_latents=8)
 
@@ -95,13 +110,13 @@ BASE = StageConfig(
     stage="base", steps=2800, batch=32, rate=1e-3, hours=2.0, schedule=0.0, clips=_AHEAD, exposure=_EXPOSED,
     dropout=_DROPPED,
 )  # fmt: skip
-CAUSAL = StageConfig(stage="causal", steps=1400, batch=32, rate=1e-3, hours=3.0)
+CAUSAL = StageConfig(stage="causal", steps=1400, batch=32, rate=1e-3, hours=3.0, seed=10)
 CAUSAL_ODE = replace(
-    CAUSAL, method="ode", steps=440, rate=4e-4, ema=0.99, hours=1.5, loss=LossConfig(cap=1.5, blinks=3.0)
+    CAUSAL, method="ode", steps=440, rate=4e-4, ema=0.99, hours=1.5, loss=LossConfig(cap=1.5, blinks=3.0), seed=20
 )
 DISTILL = StageConfig(
     stage="distill", steps=500, batch=32, rate=1e-4, hours=2.0, betas=(0.0, 0.999), ema=0.99, final_rate=1.0,
-    clips=_AHEAD, critic=CriticConfig(rate=2e-4),
+    clips=_AHEAD, critic=CriticConfig(rate=2e-4), seed=30,
 )  # fmt: skip
 
 WAN_BASE = StageConfig(
@@ -109,14 +124,14 @@ WAN_BASE = StageConfig(
     final_rate=0.1, warm=0.02, ema=0.9995, schedule=0.0, recompute=True, sheet_every=0, clips=_AHEAD, exposure=_EXPOSED,
     dropout=_DROPPED,
 )  # fmt: skip
-WAN_CAUSAL = replace(WAN_BASE, stage="causal", steps=3000, hours=168.0, schedule=0.5, dropout=DropoutConfig())
+WAN_CAUSAL = replace(WAN_BASE, stage="causal", steps=3000, hours=168.0, schedule=0.5, dropout=DropoutConfig(), seed=10)
 WAN_CAUSAL_ODE = replace(
     WAN_CAUSAL, method="ode", rate=2e-6, ema=0.99, hours=168.0, guidance=Guidance(6.0),
-    ode=OdeConfig(teacher="base", paths=48),
+    ode=OdeConfig(teacher="base", paths=48), seed=20,
 )  # fmt: skip
 WAN_DISTILL = replace(
     WAN_CAUSAL, stage="distill", rate=2e-6, betas=(0.0, 0.999), clip=10.0, final_rate=1.0, warm=0.0, ema=0.99,
-    guidance=Guidance(4.0), critic=CriticConfig(rate=4e-7),
+    guidance=Guidance(4.0), critic=CriticConfig(rate=4e-7), seed=30,
 )  # fmt: skip
 
 WAN_TINY = replace(
@@ -138,12 +153,13 @@ def _smoke(config: StageConfig) -> StageConfig:
 
 
 def _h200(config: StageConfig, steps: int, hours: float) -> StageConfig:
-    return replace(config, batch=256, steps=steps, hours=hours)
+    """A batch takes a core 0.25 to 0.6 s to cut from the corpus, which is more than a step takes: many do it."""
+    return replace(config, batch=256, steps=steps, hours=hours, workers=12)
 
 
 def _ablation(chunks: int = 7, **rollout: Any) -> StageConfig:
     """A short fine-tune of the finished model for another rollout, so that none is judged untrained."""
-    return replace(CAUSAL_ODE, steps=100, hours=0.5, chunks=chunks, rollout=RolloutSpec(**rollout))
+    return replace(CAUSAL_ODE, steps=100, hours=0.5, chunks=chunks, rollout=RolloutSpec(**rollout), seed=40)
 
 
 PRESETS: dict[str, StageConfig] = {
@@ -157,10 +173,10 @@ PRESETS: dict[str, StageConfig] = {
     "ablation-k2": _ablation(knot=2, chunks=6),
     "ablation-l9": _ablation(window=9),
     "ablation-self-forcing": _ablation(strategy="self_forcing", knot=0),
-    "base-h200": _h200(BASE, 4000, 0.12),
-    "causal-h200": _h200(CAUSAL, 4000, 0.15),
-    "causal-ode-h200": _h200(CAUSAL_ODE, 800, 0.08),
-    "distill-h200": _h200(DISTILL, 1000, 0.15),
+    "base-h200": _h200(BASE, 4000, 0.11),
+    "causal-h200": _h200(CAUSAL, 4000, 0.13),
+    "causal-ode-h200": _h200(CAUSAL_ODE, 800, 0.07),
+    "distill-h200": _h200(DISTILL, 1000, 0.14),
     "wan-1.3b-base": WAN_BASE,
     "wan-1.3b-causal": WAN_CAUSAL,
     "wan-1.3b-causal-ode": WAN_CAUSAL_ODE,
@@ -178,3 +194,13 @@ def find_preset(name: str, stage: str) -> StageConfig:
     if name not in fitting:
         raise RequestError("unknown_config", f"unknown config {name!r} of {stage}: choose one of {', '.join(fitting)}")
     return PRESETS[name]
+
+
+def with_size(config: StageConfig, size: str | None) -> StageConfig:
+    """The same for pictures of WIDTHxHEIGHT, None = as they are. Raises RequestError where the model makes no such."""
+    if size is None:
+        return config
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if sides is None:
+        raise RequestError("invalid_size", f"a size is WIDTHxHEIGHT, like 480x480, not {size!r}")
+    return replace(config, model=config.model.at_size(int(sides[1]), int(sides[2])))

@@ -9,11 +9,13 @@ is relative to it. What the caller would give (pose, blinks, lips) is given at r
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.errors import RequestError
 from models.features import LogMelConfig
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
@@ -42,12 +44,17 @@ class ClipConfig:
 
 
 class Corpus:
-    """An .npz of training.synthetic.corpus, by session."""
+    """An .npz of training.synthetic.corpus, by session. Raises RequestError ``bad_data`` for any other file."""
 
     def __init__(self, path: Path) -> None:
-        with np.load(path) as file:
-            self.frames, self.hops = file["frames"], file["hops"]
-            self.lips, self.heads = file["lips"], file["heads"]
+        try:
+            with path.open("rb") as opened, np.load(opened) as file:
+                self.frames, self.hops = file["frames"], file["hops"]
+                self.lips, self.heads = file["lips"], file["heads"]
+        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
+            raise RequestError(
+                "bad_data", f"{path} is no corpus: make one with python -m training.make_data"
+            ) from error
         self.starts = np.concatenate([[0], np.cumsum(self.frames)[:-1]])
         self.head_starts = self.starts + HEAD_TAIL * np.arange(len(self.frames))
         self.hop_starts = 4 * self.starts + 8 * np.arange(len(self.frames))
@@ -61,31 +68,34 @@ def load_portraits(portraits: Path | None) -> tuple[FloatArray, FloatArray]:
 
 
 class ClipSampler:
-    """Draws batches without end; the same seed gives the same batches."""
+    """Draws batches without end; the same seed gives the same batches. Raises RequestError ``short_corpus``."""
 
     def __init__(
         self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int
     ) -> None:
         self.corpus, self.features, self.opening, self.config = corpus, features, opening, config
         self.mel = LogMelConfig()
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
         self.frames = config.latents * FRAMES_PER_LATENT
         usable = np.maximum(corpus.frames - self.frames, 0)
+        if not usable.any():
+            raise RequestError("short_corpus", f"no session of the corpus is longer than a clip, {self.frames} frames")
         self.weights = usable / usable.sum()
 
-    def batch(self, size: int, share: slice = slice(None)) -> ClipBatch:
-        clips = [self._clip() for _ in range(size)]
+    def batch(self, number: int, size: int, share: slice = slice(None)) -> ClipBatch:
+        rng = np.random.default_rng((self.seed, number))
+        clips = [self._clip(rng) for _ in range(size)]
         controls = np.stack([c[0] for c in clips])
         hops = np.stack([c[1] for c in clips])
         reference = np.array([c[2] for c in clips])
-        who = self.rng.integers(len(self.features), size=size)
-        controls, given, mask = give(controls, self.config.given, self.rng)
+        who = rng.integers(len(self.features), size=size)
+        controls, given, mask = give(controls, self.config.given, rng)
         rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who])]
         return self._pack(reference[share], *rows)
 
     def apart(self, seed: int) -> "ClipSampler":
         other = copy.copy(self)
-        other.rng = np.random.default_rng(seed)
+        other.seed = seed
         return other
 
     def _pack(
@@ -105,9 +115,9 @@ class ClipSampler:
         packed = torch.from_numpy(drive).view(batch, frames // 4, 4, -1)
         return ClipBatch(latents, packed, torch.from_numpy(features), torch.from_numpy(reference))
 
-    def _clip(self) -> tuple[FloatArray, FloatArray, int]:
+    def _clip(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, int]:
         """Absolute controls [T, 16], hops [4T + 12, 40] and the reference's index."""
-        corpus, rng = self.corpus, self.rng
+        corpus = self.corpus
         session = int(rng.choice(len(self.weights), p=self.weights))
         starts_call = rng.random() < self.config.start_probability
         # The clip's frames are first-3 .. first+84; a session's first three frames may stand for those before a call.
@@ -119,19 +129,21 @@ class ClipSampler:
         controls[:, HEAD] = head[at + np.maximum(index, 0)]
         controls[:, LIPS] = corpus.lips[corpus.starts[session] + np.clip(index, 0, None)]
         controls[index < 0, LIPS] = 0
-        reference, pose = self._reference(head, at, first, int(corpus.frames[session]))
+        reference, pose = self._reference(head, at, first, int(corpus.frames[session]), rng)
         controls[:, POSE] -= pose
-        hops = self._hops(session, index, starts_call)
+        hops = self._hops(session, index, starts_call, rng)
         if rng.random() < self.config.voice_dropped:
             hops[:] = self.mel.silence
             controls[:, LIPS] = 0
         return controls, hops, reference
 
-    def _reference(self, head: NDArray[np.float16], at: int, first: int, frames: int) -> tuple[int, FloatArray]:
+    def _reference(
+        self, head: NDArray[np.float16], at: int, first: int, frames: int, rng: np.random.Generator
+    ) -> tuple[int, FloatArray]:
         """Index and pose of the photograph: of a few frames ahead, the one looking straightest, without a blink."""
         low, high = self.config.reference_ahead
         high = min(high, (frames + HEAD_TAIL - 1 - first) // FRAMES_PER_LATENT)
-        tries = self.rng.integers(low, max(high, low + 1), self.config.reference_tries)
+        tries = rng.integers(low, max(high, low + 1), self.config.reference_tries)
         rows = head[at + np.minimum(first + FRAMES_PER_LATENT * tries, frames + HEAD_TAIL - 1)].astype(np.float32)
         pose = rows[:, [i - HEAD.start for i in POSE]]
         scales = np.array([SCALES[i] for i in POSE], np.float32)
@@ -139,9 +151,9 @@ class ClipSampler:
         best = int(badness.argmin())
         return int(tries[best]), pose[best]
 
-    def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool) -> FloatArray:
+    def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool, rng: np.random.Generator) -> FloatArray:
         """Hops 4 * index[0] - 8 .. 4 * index[-1] + 7 at another level, perhaps over another noise."""
-        rng, config, mel = self.rng, self.config, self.mel
+        config, mel = self.config, self.mel
         wanted = np.arange(4 * index[0] - 8, 4 * index[-1] + 8)
         hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)
         floor = np.float32(mel.silence)

@@ -1,7 +1,7 @@
 """What a run leaves to look at: JSON lines, curves for TensorBoard where it is installed, sample sheets."""
 
 import json
-import os
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.files import replacing
+
 Figures = dict[str, Any]
 
 
 class Journal:
-    """Writes into a run's folder. A resumed run drops the lines that were written after its checkpoint."""
+    """Writes into a run's folder. A resumed run drops the lines that were written after its checkpoint, and those that
+    a kill tore."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.folder = folder
         self.lines = folder / "log.jsonl"
         if self.lines.exists():
-            kept = [line for line in self.lines.read_text().splitlines() if json.loads(line)["step"] <= step]
-            partial = self.lines.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, self.lines)
+            kept = [line for line in self.lines.read_text().splitlines() if _step(line) <= step]
+            with replacing(self.lines) as partial:
+                partial.write_text("".join(line + "\n" for line in kept))
         self.board = tensorboard(folder / "tensorboard", step)
 
     def write(self, figures: Figures) -> None:
@@ -39,15 +41,21 @@ class Journal:
         """A sample sheet, BGR."""
         folder = self.folder / "sheets"
         folder.mkdir(exist_ok=True)
-        partial = folder / ".partial"
-        partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
-        os.replace(partial, folder / f"{step:07d}.png")
+        with replacing(folder / f"{step:07d}.png") as partial:
+            partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         if self.board is not None:
             self.board.add_image("sheet", picture[..., ::-1], step, dataformats="HWC")
 
     def close(self) -> None:
         if self.board is not None:
             self.board.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def tensorboard(folder: Path, step: int) -> Any | None:

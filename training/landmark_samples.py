@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from engine.errors import RequestError
 from engine.landmarks import CROP, EYE_X, EYE_Y, JUDGES, LandmarkEstimator, canonical_crop, mirrored
 from engine.patches import Image, Patch
 
@@ -161,14 +162,14 @@ def covered(crop: Image, patch: Patch, rng: np.random.Generator) -> Image:
 
 
 def read_notes(portraits: Path) -> dict[str, dict[str, float]]:
-    """landmarks.json of a folder, or the file itself: landmarks by the picture's name. Ends the program if unusable."""
+    """landmarks.json of a folder, or the file itself: landmarks by the picture's name. Raises RequestError."""
     path = portraits / "landmarks.json" if portraits.is_dir() else portraits
     try:
         notes = json.loads(path.read_text())
         return {name: {field: float(value) for field, value in one.items()} for name, one in notes.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise SystemExit(
-            f"--portraits: no landmarks can be read from {path}; leave it out for painted faces"
+        raise RequestError(
+            "no_landmarks", f"--portraits: no landmarks can be read from {path}; leave it out for painted faces"
         ) from error
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from engine.errors import RequestError
 from engine.landmarks import (
     ALIGN,
     CLOSE_FIELDS,
@@ -32,6 +33,7 @@ from engine.landmarks import (
 )
 from engine.patches import Floats, Image, describe
 from training.faces import pictures
+from training.files import replacing
 from training.landmark_samples import (
     MOUTH_HEIGHT,
     Sample,
@@ -191,7 +193,10 @@ def main() -> None:
     parser.add_argument("--copies", type=int, help="altered copies of each portrait; default 6, of a painted one 4")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    known, apart = pictures(arguments.portraits, arguments.painted)
+    try:
+        known, apart = pictures(arguments.portraits, arguments.painted)
+    except RequestError as error:
+        raise SystemExit(error.message) from error
     rng = np.random.default_rng(arguments.seed)
     samples = make_samples(known, arguments.copies or (6 if arguments.portraits else 4), rng)
     trainer = Trainer(samples, rng)
@@ -199,7 +204,8 @@ def main() -> None:
         step()
         print(f"{step.__name__}: done, {len(trainer.tensors)} tensors", flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(trainer.tensors, arguments.out)
+    with replacing(arguments.out) as partial:
+        save_file(trainer.tensors, partial)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1024:.0f} KiB")
     evaluate(apart, trainer.tensors)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.errors import RequestError
 from engine.kv_cache import KVCache
 from engine.rollout.base import Rollout
 from engine.rollout.job import ChunkJob
@@ -219,7 +220,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     maker, model = CorpusMaker(CorpusConfig(), args.voices), load(args.weights)
-    held_out = held_out_landmarks(args.portraits)
+    try:
+        held_out = held_out_landmarks(args.portraits)
+    except RequestError as error:
+        raise SystemExit(error.message) from error
     cases = synthetic_cases(maker) + (human_cases(maker, args.voices) if args.voices else [])
     chunks = int((args.seconds * FPS + 3) / 12)
     drives = [drive_of(maker, one.speech, 3 * chunks + 1) for one in cases]

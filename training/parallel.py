@@ -41,9 +41,11 @@ class World:
         own = rows // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
-    def shard(self, model: CausalWanDiT) -> None:
-        """Block by block, so that no process ever holds all weights at once."""
+    def place(self, model: CausalWanDiT) -> None:
+        """Onto the device. Sharded, if there are several processes: block by block, so that no device ever holds all
+        weights at once (the host does until then, once for each of its processes)."""
         if self.mesh is None:
+            model.to(self.device)
             return
         # It warns of outputs that are views, lest they be changed in place. Ours never are.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

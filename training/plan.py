@@ -1,6 +1,9 @@
 """How much memory a stage takes on a GPU, by arithmetic: weights in fp32, sharded by FSDP2, blocks recomputed or not.
 
-An estimate to choose machines by. What it leaves out (kernels' workspaces, fragments, NCCL) is about a tenth more.
+An estimate to choose machines by, of the peak, which is in backward: every network's weights, the gradient of the one
+that is trained just then, both optimisers. AdamW's own temporaries are smaller than the activations, which are gone by
+then; checkpoints are gathered tensor by tensor. What it leaves out (kernels' workspaces, fragments, NCCL) is about a
+tenth more.
 """
 
 import math
@@ -13,6 +16,8 @@ from training.sequence import Layout
 GIB = 2**30
 FULL = 4  # bytes of an fp32 value
 BLOCK_BYTES = 110  # that backward needs of one block, for one token and channel, under bf16 autocast (measured)
+CACHED_BYTES = 6  # of a rollout's past in one block, for one token and channel: keys in fp32, values in bf16
+GATHERED = 3  # blocks that are whole at once: the one in use, the one fetched ahead, a gradient on its way out
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,13 @@ def forward_tokens(config: StageConfig) -> int:
     return frames * config.model.tokens_per_latent
 
 
+def past_tokens(config: StageConfig) -> int:
+    """Tokens whose keys and values a rollout keeps until backward: the reference and every chunk but the last."""
+    if config.stage != "distill":
+        return 0
+    return (1 + Layout(config.rollout, config.chunks).clean) * config.model.tokens_per_latent
+
+
 def memory(config: StageConfig, gpus: int) -> Memory:
     """With one clip at a time on each GPU: --accumulate batch / gpus."""
     network = values(config)
@@ -55,11 +67,11 @@ def memory(config: StageConfig, gpus: int) -> Memory:
     dit = config.model.dit
     tokens = forward_tokens(config)
     kept = dit.layers * FULL + BLOCK_BYTES if config.recompute else dit.layers * BLOCK_BYTES
-    activations = tokens * dit.dim * kept
-    block = network // dit.layers  # the one that is gathered
+    activations = tokens * dit.dim * kept + past_tokens(config) * dit.dim * dit.layers * CACHED_BYTES
+    block = network // dit.layers
     return Memory(
         gpus=gpus,
-        parameters=held * network * FULL // gpus + (block * FULL if gpus > 1 else 0),
+        parameters=held * network * FULL // gpus + (GATHERED * block * FULL if gpus > 1 else 0),
         gradients=network * FULL // gpus,
         optimiser=trained * network * 2 * FULL // gpus,
         ema=network * FULL // gpus,

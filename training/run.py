@@ -1,5 +1,6 @@
 """A run from its files: clips, networks and their start, then the trainer. What `knotcast train` calls."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from models.dit import CausalWanDiT
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
+from training.files import held
 from training.latents import LatentFolder
 from training.parallel import joined
 from training.sequence import Layout
@@ -59,10 +61,14 @@ def train(
     config: StageConfig, data: Path, portraits: Path | None, start: Path | None, teacher: Path | None, out: Path,
     device: str,
 ) -> Path | None:  # fmt: skip
-    """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it."""
+    """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it.
+
+    Raises RequestError for what cannot be used, ``in_use`` and ``other_run`` for the folder.
+    """
     with joined(device) as world:
         clips = open_clips(config, data, portraits)
         networks, guide = build_networks(config, start, teacher)
-        trainer = Trainer(config, networks, guide, clips, out, world)
-        trainer.run()
+        with held(out, "training in") if world.leads else nullcontext():
+            trainer = Trainer(config, networks, guide, clips, out, world)
+            trainer.run()
         return trainer.checkpoint if world.leads else None

@@ -1,12 +1,13 @@
 """Contact sheets: rows of pictures under captions, landmarks drawn into a face. Knows not where they come from."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from training.files import replacing
 
 Image = NDArray[np.uint8]
 
@@ -72,9 +73,8 @@ def encoded(picture: Image, suffix: str) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """Whole or not at all; ends the program where it cannot be written."""
-    draft = path.with_name(path.name + ".part")
     try:
-        draft.write_bytes(data)
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_bytes(data)
     except OSError as error:
         raise SystemExit(f"cannot write {path}: {error.strerror}") from error

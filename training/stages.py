@@ -15,12 +15,13 @@ from engine.flow import FewStepSchedule
 from models.dit import CausalWanDiT
 from training import bidirectional, dmd, ode
 from training.bidirectional import conditioned, guided
-from training.clips import ClipBatch, Clips, withhold
+from training.clips import ClipBatch, withhold
 from training.configs import StageConfig
 from training.families import Family
 from training.noise import Draws, add_noise, shifted
 from training.self_rollout import self_rollout
 from training.sequence import Layout, Sequence, build, predict
+from training.stream import ClipStream
 
 Piece = tuple[Tensor, Tensor]  # loss, plain errors [names]
 Networks = dict[str, CausalWanDiT]
@@ -42,7 +43,7 @@ class Setting:
     family: Family
     networks: Networks
     teacher: CausalWanDiT | None
-    clips: Clips
+    stream: ClipStream
     generator: torch.Generator
     device: torch.device
     share: slice
@@ -56,8 +57,7 @@ class Setting:
     def draw(self) -> tuple[ClipBatch, Draws]:
         """The next piece's clips, and the source of its random numbers."""
         size = self.config.batch // self.config.accumulate
-        batch = self.clips.batch(size, self.share).to(self.device)
-        return batch, Draws(self.generator, size, self.share, self.device)
+        return self.stream.next().to(self.device), Draws(self.generator, size, self.share, self.device)
 
     def numbers_apart(self, size: int, seed: int) -> Draws:
         """For what is measured or looked at: they move nothing on, and a resumed run finds the same."""
@@ -122,9 +122,10 @@ class CausalStage:
         return self.loss(sequence, noisy, sigmas, sequence.target)
 
     def on_path(self, step: int, piece: int) -> Piece:
-        """A path serves `reuse` steps; it is not saved, so checkpoints fall between paths (see StageConfig)."""
+        """A path serves `reuse` steps. It is not saved: checkpoints fall between paths (see StageConfig), but for the
+        last one, and a run that goes on from there walks anew."""
         setting, config = self.setting, self.setting.config
-        if step % config.ode.reuse == 0:
+        if step % config.ode.reuse == 0 or piece == len(self.paths):
             self.paths[piece : piece + 1] = [self.walk()]
         sequence, path = self.paths[piece]
         size = config.batch // config.accumulate
@@ -157,7 +158,7 @@ class CausalStage:
         if config.method != "ode" or config.ode.teacher != "causal" or stretched is None:
             return None
         assert setting.teacher is not None
-        batch = setting.clips.apart(config.seed + 1).batch(config.ode.spread_clips).to(setting.device)
+        batch = setting.stream.clips.apart(config.seed + 1).batch(0, config.ode.spread_clips).to(setting.device)
         draws = setting.numbers_apart(config.ode.spread_clips, config.seed)
         sequence = build(batch, self.layout, config.exposure, draws)
         known = setting.family.known(sequence.noisy_drive)

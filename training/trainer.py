@@ -17,9 +17,11 @@ from training.checkpoint import Progress, State
 from training.clips import Clips
 from training.configs import StageConfig
 from training.families import family_of
+from training.files import replacing
 from training.journal import Figures, Journal
 from training.parallel import World
 from training.stages import STAGES, Piece, Setting, Turn
+from training.stream import ClipStream
 
 Item = TypeVar("Item", Turn, Piece)
 SHEET_SEED = 7
@@ -28,8 +30,8 @@ SHEET_SEED = 7
 class Trainer:
     """One stage of training. `run` goes on from the checkpoint in `folder`, if there is one.
 
-    networks: those that are trained, filled with what they start from. teacher: frozen, None for none. Both are sharded
-    here.
+    networks: those that are trained, filled with what they start from. teacher: frozen, None for none. Both are placed
+    (and sharded) here. Raises RequestError ``other_run`` if the folder is another run's.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Trainer:
         self.networks = networks
         for network in [*networks.values(), *([] if teacher is None else [teacher])]:
             network.recompute = config.recompute
-            world.shard(network.to(world.device))
+            world.place(network)
         if teacher is not None:
             teacher.eval().requires_grad_(False)
         rates = {"model": config.rate, "critic": config.critic.rate}
@@ -55,12 +57,14 @@ class Trainer:
         }
         ema = {name: value.clone() for name, value in networks["model"].state_dict().items()}
         generator = torch.Generator().manual_seed(config.seed)
-        self.state = State(dict(networks), self.optimisers, ema, generator, clips.rng)
+        rows = config.batch // config.accumulate
+        share = world.share(rows)
+        stream = ClipStream(clips, rows, share, config.workers)
+        self.state = State(dict(networks), self.optimisers, ema, generator, stream, config.identity)
         self.family = family_of(config.model, config.loss)
-        share = world.share(config.batch // config.accumulate)
         with self.autocast():
             self.stage = STAGES[config.stage](
-                Setting(config, self.family, networks, teacher, clips, generator, world.device, share)
+                Setting(config, self.family, networks, teacher, stream, generator, world.device, share)
             )
         self.progress = self.state.restore(self.checkpoint) if self.checkpoint.exists() else Progress()
         self._began = time.monotonic() - self.progress.seconds
@@ -74,12 +78,15 @@ class Trainer:
         return self.progress.step
 
     def run(self) -> None:
-        """Until the steps are done, or at the first checkpoint after the hours are over."""
+        """Until the steps are done, or to the first checkpoint after the hours are over; from there on nothing more."""
         config = self.config
+        if self.step >= config.steps or self.out_of_time():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(self.folder, self.step) if self.world.leads else None
         if self.world.leads:
-            (self.folder / "config.json").write_text(json.dumps({**asdict(config), "dtype": str(self.dtype)}, indent=1))
+            with replacing(self.folder / "config.json") as partial:
+                partial.write_text(json.dumps({**asdict(config), "dtype": str(self.dtype)}, indent=1))
         while self.step < config.steps:
             figures = self.advance()
             if journal is not None and self.step % config.log_every == 0:
@@ -88,10 +95,13 @@ class Trainer:
                 self.show(journal)
             if self.step % config.save_every == 0 or self.step == config.steps:
                 self.save()
-                if self.world.any(self.progress.seconds > 3600 * config.hours):
+                if self.out_of_time():
                     break
         if journal is not None:
             journal.close()
+
+    def out_of_time(self) -> bool:
+        return self.world.any(self.progress.seconds > 3600 * self.config.hours)
 
     def save(self) -> None:
         self.state.save(self.checkpoint, self.progress, write=self.world.leads)
@@ -122,13 +132,13 @@ class Trainer:
         network, optimiser = self.networks[turn.network], self.optimisers[turn.network]
         for group in optimiser.param_groups:
             group["lr"] = self.rates[turn.network] * factor
-        optimiser.zero_grad(set_to_none=True)
         parts = []
         for loss, errors in self.computed(turn.pieces):
             (loss / self.config.accumulate).backward()
             parts.append(torch.cat([loss.detach()[None], errors]))
         torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.clip)
         optimiser.step()
+        optimiser.zero_grad(set_to_none=True)  # at once: two networks never hold gradients together
         mean, *by_name = self.world.mean(torch.stack(parts).mean(0)).tolist()
         return mean, {name: round(e, 4) for name, e in zip(self.family.names, by_name, strict=True)}
 
@@ -155,7 +165,7 @@ class Trainer:
 
     def show(self, journal: Journal | None) -> None:
         """A sheet of the averaged model on a clip of its own; training does not notice."""
-        clip = self.clips.apart(SHEET_SEED).batch(1).to(self.world.device)
+        clip = self.clips.apart(SHEET_SEED).batch(0, 1).to(self.world.device)
         with torch.no_grad(), self.averaged(), self.autocast():
             made = self.stage.sample(clip)
         picture = self.family.sheet(made[0].float().cpu(), clip)

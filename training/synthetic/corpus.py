@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import INDEX
+from training.files import replacing
 from training.synthetic import texts
 from training.synthetic.alignment import align
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Phoneme, Speech, Synthesiser, Voice
@@ -239,14 +240,15 @@ def hops_of(mel: StreamingLogMel, sound: NDArray[np.float32], frames: int) -> ND
 
 
 def write(path: Path, sessions: Iterator[Session]) -> dict[str, float]:
-    """Write a corpus; return what it holds."""
+    """Write a corpus to the very file that is named; return what it holds."""
     kept = list(sessions)
     frames = np.array([len(s.lips) for s in kept])
-    np.savez(
-        path,
-        frames=frames,
-        hops=np.concatenate([s.hops for s in kept]),
-        lips=np.concatenate([s.lips for s in kept]),
-        heads=np.concatenate([s.heads for s in kept], axis=1),
-    )
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            frames=frames,
+            hops=np.concatenate([s.hops for s in kept]),
+            lips=np.concatenate([s.lips for s in kept]),
+            heads=np.concatenate([s.heads for s in kept], axis=1),
+        )
     return {"sessions": len(kept), "hours": float(frames.sum() / FPS / 3600), "megabytes": path.stat().st_size / 1e6}

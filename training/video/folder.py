@@ -8,7 +8,6 @@
 A source is finished when its folder stands here, so a run that is killed leaves nothing half done.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
+from training.files import held, replacing
 from training.video.clips import MANIFEST
 from training.video.source import RECORD, ClipFormat
 
@@ -71,9 +71,8 @@ class PreparedFolder:
                 accepted.append({**clip, **files, "source": record["source"]})
             rejected += [{"source": record["source"], **refusal} for refusal in record["rejected"]]
         for name, entries in ((MANIFEST, accepted), (REJECTED, rejected)):
-            partial = self.root / f".{name}.partial"
-            partial.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-            os.replace(partial, self.root / name)
+            with replacing(self.root / name) as partial:
+                partial.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         return accepted, rejected
 
     def _place(self, source: Path) -> Path:
@@ -101,17 +100,9 @@ def stamp(source: Path) -> dict[str, int]:
 def opened(root: Path, clips: Path, form: ClipFormat) -> Iterator[PreparedFolder]:
     """Make or open a folder, alone. Raises RequestError ``in_use``, ``other_settings``, ``cannot_write``."""
     folder = PreparedFolder(root, clips)
-    try:
+    with held(root, "preparing clips into"):
         for part in (root / "sources", root / ".unfinished"):
-            part.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
-    except OSError as error:
-        raise RequestError("cannot_write", f"cannot write into {root}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RequestError("in_use", f"another run is preparing clips into {root}: let it end") from error
+            part.mkdir(exist_ok=True)
         _hold_settings(root / _SETTINGS, {"clips": str(clips.resolve()), **asdict(form)})
         for left in (root / ".unfinished").iterdir():  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -121,9 +112,8 @@ def opened(root: Path, clips: Path, form: ClipFormat) -> Iterator[PreparedFolder
 def _hold_settings(path: Path, ours: dict[str, Any]) -> None:
     """All clips of a folder are made alike, and of one folder: sources are told apart by their paths in it."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(ours, indent=1) + "\n")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(ours, indent=1) + "\n")
     theirs = json.loads(path.read_text())
     if theirs != ours:
         changed = [name for name in ours if theirs.get(name) != ours[name]]

@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from engine.errors import RequestError
 from engine.framing import tones
 from engine.landmarks import FACE, canonical_crop, default_estimator
 from engine.patches import Floats, Image, describe
 from models.motion import INDEX
 from models.rig import own_state, prepare_rig
-from training.landmark_samples import alter, eye_pixels, held_out, jitter, load
+from training.faces import set_apart
+from training.files import replacing
+from training.landmark_samples import alter, eye_pixels, jitter, load
 from training.ridge import ridge
 from training.video.turn import WEIGHTS, TurnEstimator
 
@@ -75,14 +78,18 @@ def main() -> None:
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
     portraits = load(args.portraits)
-    kept = held_out(list(portraits))
+    try:
+        kept = set_apart(portraits)
+    except RequestError as error:
+        raise SystemExit(error.message) from error
     made = {name: turned_copies(*portrait, args.copies, rng) for name, portrait in portraits.items()}
     trained, tested = ([made[n] for n in made if (n in kept) is test] for test in (False, True))
     estimator = fit(np.concatenate([m[0] for m in trained]), np.concatenate([m[1] for m in trained]))
     for line in report(estimator, np.concatenate([m[0] for m in tested]), np.concatenate([m[1] for m in tested])):
         print(line)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"weight": estimator.weight.astype(np.float16), "bias": estimator.bias}, args.out)
+    with replacing(args.out) as partial:
+        save_file({"weight": estimator.weight.astype(np.float16), "bias": estimator.bias}, partial)
 
 
 if __name__ == "__main__":
