@@ -28,8 +28,8 @@ class Patch:
 
     def scaled(self, scale: float) -> "Patch":
         """The same pixels spread over a window this many times as large and as far from where it is put."""
-        place = {"x": scale * self.x, "y": scale * self.y}
-        return replace(self, half_width=scale * self.half_width, half_height=scale * self.half_height, **place)
+        width, height = scale * self.half_width, scale * self.half_height
+        return replace(self, x=scale * self.x, y=scale * self.y, half_width=width, half_height=height)
 
 
 def describe(crop: Image, patch: Patch, at: tuple[float, float] = (0.0, 0.0), angle: float = 0.0) -> Floats:

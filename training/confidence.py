@@ -141,7 +141,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, help="folder of annotated portraits; none: painted ones")
     args = parser.parse_args()
-    print(table(list(outcomes(pictures(args.portraits, 0)[1]))))
+    try:
+        held_out = pictures(args.portraits, 0)[1]
+    except RequestError as error:
+        raise SystemExit(error.message) from error
+    print(table(list(outcomes(held_out))))
 
 
 if __name__ == "__main__":
