@@ -31,11 +31,11 @@ class GivenConfig:
     """Probabilities per clip. Of clips with something given, `every` have all sixteen controls given throughout, those
     of another clip; of the rest each group is given with its own of `group`."""
 
-    some: float = 0.4
-    every: float = 0.35
+    some: float = 0.45
+    every: float = 0.3
     group: tuple[float, ...] = (0.75, 0.25, 0.25, 0.20, 0.30, 0.15)
     shift: float = 0.5  # that a given head pose comes with its shift
-    axes: float = 0.5  # that only one or two of a given head pose's angles are given
+    axes: float = 0.65  # that only one or two of a given head pose's angles are given
     part: float = 0.35  # that it is given for a part of the clip only
     drawn: float = 0.6  # that a given pose is a drawn step or ramp, not another clip's
     donor: float = 0.6  # that other given groups come from another clip
