@@ -3,7 +3,7 @@ cache and rollout, beside the process that made its training data.
 
 (a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
 (J1, J2), and steps there over those within latents, by what the knot is used for, as the network makes them and as the
-codec shows them, which smooths steps between latents (models/deblocking.py); (c) the first span of a long roll
+codec shows them, which smooths the steps between latents (models/deblocking.py); (c) the first span of a long roll
 against its last, by where the reference stands, and the pulse of its jumps; (d) number of steps. Low jerk alone says
 little (a half-dead head has little jerk): read it beside the spread. Intervals are 95 % over seeds, jackknifed, of one
 trained model.

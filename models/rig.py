@@ -128,7 +128,7 @@ def head_basis(x: torch.Tensor, y: torch.Tensor, landmarks: Mapping[str, float])
     neck = _fade(dy, 0.95 * ry, min(1.75 * ry, 1 - cy))
     weight = side * top * neck
     rho2 = (dx / rx) ** 2 + (dy / ry) ** 2
-    depth = rx * (0.2 + 0.95 * torch.exp(-1.3 * rho2))
+    depth = rx * (0.2 + 0.85 * torch.exp(-0.9 * rho2**1.5))  # flat enough that brows stay level under pitch
     chest = (1 - _fade(dy, 0.95 * ry, 1.5 * ry)) * _fade(dx.abs(), 0.4, 1 - abs(cx)) * _fade(y, 0.75, 1.0)
     return torch.stack([weight * dx, weight * dy, weight * depth, weight, chest])
 

@@ -91,9 +91,9 @@ class Mouth:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pursing and smiling: positions [T, h, w] to u and y before the lips opened."""
         u, g = (x - self.mx) / self.mw, (y - self.my) / self.mw
-        near = _bump(u, 2.4) * torch.where(g < 0, _bump(g, 1.15), _bump(g, 1.9))  # keeps off the nose
+        near = _bump(u, 1.75) * torch.where(g < 0, _bump(g, 1.15), _bump(g, 1.9))  # keeps off the nose
         opened = (knob["jaw"] - self.th / (JAW_SPAN * self.mw)).clamp(min=0)
-        squeeze = 0.55 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened
+        squeeze = 0.7 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened
         corner = 1.6 * u * u * _bump(u, 2.2) * _bump(g, 1.5)
         lift = (0.22 * self.mw) * knob["smile"] + (0.55 * self.curve) * knob["pucker"].clamp(min=0)
         thicken = (0.16 * self.mw) * knob["pucker"].clamp(min=0)
@@ -151,8 +151,8 @@ class Mouth:
         colour = self._inside(u, v, top, bottom)
         closing = (-lips.extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
         shut = (1 - (bottom - top) / px).clamp(0, 1)
-        seam = _bump(v - 0.5 * (top + bottom), max(LINE, 1.4 * px)) * (p * 3).clamp(max=1) * shut
-        shade = 1 - seam * torch.maximum(0.5 * closing, 0.35 * knob["press"].clamp(0, 1))
+        seam = _bump(v - 0.5 * (top + bottom), max(LINE, 1.4 * px)) * p * shut
+        shade = 1 - seam * torch.maximum(0.3 * closing, 0.35 * knob["press"].clamp(0, 1))
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 
     def _inside(self, u: torch.Tensor, v: torch.Tensor, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
@@ -166,7 +166,7 @@ class Mouth:
         if self.toothy < 1:
             edge = 0.11 * self.mw * (1 - 0.55 * u * u)
             band = _ramp((edge - v) / px) * ((0.88 - u.abs()) / 0.2).clamp(0, 1) * (1 - self.toothy)
-            lit = (0.45 + (v - top) / (0.16 * self.mw)).clamp(0, 1) * (1 - 0.5 * u * u)
+            lit = (0.75 + (v - top) / (0.16 * self.mw)).clamp(0, 1) * (1 - 0.5 * u * u)
             between = (1 - ((u.abs() * 3.4 + 0.5) % 1 - 0.5).abs() * 9).clamp(min=0)  # the gaps between the teeth
             lit = lit * (1 - 0.22 * between)
             colour = torch.lerp(colour, self.teeth * lit[..., None], band[..., None])
@@ -182,10 +182,10 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
     light = float(landmarks.get("lum", 0.55))
     tint = torch.tensor([[1.0, 0.42, 0.40], [0.97, 0.94, 0.88], [1.0, 0.50, 0.48]])
     skin = patch(photo, mx, my + th + 0.6 * chin, 0.5 * mw, 0.1 * chin).mean((1, 2)).cpu()
-    tint[1] *= torch.lerp(torch.ones(3), skin / skin.max().clamp(min=0.02), 0.3)  # teeth are seen in the skin's light
+    tint[1] *= torch.lerp(torch.ones(3), skin / skin.max().clamp(min=0.02), 0.45)  # teeth are seen in the skin's light
     if landmarks.get("grey", 0):
         tint = tint.mean(1, keepdim=True).expand(3, 3)
-    shades = torch.tensor([0.07 + 0.14 * light, 0.82 * float(landmarks.get("tl", 0.85)), 0.22 + 0.5 * light])
+    shades = torch.tensor([0.07 + 0.14 * light, 0.95 * float(landmarks.get("tl", 0.85)), 0.22 + 0.5 * light])
     dark, teeth, tongue = (tint * shades[:, None]).to(photo)
     low = my + neck
     centre = torch.tensor([[mx, 0.5 * (my - REACH_UP + low)]], dtype=photo.dtype, device=photo.device)

@@ -6,7 +6,7 @@ import torch
 from models.deblocking import EDGE, SMOOTHED, STRENGTH, deblock
 from models.motion import INDEX, NAMES
 
-YAW, JAW = INDEX["yaw"], INDEX["jaw"]
+YAW, GAZE = INDEX["yaw"], INDEX["gazeX"]
 
 
 def a_step(height: float, channel: int) -> torch.Tensor:
@@ -45,8 +45,13 @@ def test_lips_and_lids_keep_every_frame(name: str) -> None:
 def test_even_motion_and_meant_jumps_stay() -> None:
     even = torch.arange(16.0)[:, None].expand(-1, len(NAMES)) * 0.05
     torch.testing.assert_close(deblock(even, None), even)
-    jump = a_step(EDGE * 1.01, YAW)
+    jump = a_step(EDGE * 1.01, GAZE)
     assert torch.equal(deblock(jump, None), jump)
+
+
+def test_a_head_has_mass() -> None:
+    smooth = deblock(a_step(2.0, YAW), None)[:, YAW]
+    assert smooth[3] == 0 and smooth[7] > 1.6 and smooth.diff().max() < 2.0 / 3
 
 
 def test_a_call_begins_as_it_is() -> None:
