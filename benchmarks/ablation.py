@@ -14,29 +14,28 @@ motion (`benchmarks.generator`, section c).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.generator import LEGEND, Row, Section, as_json
+from benchmarks.generator import LEGEND
 from benchmarks.held_out import (
-    SHIPPED,
     FloatArray,
-    Stage,
     held_out_faces,
+    human_cases,
     lengthened,
     make_voices,
-    one_thread,
-    table,
+    synthetic_cases,
     truth,
 )
 from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.report import Report, Row, Section, reported
+from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import COMPONENTS, Variant
-from engine.errors import AvatarError, RequestError
-from training.measure import human_cases, lip_figures, synthetic_cases
+from benchmarks.voice_only import lip_figures
+from engine.errors import RequestError
 
 LIPS = ("jaw", "pucker", "smile")
 
@@ -45,19 +44,19 @@ class Bench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(
-        self, stage: Stage, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float
+        self, candidate: Candidate, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float
     ) -> None:
-        kinds = {"synthetic": synthetic_cases(stage.maker)}
+        kinds = {"synthetic": synthetic_cases(candidate.maker)}
         if recordings is not None:
-            kinds["human"] = human_cases(stage.maker, recordings)
+            kinds["human"] = human_cases(candidate.maker, recordings)
         self.kinds = {kind: [lengthened(one, seconds + 1) for one in cases] for kind, cases in kinds.items()}
         self.cases = [one for cases in self.kinds.values() for one in cases]
-        self.stage, self.seeds, self.seconds = stage, seeds, seconds
+        self.candidate, self.seeds, self.seconds = candidate, seeds, seconds
         self.faces = [faces[i % len(faces)] for i in range(seeds)]
 
-    def tracks(self, variant: Variant, stage: Stage, *, raw: bool = False) -> FloatArray:
+    def tracks(self, variant: Variant, candidate: Candidate, *, raw: bool = False) -> FloatArray:
         voices = len(self.cases)
-        flat = stage.roll(
+        flat = candidate.roll(
             variant, self.cases * self.seeds, [face for face in self.faces for _ in range(voices)],
             range(self.seeds * voices), self.seconds, raw=raw,
         )  # fmt: skip
@@ -72,8 +71,8 @@ class Bench:
         for kind, cases in self.kinds.items():
             found = [[lip_figures(tracks[s, self.cases.index(one)], one) for one in cases] for s in range(self.seeds)]
             for name in LIPS if kind == "synthetic" else LIPS[:1]:
-                row[f"{name} r {kind}"] = over_seeds([[f["r"][name] for f in seed] for seed in found])  # type: ignore[index]
-            row[f"jaw at p b m {kind}"] = over_seeds([[f["jaw_at_pbm"] for f in seed] for seed in found])
+                row[f"{name} r {kind}"] = over_seeds([[f[f"{name} r"] for f in seed] for seed in found])
+            row[f"jaw at p b m {kind}"] = over_seeds([[f["jaw at p b m"] for f in seed] for seed in found])
         return row
 
     def row(self, tracks: FloatArray, raw: FloatArray, data: FloatArray) -> Row:
@@ -86,19 +85,19 @@ class Bench:
         }
 
 
-def over_seeds(values: Sequence[Sequence[object]]) -> Estimate:
+def over_seeds(values: Sequence[Sequence[float]]) -> Estimate:
     """Rows are seeds, columns voices."""
     return estimate(lambda rows: float(rows.mean()), np.array(values, np.float64))
 
 
 def run(arguments: argparse.Namespace) -> Section:
     """Rows of figures: the data's own process, then every variant, then every variant with weights of its own."""
-    stage = Stage(arguments.weights_file, make_voices(arguments.voices), arguments.keep)
+    candidate = Candidate(arguments.weights_file, make_voices(arguments.voices), arguments.keep)
     faces = held_out_faces(arguments.portraits)
-    bench = Bench(stage, arguments.voices, faces, arguments.seeds, arguments.seconds)
-    chosen = [(v.label, v, stage) for v in COMPONENTS if not arguments.only or v.name in arguments.only]
+    bench = Bench(candidate, arguments.voices, faces, arguments.seeds, arguments.seconds)
+    chosen = [(v.label, v, candidate) for v in COMPONENTS if not arguments.only or v.name in arguments.only]
     for name, path in arguments.weights:
-        chosen.append((f"{name}, own weights", named(name), Stage(path, stage.maker, stage.kept)))
+        chosen.append((f"{name}, own weights", named(name), Candidate(path, candidate.maker, candidate.kept)))
     rows: Section = {}
     for label, variant, own in chosen:
         tracks = bench.tracks(variant, own)
@@ -147,18 +146,14 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    one_thread()
-    try:
+
+    def work() -> Report:
         for name in arguments.only:
             named(name)
-        rows = run(arguments)
-    except AvatarError as error:
-        print(f"benchmarks.ablation: {error.message}", file=sys.stderr)
-        sys.exit(2)
-    if arguments.json:
-        print(as_json({"ablation": rows}, seeds=arguments.seeds, seconds=arguments.seconds))
-    else:
-        print(table("Components of Knot Forcing, voice only", rows), f"\n\n{LEGEND}")
+        return {"ablation": run(arguments)}
+
+    about = {"seeds": arguments.seeds, "seconds": arguments.seconds}
+    reported("ablation", work, as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

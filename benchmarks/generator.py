@@ -15,31 +15,16 @@ trained model.
 """
 
 import argparse
-import json
-import math
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import motion_figures as figures
-from benchmarks.held_out import (
-    SHIPPED,
-    FloatArray,
-    Stage,
-    held_out_faces,
-    long_speech,
-    make_voices,
-    one_thread,
-    table,
-    truth,
-)
-from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.held_out import FloatArray, held_out_faces, long_speech, make_voices, truth
+from benchmarks.motion_figures import estimate
+from benchmarks.report import Report, Row, Section, reported
+from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, OWN, REFERENCES, STEPS, Variant
-from engine.errors import AvatarError
 
-Row = dict[str, object]
-Section = dict[str, Row]
 LEGEND = "* a span, window or place of the reference that the weights were not trained with"
 
 
@@ -98,12 +83,14 @@ def pulse_row(tracks: FloatArray) -> Row:
 class Experiment:
     """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
 
-    def __init__(self, stage: Stage, face: dict[str, float], seeds: int, seconds: float) -> None:
-        self.stage, self.face, self.seeds, self.seconds = stage, face, seeds, seconds
-        self.speech = long_speech(stage.maker, seconds + 1)
+    def __init__(self, candidate: Candidate, face: dict[str, float], seeds: int, seconds: float) -> None:
+        self.candidate, self.face, self.seeds, self.seconds = candidate, face, seeds, seconds
+        self.speech = long_speech(candidate.maker, seconds + 1)
 
-    def tracks(self, variant: Variant, stage: Stage | None = None, *, raw: bool = False) -> FloatArray:
-        return (stage or self.stage).seeds_of(variant, self.speech, self.face, self.seeds, self.seconds, raw=raw)
+    def tracks(self, variant: Variant, candidate: Candidate | None = None, *, raw: bool = False) -> FloatArray:
+        return (candidate or self.candidate).seeds_of(
+            variant, self.speech, self.face, self.seeds, self.seconds, raw=raw
+        )
 
     def data(self) -> FloatArray:
         return truth(self.speech, self.seeds, self.tracks(OWN).shape[1])
@@ -116,19 +103,19 @@ class Experiment:
         rows = {v.label: jerk_row(self.tracks(v, raw=True), self.tracks(v), data) for v in KNOTS}
         return {"data": jerk_row(data, data, data)} | rows
 
-    def steps(self, base: Stage | None) -> Section:
+    def steps(self, base: Candidate | None) -> Section:
         data = self.data()
         rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
         if base is not None:
             rows |= {f"base, {v.name}": steps_row(self.tracks(v, base, raw=True), data) for v in STEPS}
         return rows
 
-    def references(self, spans: int, seeds: int, names: Sequence[str]) -> dict[str, Section]:
+    def references(self, spans: int, seeds: int, names: Sequence[str]) -> Report:
         """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
         seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
-        speech = long_speech(self.stage.maker, seconds + 1)
+        speech = long_speech(self.candidate.maker, seconds + 1)
         chosen = [variant for variant in REFERENCES if variant.name in names]
-        rolled = {v.label: self.stage.seeds_of(v, speech, self.face, seeds, seconds) for v in chosen}
+        rolled = {v.label: self.candidate.seeds_of(v, speech, self.face, seeds, seconds) for v in chosen}
         frames = next(iter(rolled.values())).shape[1]
         tracks = {"data": truth(speech, seeds, frames)} | rolled
         return {
@@ -141,13 +128,13 @@ class Experiment:
         }
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Section]:
+def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
-    stage = Stage(arguments.weights, make_voices(), arguments.keep)
-    base = None if arguments.base is None else Stage(arguments.base, stage.maker, arguments.keep)
+    candidate = Candidate(arguments.weights, make_voices(), arguments.keep)
+    base = None if arguments.base is None else Candidate(arguments.base, candidate.maker, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
-    experiment = Experiment(stage, face, arguments.seeds, arguments.seconds)
-    report: dict[str, Section] = {}
+    experiment = Experiment(candidate, face, arguments.seeds, arguments.seconds)
+    report: Report = {}
     if "a" in arguments.sections:
         report["(a) spread over seeds (rad)"] = experiment.spread()
     if "b" in arguments.sections:
@@ -157,18 +144,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Section]:
     if "d" in arguments.sections:
         report["(d) steps"] = experiment.steps(base)
     return report
-
-
-def plain(value: object) -> object:
-    """What JSON can hold: an estimate as its two numbers, null where there is none."""
-    if not isinstance(value, Estimate):
-        return value
-    return {name: None if math.isnan(number) else round(number, 4) for name, number in asdict(value).items()}
-
-
-def as_json(report: dict[str, Section], **about: object) -> str:
-    rows = {title: {n: {k: plain(v) for k, v in row.items()} for n, row in s.items()} for title, s in report.items()}
-    return json.dumps({**about, "sections": rows})
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -200,17 +175,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    one_thread()
-    try:
-        report = run(arguments)
-    except AvatarError as error:
-        print(f"benchmarks.generator: {error.message}", file=sys.stderr)
-        sys.exit(2)
-    if arguments.json:
-        about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
-        print(as_json(report, **about))
-    else:
-        print("\n".join(table(title, section) for title, section in report.items()), f"\n\n{LEGEND}")
+    about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
+    reported("generator", lambda: run(arguments), as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

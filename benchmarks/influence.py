@@ -10,8 +10,6 @@ a layer's change also holds what the layers before it passed on.
 """
 
 import argparse
-import json
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,19 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.held_out import SHIPPED, Stage, held_out_faces, long_speech, make_voices, one_thread
+from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.report import Report, reported
+from benchmarks.rolls import SHIPPED, Candidate, drive_of
 from benchmarks.svg import Chart, bars, page
 from benchmarks.variants import Variant
-from engine.errors import AvatarError
 from engine.rollout.base import REFERENCE_SLOT, Pass
 from engine.rollout.job import ChunkJob
 from engine.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
 from models.dit import Block, CausalWanDiT
 from models.motion_codec import reference_features
-from training.measure import drive_of
 
+TITLE = "relative change of attention output when a context frame is left out"
 WARM = 3  # chunks until the window is full and a knot has been given
 Changes = dict[tuple[str, int], list[np.ndarray]]  # (kind of frame, distance in latents) -> change of each seed
 
@@ -85,15 +84,17 @@ def measure_pass(runner: ModelRunner, outputs: AttentionOutputs, works: Sequence
             found[label].append(change[:, :, anchor].mean(0).numpy())
 
 
-def influence(stage: Stage, face: dict[str, float], seeds: int, chunks: int, variant: Variant) -> dict[str, Estimate]:
+def influence(
+    candidate: Candidate, face: dict[str, float], seeds: int, chunks: int, variant: Variant
+) -> dict[str, Estimate]:
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
-    runner = ModelRunner(stage.model, slots=seeds, context=rollout.spec.context)
-    speech = long_speech(stage.maker, 0.48 * (chunks + 2))
-    drive = drive_of(stage.maker, speech.speech, rollout.spec.chunk * (chunks + 1))
+    runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
+    speech = long_speech(candidate.maker, 0.48 * (chunks + 2))
+    drive = drive_of(candidate.maker, speech.speech, rollout.spec.chunk * (chunks + 1))
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()
     states = [rollout.new_state(torch.zeros(EMBEDDED.latent_shape), features, seed) for seed in range(seeds)]
-    outputs = AttentionOutputs(stage.model.dit)
+    outputs = AttentionOutputs(candidate.model.dit)
     found: Changes = defaultdict(list)
     try:
         for chunk in range(chunks):
@@ -137,22 +138,18 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     if arguments.chunks <= WARM:
         parser.error(f"more than {WARM} chunks: the first ones have no full window")
-    one_thread()
-    try:
-        stage = Stage(arguments.weights, make_voices())
+
+    def work() -> Report:
+        candidate = Candidate(arguments.weights, make_voices())
         face = held_out_faces(arguments.portraits)[0]
         variant = Variant("own", {"window": arguments.window})
-        found = influence(stage, face, arguments.seeds, arguments.chunks, variant)
-    except AvatarError as error:
-        print(f"benchmarks.influence: {error.message}", file=sys.stderr)
-        sys.exit(2)
-    if arguments.svg is not None:
-        title = "relative change of attention output when a context frame is left out"
-        arguments.svg.write_text(page([[chart(found, title)]]))
-    if arguments.json:
-        print(json.dumps({name: {"value": e.value, "half": e.half} for name, e in found.items()}))
-    else:
-        print("\n".join(f"{name:>4} {each.value:.3f}±{each.half:.3f}" for name, each in found.items()))
+        found = influence(candidate, face, arguments.seeds, arguments.chunks, variant)
+        if arguments.svg is not None:
+            arguments.svg.write_text(page([[chart(found, TITLE)]]))
+        return {TITLE: {"own": dict(found)}}
+
+    about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}
+    reported("influence", work, as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

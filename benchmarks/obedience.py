@@ -34,29 +34,18 @@ import numpy as np
 import torch
 
 from benchmarks import picture_figures as figures
-from benchmarks.generator import Row, Section, as_json
-from benchmarks.held_out import (
-    SHIPPED,
-    Face,
-    Stage,
-    chunks_of,
-    held_out_portraits,
-    long_speech,
-    make_voices,
-    one_thread,
-    table,
-    truth,
-)
+from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, make_voices, truth
 from benchmarks.motion_figures import estimate
 from benchmarks.picture_figures import FloatArray, Pictures
+from benchmarks.report import Row, Section, reported
+from benchmarks.rolls import SHIPPED, Candidate, chunks_of, roll, shown
 from engine.drive import DriveBuffer
-from engine.errors import AvatarError, MediaError
+from engine.errors import MediaError
 from models.codec import Portrait
 from models.config import EMBEDDED
 from models.features import LogMelConfig
 from models.motion import INDEX, NAMES, SCALES
 from models.motion_codec import MotionCodec, reference_features
-from training.measure import Case, roll, shown
 
 TITLE = "all signals given, against the rig with true landmarks"
 WANTED: Row = {
@@ -175,7 +164,7 @@ class Made:
 
 
 def roll_all(
-    stage: Stage, faces: Sequence[Face], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
+    candidate: Candidate, faces: Sequence[Face], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
 ) -> Made:
     """All calls as one batch; each face has its own voice, controls and seed."""
     latents = 3 * chunks + 1
@@ -184,7 +173,7 @@ def roll_all(
     found, known = (
         [reference_features(p.landmarks) for p in ps] for ps in ([f.found for f in faces], [f.known for f in faces])
     )
-    rolled = roll(stage.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
+    rolled = roll(candidate.model, [*told, *told, *heard], [*found, *known, *found], [*range(len(faces))] * 3, chunks)
     motion = shown(rolled).astype(np.float64)
     return Made(*motion.reshape(3, len(faces), *motion.shape[1:]))
 
@@ -252,16 +241,16 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
 
 
 def run(arguments: argparse.Namespace) -> Section:
-    stage = Stage(arguments.weights, make_voices())
+    candidate = Candidate(arguments.weights, make_voices())
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
         raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")
     chunks = chunks_of(arguments.seconds)
     frames = 12 * chunks - 3
-    cases = [long_speech(stage.maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
+    cases = [long_speech(candidate.maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
     given = [truth(one, seed + 1, one.frames)[seed] for seed, one in enumerate(cases)]
     print(f"  {len(faces)} portraits: rolling ...", file=sys.stderr, flush=True)
-    made = roll_all(stage, faces, cases, given, chunks)
+    made = roll_all(candidate, faces, cases, given, chunks)
     found, rows = [], []
     for at, face in enumerate(faces):
         print(f"  {face.name} ({at + 1} of {len(faces)})", file=sys.stderr, flush=True)
@@ -292,17 +281,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-    one_thread()
-    try:
-        section = run(arguments)
-    except AvatarError as error:
-        print(f"benchmarks.obedience: {error.message}", file=sys.stderr)
-        sys.exit(2)
-    if arguments.json:
-        about = {"weights": arguments.weights.name, "portraits": arguments.count, "seconds": arguments.seconds}
-        print(as_json({TITLE: section}, **about))
-    else:
-        print(table(TITLE, section))
+    about = {"weights": arguments.weights.name, "portraits": arguments.count, "seconds": arguments.seconds}
+    reported("obedience", lambda: {TITLE: run(arguments)}, as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from benchmarks import ablation, generator
 from benchmarks import motion_figures as figures
 from benchmarks.contexts import REFERENCE, attended, chunk_passes
+from benchmarks.report import to_json
+from benchmarks.rolls import shown, unfiltered
 from benchmarks.variants import COMPONENTS, KNOTS, OWN, REFERENCES, FixedReference, KnotSwitches, Variant
 from engine.rollout.base import REFERENCE_SLOT, Rollout
 from engine.rollout.knot_forcing import KnotForcing
@@ -22,7 +24,6 @@ from models.deblocking import deblock
 from models.dit import CausalWanDiT, randomise_
 from models.motion import INDEX, SCALES
 from models.motion_codec import MotionCodec, MotionPayload, pack_controls, unpack_controls
-from training.measure import shown, unfiltered
 
 CHANNELS = EMBEDDED.dit.latent_channels
 espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
@@ -223,7 +224,7 @@ def test_every_row_of_the_report_can_be_made_of_the_data_itself() -> None:
         generator.spread_row(made), generator.jerk_row(made, made, made), generator.steps_row(made, made),
         generator.drift_row(made, 150), generator.pulse_row(made),
     ]  # fmt: skip
-    text = generator.as_json({"all": {str(i): row for i, row in enumerate(rows)}})
+    text = to_json({"all": {str(i): row for i, row in enumerate(rows)}})
     assert json.loads(text)["sections"]["all"]["3"]["yaw sd first"]["value"] == pytest.approx(0.1, rel=0.1)
     assert "NaN" not in text
 

@@ -12,12 +12,11 @@ from safetensors.torch import save_file
 
 from benchmarks import obedience
 from benchmarks import picture_figures as figures
-from benchmarks.held_out import Face, held_out_portraits
+from benchmarks.held_out import Case, Face, held_out_portraits
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
 from models.motion import INDEX, SCALES
 from models.motion_codec import MotionCodec
-from training.measure import Case
 from training.synthetic.phonemes import Speech
 
 FRAMES = 33

@@ -1,0 +1,77 @@
+"""Figures of lips with voice only: perfect, late, small and flapping lips get what they must; one short run."""
+
+import ctypes.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from benchmarks import voice_only
+from benchmarks.held_out import LIPS, Case, make_voices, synthetic_cases
+from benchmarks.rolls import drive_of
+from models.config import EMBEDDED
+from models.dit import CausalWanDiT, randomise_
+from training.synthetic.tracks import loudness
+
+pytestmark = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return synthetic_cases(make_voices())
+
+
+def motion(lips: NDArray[np.float64]) -> NDArray[np.float64]:
+    made = np.zeros((len(lips), 16))
+    made[:, LIPS] = lips
+    return made
+
+
+def test_perfect_late_and_small_lips(cases: list[Case]) -> None:
+    one = cases[0]
+    perfect = voice_only.lip_figures(motion(one.lips), one)
+    assert all(perfect[f"{name} r"] == pytest.approx(1) for name in ("jaw", "pucker", "smile", "press"))
+    assert perfect["jaw amplitude"] == pytest.approx(1) and perfect["jaw lag"] == 0
+    assert perfect["jaw at p b m"] < 0.1 < perfect["press at p b m"] and perfect["jaw in pauses"] < 0.02
+
+    late = voice_only.lip_figures(motion(np.roll(one.lips, 2, axis=0)), one)
+    assert late["jaw lag"] == 2 and late["jaw r"] < 0.8
+    assert voice_only.lip_figures(motion(np.roll(one.lips, -3, axis=0)), one)["jaw lag"] == -3
+    assert voice_only.lip_figures(motion(0.5 * one.lips), one)["jaw amplitude"] == pytest.approx(0.5)
+
+
+def test_a_mouth_that_flaps_with_loudness_is_told_from_one_that_speaks(cases: list[Case]) -> None:
+    one = cases[0]
+    lips = 0.02 * np.random.default_rng(0).random((one.frames, LIPS.stop))
+    lips[:, 0] = np.clip((loudness(one.speech.sound, one.frames) + 60) / 60, 0, 1) * 0.5
+    found = voice_only.lip_figures(motion(lips), one)
+    assert found["jaw r"] < 0.75 and found["jaw at p b m"] > 0.2 and abs(found["press r"]) < 0.2
+
+
+def test_voices_and_sentences_are_the_held_out_ones_and_silence_follows_them(cases: list[Case]) -> None:
+    assert [one.name.split()[0] for one in cases] == ["gmw/en", "en-us", "gmw/en", "de", "es"]
+    maker = make_voices()
+    latents = cases[0].frames // 4 + 30
+    drive = drive_of(maker, cases[0].speech, latents)
+    assert drive.shape == (latents, EMBEDDED.dit.drive_tokens, EMBEDDED.dit.drive_dim)
+    assert (drive[..., -32:] == 0).all()  # nothing but the voice is given
+    voice = drive[..., :-32]
+    assert (voice[-20:] == voice[-1, -1, -1]).all() and voice[:-30].std() > 1  # the mel's floor
+
+
+def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dit = CausalWanDiT(EMBEDDED.dit)
+    randomise_(dit)
+    save_file(dit.state_dict(), tmp_path / "dit.safetensors")
+    words = ["--weights", str(tmp_path / "dit.safetensors"), "--seconds", "8", "--seeds", "3", "--json"]
+    voice_only.main(words)
+    sections = json.loads(capsys.readouterr().out)["sections"]
+    assert len(sections["lips against their phonemes"]) == 5
+    [heads] = [rows for title, rows in sections.items() if title.startswith("heads")]
+    assert heads["data"]["jerk all"]["value"] == pytest.approx(1) and heads["model"]["yaw sd"]["value"] > 0
+    with pytest.raises(SystemExit):
+        voice_only.main(["--weights", str(tmp_path / "nothing")])
+    assert "benchmarks.voice_only: no weights" in capsys.readouterr().err
