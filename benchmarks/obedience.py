@@ -77,7 +77,8 @@ Values = dict[str, float]
 
 
 def drive(one: Case, controls: FloatArray | None, latents: int) -> torch.Tensor:
-    """The tokens [latents, 4, d] of a call that says this and is given these controls [frames, 16], or none."""
+    """The tokens [latents, 4, d] of a call that says this and is given these controls [frames, 16], where they are
+    numbers (NaN = not given)."""
     buffer, mel = DriveBuffer(EMBEDDED), LogMelConfig()
     pcm = (np.clip(one.speech.sound, -1, 1) * 32767).astype(np.int16)
     step = mel.sample_rate // EMBEDDED.fps
