@@ -2,6 +2,7 @@
 should."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -186,6 +187,26 @@ def test_where_critic_and_base_agree_the_generator_rests() -> None:
     stage.setting = replace(stage.setting, config=replace(stage.setting.config, guidance=Guidance()))
     turn = next(stage.turns(0))
     assert turn.network == "model" and float(next(turn.pieces)[0].detach()) == 0.0
+
+
+def test_what_the_drive_gives_is_pulled_to_the_truth_instead() -> None:
+    """Where critic and base agree nothing else pulls, so a generator that gives it back rests."""
+    base = random_model(TINY, 2)
+    critic = CausalWanDiT(TINY.dit)
+    critic.load_state_dict(base.state_dict())
+    stage = DistillStage(setting(trainable(), base, critic))
+    known = torch.zeros(2, 9, *TINY.latent_shape, dtype=torch.bool)
+    known[0, 3:, :2] = True
+    family = SimpleNamespace(known=lambda drive: known)
+    config = replace(stage.setting.config, guidance=Guidance())
+    stage.setting = replace(stage.setting, config=config, family=family)  # type: ignore[arg-type]
+    made, truth, draws = stage.roll(0, gradient=False)
+    latents = made.latents.clone().requires_grad_()
+    loss, _ = stage.generator_loss(replace(made, latents=latents), truth, draws)
+    loss.backward()
+    assert latents.grad is not None
+    wanted = torch.where(known, config.critic.given * (made.latents - truth), 0) / latents.numel()
+    torch.testing.assert_close(latents.grad, wanted)
 
 
 def test_the_scored_clip_has_its_reference_ahead() -> None:

@@ -22,11 +22,12 @@ from training.sequence import ExposureConfig
 @dataclass(frozen=True, slots=True)
 class CriticConfig:
     """rate: of the critic, which is trained every step; generator_every: the generator at every n-th. levels: least and
-    largest noise level of the scores."""
+    largest noise level of the scores. given: how strongly what the drive itself gives is pulled to it."""
 
     rate: float = 4e-7
     generator_every: int = 5
     levels: tuple[float, float] = (0.02, 0.98)
+    given: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

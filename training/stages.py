@@ -184,24 +184,28 @@ class DistillStage:
         if step % self.setting.config.critic.generator_every == 0:
             yield Turn("model", self.generator_pieces(rolled, exit_step))
         else:
-            rolled += [self.roll(exit_step, gradient=False) for _ in range(self.setting.config.accumulate)]
+            for _ in range(self.setting.config.accumulate):
+                batch, _, draws = self.roll(exit_step, gradient=False)
+                rolled.append((batch, draws))
         yield Turn("critic", (self.critic_loss(batch, draws) for batch, draws in rolled))
 
-    def roll(self, exit_step: int, *, gradient: bool) -> tuple[ClipBatch, Draws]:
-        """Clips as the generator makes them."""
+    def roll(self, exit_step: int, *, gradient: bool) -> tuple[ClipBatch, Tensor, Draws]:
+        """Clips as the generator makes them, and the latents that they had."""
         batch, draws = self.setting.draw()
         made = roll(self.setting, batch, draws, exit_step, gradient=gradient)
-        return replace(batch, latents=made, drive=batch.drive[:, : made.shape[1]]), draws
+        length = made.shape[1]
+        return replace(batch, latents=made, drive=batch.drive[:, :length]), batch.latents[:, :length], draws
 
     def generator_pieces(self, rolled: list[tuple[ClipBatch, Draws]], exit_step: int) -> Iterator[Piece]:
         """Leaves what it rolled to the critic, without its graph."""
         for _ in range(self.setting.config.accumulate):
-            batch, draws = self.roll(exit_step, gradient=True)
+            batch, truth, draws = self.roll(exit_step, gradient=True)
             rolled.append((replace(batch, latents=batch.latents.detach()), draws))
-            yield self.generator_loss(batch, draws)
+            yield self.generator_loss(batch, truth, draws)
 
-    def generator_loss(self, batch: ClipBatch, draws: Draws) -> Piece:
-        """The real score is the base's, guided; the fake score the critic's."""
+    def generator_loss(self, batch: ClipBatch, truth: Tensor, draws: Draws) -> Piece:
+        """The real score is the base's, guided; the fake score the critic's. What the drive gives is no matter of
+        distribution: it is pulled to the truth [B, F, C, h, w] instead."""
         config, critic = self.setting.config, self.setting.networks["critic"]
         held = replace(batch, latents=batch.latents.detach())
         clip, sigma = conditioned(held), self.sigma(draws)
@@ -210,6 +214,9 @@ class DistillStage:
             real=lambda x, s: guided(self.teacher, held, x, s, config.guidance),
             fake=lambda x, s: bidirectional.predict(critic, clip, x, s),
         )  # fmt: skip
+        known = self.setting.family.known(batch.drive)
+        if known is not None:
+            gradient = torch.where(known, config.critic.given * (held.latents - truth), gradient)
         return dmd.matching_loss(batch.latents, gradient), gradient.square().mean((0, 1, 3, 4))
 
     def critic_loss(self, batch: ClipBatch, draws: Draws) -> Piece:
