@@ -2,9 +2,10 @@
 
 Voice only, on voices and portraits that were never trained on, several seeds. Lips against the phonemes' own track
 (human and synthetic voices apart), heads, blinks and the network's own jerk (J) beside the data's own process, and the
-steps that are left at chunks (0) and the next latent (1) once the codec has smoothed them. Every row runs the same
-weights unless it has its own: rows marked * ask for a span or window that these were not trained with, so they show
-what a switch does and not what training with it would. A fine-tuned variant joins by `--weights`.
+steps that are left at chunks (0) and the next latent (1) once the codec has smoothed them. "flicker" is VBench's
+temporal flickering, % (100 = nothing moves), of the first voice's first ten seconds on a sample portrait. Every row
+runs the same weights unless it has its own: rows marked * ask for a span or window that these were not trained with, so
+they show what a switch does and not what training with it would. A fine-tuned variant joins by `--weights`.
 
     python -m benchmarks.ablation --voices VOICES --portraits landmarks.json --keep runs/ablation --json
     python -m benchmarks.ablation --weights "k = 0=runs/k0/dit.safetensors"
@@ -24,6 +25,7 @@ from benchmarks.generator import LEGEND
 from benchmarks.held_out import (
     FloatArray,
     held_out_faces,
+    held_out_portraits,
     human_cases,
     lengthened,
     make_voices,
@@ -31,13 +33,17 @@ from benchmarks.held_out import (
     truth,
 )
 from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.obedience import relative_to, show
 from benchmarks.report import Report, Row, Section, reported
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import COMPONENTS, Variant
+from benchmarks.video_quality import temporal_flickering
 from benchmarks.voice_only import lip_figures
 from engine.errors import RequestError
+from models.motion_codec import MotionCodec
 
 LIPS = ("jaw", "pucker", "smile")
+SHOWN = 250  # frames of which pictures are made
 
 
 class Bench:
@@ -53,6 +59,7 @@ class Bench:
         self.cases = [one for cases in self.kinds.values() for one in cases]
         self.candidate, self.seeds, self.seconds = candidate, seeds, seconds
         self.faces = [faces[i % len(faces)] for i in range(seeds)]
+        self.codec, self.portrait = MotionCodec(), held_out_portraits(None, 1)[0].found
 
     def tracks(self, variant: Variant, candidate: Candidate, *, raw: bool = False) -> FloatArray:
         voices = len(self.cases)
@@ -82,7 +89,13 @@ class Bench:
             **{name: jerk[name] for name in ("J0", "J1", "all")},
             **{f"shown {name}": steps[name] for name in ("step 0", "step 1")},
             "blinks/min": estimate(figures.blinks_a_minute, tracks),
+            "flicker": estimate(lambda scores: float(scores.mean()), self.flicker(tracks[:, 0])),
         }
+
+    def flicker(self, tracks: FloatArray) -> FloatArray:
+        """Of one voice's tracks [seeds, frames, 16]: VBench's score [seeds], %."""
+        pictures = (show(self.codec, self.portrait, relative_to(self.codec, self.portrait, t[:SHOWN])) for t in tracks)
+        return np.array([100 * temporal_flickering(list(frames)) for frames, _ in pictures])
 
 
 def over_seeds(values: Sequence[Sequence[float]]) -> Estimate:

@@ -268,6 +268,7 @@ def test_ablation_has_a_row_for_a_variant_with_weights_of_its_own(
     assert list(rows) == ["data", "1 step", "1 step, own weights"]
     assert rows["1 step"] == rows["1 step, own weights"]
     assert rows["data"]["jaw r synthetic"]["value"] == pytest.approx(1, abs=1e-3)  # truth against itself
+    assert 90 < rows["data"]["flicker"]["value"] < 100 and rows["1 step"]["flicker"] != rows["data"]["flicker"]
 
 
 def test_names_with_an_equals_sign_and_unknown_ones(capsys: pytest.CaptureFixture[str]) -> None:
