@@ -21,9 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.generator import LEGEND
 from benchmarks.held_out import (
-    FloatArray,
     held_out_faces,
     held_out_portraits,
     human_cases,
@@ -32,11 +30,11 @@ from benchmarks.held_out import (
     synthetic_cases,
     truth,
 )
-from benchmarks.motion_figures import Estimate, estimate
+from benchmarks.motion_figures import Estimate, FloatArray, estimate
 from benchmarks.obedience import relative_to, show
-from benchmarks.report import Report, Row, Section, reported
+from benchmarks.report import Report, Row, Section, print_report
 from benchmarks.rolls import SHIPPED, Candidate
-from benchmarks.variants import COMPONENTS, Variant
+from benchmarks.variants import COMPONENTS, LEGEND, Variant
 from benchmarks.video_quality import temporal_flickering
 from benchmarks.voice_only import lip_figures
 from engine.errors import RequestError
@@ -49,15 +47,14 @@ SHOWN = 250  # frames of which pictures are made
 class Bench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
-    def __init__(
-        self, candidate: Candidate, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float
-    ) -> None:
-        kinds = {"synthetic": synthetic_cases(candidate.maker)}
+    def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
+        maker = make_voices(recordings)
+        kinds = {"synthetic": synthetic_cases(maker)}
         if recordings is not None:
-            kinds["human"] = human_cases(candidate.maker, recordings)
+            kinds["human"] = human_cases(maker, recordings)
         self.kinds = {kind: [lengthened(one, seconds + 1) for one in cases] for kind, cases in kinds.items()}
         self.cases = [one for cases in self.kinds.values() for one in cases]
-        self.candidate, self.seeds, self.seconds = candidate, seeds, seconds
+        self.seeds, self.seconds = seeds, seconds
         self.faces = [faces[i % len(faces)] for i in range(seeds)]
         self.codec, self.portrait = MotionCodec(), held_out_portraits(None, 1)[0].found
 
@@ -105,17 +102,18 @@ def over_seeds(values: Sequence[Sequence[float]]) -> Estimate:
 
 def run(arguments: argparse.Namespace) -> Section:
     """Rows of figures: the data's own process, then every variant, then every variant with weights of its own."""
-    candidate = Candidate(arguments.weights_file, make_voices(arguments.voices), arguments.keep)
+    candidate = Candidate(arguments.weights_file, arguments.keep)
     faces = held_out_faces(arguments.portraits)
-    bench = Bench(candidate, arguments.voices, faces, arguments.seeds, arguments.seconds)
+    bench = Bench(arguments.voices, faces, arguments.seeds, arguments.seconds)
     chosen = [(v.label, v, candidate) for v in COMPONENTS if not arguments.only or v.name in arguments.only]
     for name, path in arguments.weights:
-        chosen.append((f"{name}, own weights", named(name), Candidate(path, candidate.maker, candidate.kept)))
+        chosen.append((f"{name}, own weights", named(name), Candidate(path, arguments.keep)))
     rows: Section = {}
     for label, variant, own in chosen:
         tracks = bench.tracks(variant, own)
         data = bench.data(tracks.shape[2])
-        rows.setdefault("data", bench.row(data, data, data))
+        if not rows:
+            rows["data"] = bench.row(data, data, data)
         rows[label] = bench.row(tracks, bench.tracks(variant, own, raw=True), data)
     return rows
 
@@ -163,10 +161,10 @@ def main(words: Sequence[str] | None = None) -> None:
     def work() -> Report:
         for name in arguments.only:
             named(name)
-        return {"ablation": run(arguments)}
+        return {"components of Knot Forcing, voice only": run(arguments)}
 
     about = {"seeds": arguments.seeds, "seconds": arguments.seconds}
-    reported("ablation", work, as_json=arguments.json, note=LEGEND, **about)
+    print_report("ablation", work, as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

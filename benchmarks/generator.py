@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import motion_figures as figures
-from benchmarks.held_out import FloatArray, held_out_faces, long_speech, make_voices, truth
-from benchmarks.motion_figures import estimate
-from benchmarks.report import Report, Row, Section, reported
+from benchmarks.held_out import held_out_faces, long_speech, make_voices, truth
+from benchmarks.motion_figures import FloatArray, estimate
+from benchmarks.report import Report, Row, Section, print_report
 from benchmarks.rolls import SHIPPED, Candidate
-from benchmarks.variants import KNOTS, OWN, REFERENCES, STEPS, Variant
-
-LEGEND = "* a span, window or place of the reference that the weights were not trained with"
+from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
+from training.synthetic.corpus import CorpusMaker
 
 
 def spread_row(tracks: FloatArray) -> Row:
@@ -83,9 +82,11 @@ def pulse_row(tracks: FloatArray) -> Row:
 class Experiment:
     """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
 
-    def __init__(self, candidate: Candidate, face: dict[str, float], seeds: int, seconds: float) -> None:
-        self.candidate, self.face, self.seeds, self.seconds = candidate, face, seeds, seconds
-        self.speech = long_speech(candidate.maker, seconds + 1)
+    def __init__(
+        self, candidate: Candidate, maker: CorpusMaker, face: dict[str, float], seeds: int, seconds: float
+    ) -> None:
+        self.candidate, self.maker, self.face, self.seeds, self.seconds = candidate, maker, face, seeds, seconds
+        self.speech = long_speech(maker, seconds + 1)
 
     def tracks(self, variant: Variant, candidate: Candidate | None = None, *, raw: bool = False) -> FloatArray:
         return (candidate or self.candidate).seeds_of(
@@ -113,7 +114,7 @@ class Experiment:
     def references(self, spans: int, seeds: int, names: Sequence[str]) -> Report:
         """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
         seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
-        speech = long_speech(self.candidate.maker, seconds + 1)
+        speech = long_speech(self.maker, seconds + 1)
         chosen = [variant for variant in REFERENCES if variant.name in names]
         rolled = {v.label: self.candidate.seeds_of(v, speech, self.face, seeds, seconds) for v in chosen}
         frames = next(iter(rolled.values())).shape[1]
@@ -130,10 +131,10 @@ class Experiment:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
-    candidate = Candidate(arguments.weights, make_voices(), arguments.keep)
-    base = None if arguments.base is None else Candidate(arguments.base, candidate.maker, arguments.keep)
+    maker, candidate = make_voices(), Candidate(arguments.weights, arguments.keep)
+    base = None if arguments.base is None else Candidate(arguments.base, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
-    experiment = Experiment(candidate, face, arguments.seeds, arguments.seconds)
+    experiment = Experiment(candidate, maker, face, arguments.seeds, arguments.seconds)
     report: Report = {}
     if "a" in arguments.sections:
         report["(a) spread over seeds (rad)"] = experiment.spread()
@@ -176,7 +177,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
-    reported("generator", lambda: run(arguments), as_json=arguments.json, note=LEGEND, **about)
+    print_report("generator", lambda: run(arguments), as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

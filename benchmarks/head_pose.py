@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.held_out import FloatArray, held_out_faces, long_speech, make_voices
-from benchmarks.motion_figures import estimate
-from benchmarks.obedience import drive
-from benchmarks.report import Report, Row, reported
-from benchmarks.rolls import SHIPPED, Candidate, chunks_of, roll, shown
+from benchmarks.held_out import held_out_faces, long_speech, make_voices
+from benchmarks.motion_figures import FloatArray, estimate
+from benchmarks.report import Report, Row, print_report
+from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from models.motion import INDEX, NAMES
 from models.motion_codec import reference_features
 
@@ -56,11 +55,11 @@ def row(made: FloatArray, wanted: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    candidate = Candidate(arguments.weights, make_voices())
+    maker, candidate = make_voices(), Candidate(arguments.weights)
     faces = held_out_faces(arguments.portraits)
     chunks = chunks_of(arguments.seconds)
     frames, calls = 12 * chunks - 3, range(arguments.calls)
-    cases = [long_speech(candidate.maker, arguments.seconds + 1.5, seed) for seed in calls]
+    cases = [long_speech(maker, arguments.seconds + 1.5, seed) for seed in calls]
     features = [reference_features(faces[call % len(faces)]) for call in calls]
     wanted = {names: told(names, frames) for names in TOLD}
     drives = [drive(one, wanted[names], 3 * chunks + 1) for names in TOLD for one in cases]
@@ -83,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.calls < 2 or arguments.seconds < 3:
         parser.error("at least 2 calls and 3 seconds")
     about = {"weights": arguments.weights.name, "calls": arguments.calls, "seconds": arguments.seconds}
-    reported("head_pose", lambda: run(arguments), as_json=arguments.json, **about)
+    print_report("head_pose", lambda: run(arguments), as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.motion_figures import FloatArray
 from engine.errors import MediaError, RequestError
 from engine.framing import frame_portrait
 from engine.landmarks import carried
@@ -33,7 +33,6 @@ from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import LIP_CHANNELS, lip_tracks
 
-FloatArray = NDArray[np.float64]
 SAMPLES = Path(__file__).resolve().parent.parent / "client_web" / "samples"
 VOICES = (Voice("en-us", 170), Voice("gmw/en", 145), Voice("en-us", 135), Voice("gmw/en", 185))
 LIPS = slice(0, len(LIP_CHANNELS))

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import Estimate, estimate
-from benchmarks.report import Report, reported
-from benchmarks.rolls import SHIPPED, Candidate, drive_of
+from benchmarks.report import Report, print_report
+from benchmarks.rolls import SHIPPED, Candidate, drive
 from benchmarks.svg import Chart, bars, page
 from benchmarks.variants import Variant
 from engine.rollout.base import REFERENCE_SLOT, Pass
@@ -90,8 +90,7 @@ def influence(
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
     runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
-    speech = long_speech(candidate.maker, 0.48 * (chunks + 2))
-    drive = drive_of(candidate.maker, speech.speech, rollout.spec.chunk * (chunks + 1))
+    heard = drive(long_speech(make_voices(), 0.48 * (chunks + 2)), None, rollout.spec.chunk * (chunks + 1))
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()
     states = [rollout.new_state(torch.zeros(EMBEDDED.latent_shape), features, seed) for seed in range(seeds)]
     outputs = AttentionOutputs(candidate.model.dit)
@@ -99,7 +98,7 @@ def influence(
     try:
         for chunk in range(chunks):
             at = states[0].next_latent
-            jobs = [ChunkJob(rollout.denoise(state, drive[at : at + rollout.drive_latents])) for state in states]
+            jobs = [ChunkJob(rollout.denoise(state, heard[at : at + rollout.drive_latents])) for state in states]
             while jobs[0].next_pass is not None:
                 works = [job.next_pass for job in jobs if job.next_pass is not None]
                 if chunk >= WARM and any(works[0].sigmas):
@@ -140,7 +139,7 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"more than {WARM} chunks: the first ones have no full window")
 
     def work() -> Report:
-        candidate = Candidate(arguments.weights, make_voices())
+        candidate = Candidate(arguments.weights)
         face = held_out_faces(arguments.portraits)[0]
         variant = Variant("own", {"window": arguments.window})
         found = influence(candidate, face, arguments.seeds, arguments.chunks, variant)
@@ -149,7 +148,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return {TITLE: {"own": dict(found)}}
 
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}
-    reported("influence", work, as_json=arguments.json, **about)
+    print_report("influence", work, as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

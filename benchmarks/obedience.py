@@ -35,16 +35,13 @@ import torch
 
 from benchmarks import picture_figures as figures
 from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, make_voices, truth
-from benchmarks.motion_figures import estimate
-from benchmarks.picture_figures import FloatArray, Pictures
-from benchmarks.report import Row, Section, reported
-from benchmarks.rolls import SHIPPED, Candidate, chunks_of, roll, shown
-from engine.drive import DriveBuffer
+from benchmarks.motion_figures import FloatArray, estimate
+from benchmarks.picture_figures import Pictures
+from benchmarks.report import Row, Section, print_report
+from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from engine.errors import MediaError
 from models.codec import Portrait
-from models.config import EMBEDDED
-from models.features import LogMelConfig
-from models.motion import INDEX, NAMES, SCALES
+from models.motion import INDEX, SCALES
 from models.motion_codec import MotionCodec, reference_features
 
 TITLE = "all signals given, against the rig with true landmarks"
@@ -56,7 +53,6 @@ WANTED: Row = {
 }  # fmt: skip
 ANGLES = ("yaw", "pitch", "roll")
 TILE = 144
-BLOCK = EMBEDDED.fps  # frames that are given at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +70,6 @@ class Scene:
 
 
 Values = dict[str, float]
-
-
-def drive(one: Case, controls: FloatArray | None, latents: int) -> torch.Tensor:
-    """The tokens [latents, 4, d] of a call that says this and is given these controls [frames, 16], where they are
-    numbers (NaN = not given)."""
-    buffer, mel = DriveBuffer(EMBEDDED), LogMelConfig()
-    pcm = (np.clip(one.speech.sound, -1, 1) * 32767).astype(np.int16)
-    step = mel.sample_rate // EMBEDDED.fps
-    tokens, frame = [], 0
-    for latent in range(latents):
-        while buffer.ready_until() <= latent:
-            assert frame < one.frames, f"{one.name} is shorter than {latents} latents"
-            buffer.push_voice(pcm[frame * step : (frame + BLOCK) * step], frame * step)
-            given = [] if controls is None else controls[frame : min(frame + BLOCK, one.frames)].tolist()
-            for at, row in enumerate(given, frame):
-                buffer.push_pose(dict(zip(NAMES, row, strict=True)), at)
-            frame += BLOCK
-        tokens.append(torch.from_numpy(buffer.take(latent, 1).tokens))
-    return torch.cat(tokens)
 
 
 def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
@@ -242,13 +219,13 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
 
 
 def run(arguments: argparse.Namespace) -> Section:
-    candidate = Candidate(arguments.weights, make_voices())
+    maker, candidate = make_voices(), Candidate(arguments.weights)
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
         raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")
     chunks = chunks_of(arguments.seconds)
     frames = 12 * chunks - 3
-    cases = [long_speech(candidate.maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
+    cases = [long_speech(maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
     given = [truth(one, seed + 1, one.frames)[seed] for seed, one in enumerate(cases)]
     print(f"  {len(faces)} portraits: rolling ...", file=sys.stderr, flush=True)
     made = roll_all(candidate, faces, cases, given, chunks)
@@ -283,7 +260,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
     about = {"weights": arguments.weights.name, "portraits": arguments.count, "seconds": arguments.seconds}
-    reported("obedience", lambda: {TITLE: run(arguments)}, as_json=arguments.json, **about)
+    print_report("obedience", lambda: {TITLE: run(arguments)}, as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

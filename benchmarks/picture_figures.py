@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.motion_figures import FloatArray
+
 Pictures = NDArray[np.uint8]
-FloatArray = NDArray[np.float64]
 Landmarks = Mapping[str, float]
 
 ROUNDING = 1 / 12  # mean squared error of pictures that differ by their rounding alone: PSNR ends at 58.9 dB

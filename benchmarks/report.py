@@ -16,7 +16,7 @@ Section = dict[str, Row]
 Report = dict[str, Section]
 
 
-def reported(name: str, work: Callable[[], Report], *, as_json: bool, note: str = "", **about: object) -> None:
+def print_report(name: str, work: Callable[[], Report], *, as_json: bool, note: str = "", **about: object) -> None:
     """Do the work and print its report; what a user can mend ends the program with a message. One thread: small batches
     gain nothing from more, and the machine may be busy."""
     torch.set_num_threads(1)

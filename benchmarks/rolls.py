@@ -1,4 +1,4 @@
-"""Rolls of the embedded model by the engine's own runner, cache and rollouts, voice only: many calls as one batch.
+"""Rolls of the embedded model by the engine's own runner, cache and rollouts: many calls as one batch.
 
 Finished rolls are kept in a folder, so an interrupted run goes on where it was; a kept roll is found by weights,
 rollout, seeds, faces and the voice's very samples.
@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.held_out import Case
+from benchmarks.motion_figures import FloatArray
 from benchmarks.variants import Variant
+from engine.drive import DriveBuffer
 from engine.errors import EngineError
 from engine.kv_cache import KVCache
 from engine.rollout.base import Rollout
@@ -26,25 +28,32 @@ from engine.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
 from models.deblocking import deblock
 from models.dit import CausalWanDiT
-from models.features import frame_tokens
-from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
+from models.features import LogMelConfig
+from models.motion import FRAMES_PER_LATENT, INDEX, JAW_SPAN, NAMES, SCALES
 from models.motion_codec import reference_features, unpack_controls
 from models.registry import WEIGHTS, LoadedModel, load_weights
-from training.synthetic.corpus import CorpusMaker, hops_of
-from training.synthetic.phonemes import Speech
 
-FloatArray = NDArray[np.float64]
+BLOCK = EMBEDDED.fps  # frames that are given at a time
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
 
 
-def drive_of(maker: CorpusMaker, speech: Speech, latents: int) -> torch.Tensor:
-    """Voice-only tokens [latents, 4, 672]."""
-    config = maker.mel.config
-    frames = 4 * latents - 3
-    hops = hops_of(maker.mel, speech.sound, frames)
-    voice = np.stack([frame_tokens(hops, frame, config) for frame in range(-3, frames)])
-    nothing = np.zeros((len(voice), 2 * len(CHANNELS)), np.float32)
-    return torch.from_numpy(np.concatenate([voice, nothing], axis=1)).view(latents, 4, -1)
+def drive(one: Case, controls: FloatArray | None, latents: int) -> torch.Tensor:
+    """The tokens [latents, 4, d] of a call that says this, then nothing, and is given these controls [frames, 16] where
+    they are numbers (NaN = not given)."""
+    buffer, mel = DriveBuffer(EMBEDDED), LogMelConfig()
+    step = mel.sample_rate // EMBEDDED.fps
+    pcm = np.zeros(max(len(one.speech.sound), (4 * latents + 2 * BLOCK) * step), np.int16)
+    pcm[: len(one.speech.sound)] = np.clip(one.speech.sound, -1, 1) * 32767
+    tokens, frame = [], 0
+    for latent in range(latents):
+        while buffer.ready_until() <= latent:
+            buffer.push_voice(pcm[frame * step : (frame + BLOCK) * step], frame * step)
+            given = [] if controls is None else controls[frame : frame + BLOCK].tolist()
+            for at, row in enumerate(given, frame):
+                buffer.push_pose(dict(zip(NAMES, row, strict=True)), at)
+            frame += BLOCK
+        tokens.append(torch.from_numpy(buffer.take(latent, 1).tokens))
+    return torch.cat(tokens)
 
 
 def load(weights: Path) -> LoadedModel:
@@ -100,13 +109,13 @@ def chunks_of(seconds: float) -> int:
 
 
 class Candidate:
-    """A model on the bench. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the
-    weights are missing or do not fit."""
+    """A model on the bench, voice only. kept: where finished rolls are kept, None = in memory only. Raises EngineError
+    where the weights are missing or do not fit."""
 
-    def __init__(self, weights: Path, maker: CorpusMaker, kept: Path | None = None) -> None:
+    def __init__(self, weights: Path, kept: Path | None = None) -> None:
         if not weights.is_file():
             raise EngineError("checkpoint_missing", f"no weights at {weights}: give another --weights")
-        self.maker, self.kept = maker, kept
+        self.kept = kept
         self.model = load(weights)
         self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
         self._rolled: dict[str, NDArray[np.float32]] = {}
@@ -138,7 +147,7 @@ class Candidate:
             began = time.monotonic()
             seconds = (12 * chunks - 3) / EMBEDDED.fps
             print(f"  {variant.name}: {len(seeds)} calls of {seconds:.0f} s ...", end="", file=sys.stderr, flush=True)
-            drives = {id(one): drive_of(self.maker, one.speech, 3 * chunks + 3) for one in cases}
+            drives = {id(one): drive(one, None, 3 * chunks + 3) for one in cases}
             features = [reference_features(face) for face in faces]
             self._rolled[key] = roll(self.model, [drives[id(one)] for one in cases], features, seeds, chunks, rollout)
             print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

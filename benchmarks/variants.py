@@ -120,6 +120,8 @@ class Variant:
         return (self.make or STRATEGIES[spec.strategy])(spec, schedule)
 
 
+LEGEND = "* a span, window or place of the reference that the weights were not trained with"
+
 OWN = Variant("fed, fused")  # the model's own rollout
 KNOTS: tuple[Variant, ...] = (
     OWN,

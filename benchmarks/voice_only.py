@@ -17,18 +17,17 @@ from benchmarks import motion_figures as figures
 from benchmarks.held_out import (
     LIPS,
     Case,
-    FloatArray,
-    held_out_faces,
     human_cases,
     lengthened,
     make_voices,
     synthetic_cases,
     truth,
 )
-from benchmarks.motion_figures import BLINK, estimate
-from benchmarks.report import Report, Row, Section, reported
+from benchmarks.motion_figures import BLINK, FloatArray, estimate
+from benchmarks.report import Report, Row, Section, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import OWN
+from training.faces import held_out_landmarks
 from training.synthetic.phonemes import SILENCE
 from training.synthetic.tracks import FPS
 from training.synthetic.visemes import LIP_CHANNELS, join_silences
@@ -71,13 +70,12 @@ def head_row(tracks: FloatArray, data: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    candidate = Candidate(arguments.weights, make_voices(arguments.voices))
-    faces = held_out_faces(arguments.portraits)
-    cases = synthetic_cases(candidate.maker)
-    cases += human_cases(candidate.maker, arguments.voices) if arguments.voices else []
+    maker, candidate = make_voices(arguments.voices), Candidate(arguments.weights)
+    faces = held_out_landmarks(arguments.portraits)
+    cases = synthetic_cases(maker) + (human_cases(maker, arguments.voices) if arguments.voices else [])
     own = [faces[i % len(faces)] for i in range(len(cases))]
     made = candidate.roll(OWN, cases, own, range(len(cases)), arguments.seconds)
-    lips: Section = {one.name: dict(rounded(lip_figures(motion, one))) for one, motion in zip(cases, made, strict=True)}
+    lips: Section = {one.name: rounded(lip_figures(motion, one)) for one, motion in zip(cases, made, strict=True)}
     long = lengthened(cases[0], arguments.seconds + 1)
     heads = candidate.seeds_of(OWN, long, faces[0], arguments.seeds, arguments.seconds)
     data = truth(long, arguments.seeds, heads.shape[1])
@@ -97,7 +95,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
-    parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
+    parser.add_argument("--portraits", type=Path, help="landmarks.json; default: painted faces")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, default=8, help="of the heads")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
@@ -105,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if arguments.seeds < 2 or arguments.seconds < 8:
         parser.error("at least 2 seeds and 8 seconds")
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
-    reported("voice_only", lambda: run(arguments), as_json=arguments.json, **about)
+    print_report("voice_only", lambda: run(arguments), as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

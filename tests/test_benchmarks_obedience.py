@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from benchmarks import obedience
 from benchmarks import picture_figures as figures
 from benchmarks.held_out import Case, Face, held_out_portraits
+from benchmarks.rolls import drive
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
 from models.motion import INDEX, SCALES
@@ -121,11 +122,15 @@ def test_slopes() -> None:
 def test_what_is_given_reaches_the_network_at_its_frame() -> None:
     controls = speaking()
     one = Case("hum", Speech(np.zeros(FRAMES * 640, np.float32), ()), np.zeros((FRAMES, 5)))
-    tokens = obedience.drive(one, controls, 6).reshape(24, -1).numpy()
+    tokens = drive(one, controls, 6).reshape(24, -1).numpy()
     assert not tokens[:3, MEL:].any()  # before the call
     assert (tokens[3:, MEL + 16 :] == 1).all()
     assert tokens[3:, MEL : MEL + 16] * np.array(SCALES) == pytest.approx(controls[:21], abs=1e-6)
-    assert not obedience.drive(one, None, 6)[..., MEL:].any()
+    assert not drive(one, None, 6)[..., MEL:].any()
+    controls[:, INDEX["yaw"]] = np.nan  # not given
+    tokens = drive(one, controls, 6).reshape(24, -1).numpy()
+    assert not tokens[3:, [MEL + INDEX["yaw"], MEL + 16 + INDEX["yaw"]]].any()
+    assert tokens[3:, MEL + 16 :].sum(1) == pytest.approx(15)
 
 
 def test_a_figure_that_a_portrait_lacks_is_left_out_of_the_mean() -> None:

@@ -165,3 +165,31 @@ def test_usual_head_movements_do_not_fold_the_picture() -> None:
     across, along = source.diff(dim=2)[:, :-1], source.diff(dim=1)[:, :, :-1]
     area = across[..., 0] * along[..., 1] - across[..., 1] * along[..., 0]
     assert area.min() > 0
+
+
+def test_brows_stay_level_under_pitch() -> None:
+    rig = prepare_rig(painted(LANDMARKS), LANDMARKS)
+    controls = torch.zeros(1, 16)
+    controls[0, INDEX["pitch"]] = -0.3
+    moved = (rig._head_warp(head_moves(controls, rig.pivot)) - rig.grid)[0, ..., 1]
+    row = int((LANDMARKS["eyl"] - LANDMARKS["bh"] + 1) * SIZE / 2)
+    middle, ends = moved[row, SIZE // 2], moved[row, [SIZE // 2 - 38, SIZE // 2 + 38]]
+    assert (middle - ends).abs().max() < 0.036  # 4.6 pixels; a ball would bend them by 6
+
+
+def test_pursed_lips_leave_the_line_of_the_jaw() -> None:
+    photo = painted(SHUT)
+    columns = [int((side * 1.85 * SHUT["mw"] + 1) * SIZE / 2) for side in (-1, 1)]
+    photo[:, :, columns] = torch.tensor([0.0, 1.0, 0.0])[:, None, None]
+    controls = own_state(SHUT).repeat(2, 1)
+    controls[1, INDEX["pucker"]] = 0.9
+    still, pursed = render(photo, SHUT, controls)
+    assert (pursed - still)[:, :, columns].abs().max() < 1e-3
+    assert (pursed - still).abs().max() > 0.2
+
+
+def test_a_smile_that_closes_keeps_the_colour_of_its_lips() -> None:
+    """Where they meet a thin line is darker, by less than a third."""
+    seam = frame(jaw=0.0)[:, 160:190, SIZE // 2]
+    lips = torch.tensor([0.7, 0.3, 0.3])[:, None]
+    assert (seam / lips).min() > 0.65

@@ -205,7 +205,7 @@ def test_what_the_drive_gives_is_pulled_to_the_truth_instead() -> None:
     loss, _ = stage.generator_loss(replace(made, latents=latents), truth, draws)
     loss.backward()
     assert latents.grad is not None
-    wanted = torch.where(known, config.critic.given * (made.latents - truth), 0) / latents.numel()
+    wanted = torch.where(known, config.given * (made.latents - truth), 0) / latents.numel()
     torch.testing.assert_close(latents.grad, wanted)
 
 

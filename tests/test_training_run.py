@@ -472,6 +472,7 @@ def cells(preset: str) -> dict[str, str]:
         "EMA": f"{c.ema:g}",
         "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}" if ode else ("base" if critic else "-"),
         "guidance": f"{c.guidance.scale:g}" if critic or (ode and c.ode.teacher == "base") else "-",
+        "pull to what is given": f"{c.given:g}" if critic and c.model.codec == "motion" else "-",
         "text / drive / reference withheld": withheld,
         "prefix shown": f"{c.exposure.prefix:g}" if c.stage == "base" else "-",
         "knot given": f"{c.exposure.knot_given:g}" if c.stage == "causal" else "-",

@@ -22,12 +22,11 @@ from training.sequence import ExposureConfig
 @dataclass(frozen=True, slots=True)
 class CriticConfig:
     """rate: of the critic, which is trained every step; generator_every: the generator at every n-th. levels: least and
-    largest noise level of the scores. given: how strongly what the drive itself gives is pulled to it."""
+    largest noise level of the scores."""
 
     rate: float = 4e-7
     generator_every: int = 5
     levels: tuple[float, float] = (0.02, 0.98)
-    given: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class StageConfig:
     base model, where it teaches. recompute: trade time for memory in backward. dtype: of the autocast; ``auto`` is bf16
     where the processor computes in it (elsewhere it is three times slower than fp32). seed: of weights, noise and
     clips; another in each stage, or each would meet the same clips in the same order. workers: processes that prepare
-    clips, 0 = the trainer itself.
+    clips, 0 = the trainer itself. given: in the distillation, weight of the pull to values that the drive gives.
     """
 
     stage: Literal["base", "causal", "distill"]
@@ -76,6 +75,7 @@ class StageConfig:
     ode: OdeConfig = OdeConfig()
     critic: CriticConfig = CriticConfig()
     guidance: Guidance = Guidance()
+    given: float = 2.0
 
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:

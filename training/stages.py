@@ -214,10 +214,11 @@ class DistillStage:
             real=lambda x, s: guided(self.teacher, held, x, s, config.guidance),
             fake=lambda x, s: bidirectional.predict(critic, clip, x, s),
         )  # fmt: skip
+        apart = gradient.square().mean((0, 1, 3, 4))
         known = self.setting.family.known(batch.drive)
         if known is not None:
-            gradient = torch.where(known, config.critic.given * (held.latents - truth), gradient)
-        return dmd.matching_loss(batch.latents, gradient), gradient.square().mean((0, 1, 3, 4))
+            gradient = torch.where(known, config.given * (held.latents - truth), gradient)
+        return dmd.matching_loss(batch.latents, gradient), apart
 
     def critic_loss(self, batch: ClipBatch, draws: Draws) -> Piece:
         """Flow matching on what the generator makes."""

@@ -189,7 +189,8 @@ def test_leaving_the_page_ends_the_session(open_page: PageOpener) -> None:
 
 
 def is_aligned(offsets: dict[str, float] | None) -> bool:
-    """Do sound and picture of nearly every beep belong together? A machine that lags may lose some in one reading."""
+    """Do sound and picture of nearly every beep belong together? On a busy machine Chromium pairs them some tens of ms
+    apart, and a reading during which the engine lagged loses beeps."""
     return offsets is not None and offsets["beeps"] >= 8 and abs(offsets["median"]) < 150
 
 
