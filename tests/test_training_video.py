@@ -195,11 +195,13 @@ def test_a_talking_head_becomes_a_clip(tmp_path: Path, base: Frames, voice: Soun
     assert np.abs(seen - CANONICAL).max() < 2.0
     track = FaceTrack(**load_file(tmp_path / "out" / clip["faces"]))
     assert track.eyes.shape == (COUNT, 2, 2) and track.turn.shape == (COUNT, 2)
-    for number in (0, 40, COUNT - 1):
+    apart = []  # of eyes and of landmarks; a frame of a blink or of closing lips may be read otherwise after coding
+    for number in range(0, COUNT, 10):
         seen = default_estimator().align(made[number], CANONICAL, 2)
-        assert np.abs((seen + 0.5) / 128 - 1 - track.eyes[number]).max() < 0.025
         straight = default_estimator().measure(canonical_crop(base[number], eyes[number])[0]).landmarks
-        assert np.abs(track.landmarks[number] - [straight[name] for name in LANDMARKS]).max() < 0.025
+        marks = track.landmarks[number] - [straight[name] for name in LANDMARKS]
+        apart.append((np.abs((seen + 0.5) / 128 - 1 - track.eyes[number]).max(), np.abs(marks).max()))
+    assert (np.median(apart, axis=0) < 0.02).all() and np.max(apart) < 0.06, apart
     photo = frame_portrait(made[-1])  # the reference of a clip, framed as an upload is
     assert np.abs(track.landmarks[-1] - [photo.landmarks[name] for name in LANDMARKS]).max() < 0.04
     heard, rate = soundfile.read(tmp_path / "out" / clip["sound"], dtype="float32")
