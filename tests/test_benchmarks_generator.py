@@ -264,7 +264,7 @@ def test_ablation_has_a_row_for_a_variant_with_weights_of_its_own(
 ) -> None:
     words = ["--weights-file", str(weights), "--only", "1 step", "--weights", f"1 step={weights}"]
     ablation.main([*words, "--seeds", "2", "--seconds", "8", "--json"])
-    rows = json.loads(capsys.readouterr().out)["sections"]["ablation"]
+    (rows,) = json.loads(capsys.readouterr().out)["sections"].values()
     assert list(rows) == ["data", "1 step", "1 step, own weights"]
     assert rows["1 step"] == rows["1 step, own weights"]
     assert rows["data"]["jaw r synthetic"]["value"] == pytest.approx(1, abs=1e-3)  # truth against itself
