@@ -105,7 +105,7 @@ async def test_a_lost_engine_is_replaced_within_the_call() -> None:
         assert caller.distinct == sorted(caller.distinct)
         assert [m["state"] for m in caller.told("state") if "turn" not in m][-2:] == ["recovering", "live"]
         gaps = np.diff([t for t, _, _ in caller.pictures])
-        assert gaps.max() < 0.4  # a held picture keeps coming
+        assert gaps.max() < 0.8  # what is ready bridges it, seconds; a busy machine stalls for some tenths
         assert max(map(abs, av_offsets(caller)[-3:])) < 0.1
 
 
