@@ -30,13 +30,13 @@ from benchmarks.held_out import (
     synthetic_cases,
     truth,
 )
+from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import Estimate, FloatArray, estimate
-from benchmarks.obedience import relative_to, show
-from benchmarks.report import Report, Row, Section, print_report
+from benchmarks.rendered import relative_to, show
+from benchmarks.report import Report, Row, Section, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import COMPONENTS, LEGEND, Variant
 from benchmarks.video_quality import temporal_flickering
-from benchmarks.voice_only import lip_figures
 from engine.errors import RequestError
 from models.motion_codec import MotionCodec
 
@@ -134,9 +134,7 @@ def weights_of(text: str) -> tuple[str, Path]:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.ablation"
-    )
+    parser = make_parser("ablation", __doc__)
     parser.add_argument("--weights-file", type=Path, default=SHIPPED, help="of all rows; default: the shipped ones")
     parser.add_argument(
         "--weights", type=weights_of, action="append", default=[], metavar="NAME=PATH",
@@ -148,7 +146,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     if arguments.seeds < 2 or arguments.seconds < 8:
         parser.error("at least 2 seeds and 8 seconds")

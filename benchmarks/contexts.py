@@ -8,13 +8,13 @@ change of context into two smaller ones.
     python -m benchmarks.contexts --svg contexts.svg
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.report import make_parser
 from benchmarks.svg import Chart, bars, heat, page
 from benchmarks.variants import Variant
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
@@ -97,12 +97,9 @@ def charts(name: str, found: Sequence[frozenset[int]], last: int) -> list[Chart]
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.contexts"
-    )
+    parser = make_parser("contexts", __doc__)
     parser.add_argument("--chunks", type=int, default=7)
     parser.add_argument("--svg", type=Path, help="write the plot here")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     found = {v.name: contexts(v.rollout(EMBEDDED), arguments.chunks) for v in STRATEGIES}
     if arguments.svg is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import motion_figures as figures
 from benchmarks.held_out import held_out_faces, long_speech, make_voices, truth
 from benchmarks.motion_figures import FloatArray, estimate
-from benchmarks.report import Report, Row, Section, print_report
+from benchmarks.report import Report, Row, Section, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
 from training.synthetic.corpus import CorpusMaker
@@ -148,9 +148,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.generator"
-    )
+    parser = make_parser("generator", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--base", type=Path, help="the undistilled weights, for (d)")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
@@ -163,7 +161,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sections", default="abcd", help="which of a, b, c, d")
     parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
     parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: to see that it runs, not to believe")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     arguments = parser.parse_args(words)
     if arguments.quick:
         arguments.seeds, arguments.long_seeds, arguments.seconds, arguments.spans = 3, 3, 8.0, 3

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import FloatArray, estimate
-from benchmarks.report import Report, Row, print_report
+from benchmarks.report import Report, Row, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from models.motion import INDEX, NAMES
 from models.motion_codec import reference_features
@@ -70,14 +70,11 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.head_pose"
-    )
+    parser = make_parser("head_pose", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--calls", type=int, default=12, help="of each row")
     parser.add_argument("--seconds", type=float, default=9.0, help="of each call")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     if arguments.calls < 2 or arguments.seconds < 3:
         parser.error("at least 2 calls and 3 seconds")

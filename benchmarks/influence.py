@@ -9,7 +9,6 @@ a layer's change also holds what the layers before it passed on.
     python -m benchmarks.influence --svg influence.svg
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import Estimate, estimate
-from benchmarks.report import Report, print_report
+from benchmarks.report import Report, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate, drive
 from benchmarks.svg import Chart, bars, page
 from benchmarks.variants import Variant
@@ -124,16 +123,13 @@ def chart(found: dict[str, Estimate], title: str) -> Chart:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.influence"
-    )
+    parser = make_parser("influence", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--chunks", type=int, default=20)
     parser.add_argument("--window", type=int, default=6, help="L; beyond 6 the shipped weights were not trained")
     parser.add_argument("--svg", type=Path, help="write the plot here")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     if arguments.chunks <= WARM:
         parser.error(f"more than {WARM} chunks: the first ones have no full window")

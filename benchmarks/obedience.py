@@ -31,17 +31,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from benchmarks import picture_figures as figures
 from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, make_voices, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.picture_figures import Pictures
-from benchmarks.report import Row, Section, print_report
+from benchmarks.rendered import relative_to, show
+from benchmarks.report import Row, Section, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from engine.errors import MediaError
-from models.codec import Portrait
-from models.motion import INDEX, SCALES
+from models.motion import INDEX
 from models.motion_codec import MotionCodec, reference_features
 
 TITLE = "all signals given, against the rig with true landmarks"
@@ -70,19 +69,6 @@ class Scene:
 
 
 Values = dict[str, float]
-
-
-def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
-    """Controls relative to the photograph [T, 16] by the codec's own renderer: pictures, and the absolute controls that
-    they show."""
-    reference = codec.encode_reference(portrait)
-    absolute = codec.controls(torch.from_numpy(relative / np.array(SCALES)).float(), reference.payload)
-    return codec.render(absolute, reference).numpy(), absolute.numpy().astype(np.float64)
-
-
-def relative_to(codec: MotionCodec, portrait: Portrait, controls: FloatArray) -> FloatArray:
-    """Absolute controls as distances from the photograph's own state."""
-    return controls - np.asarray(codec.encode_reference(portrait).payload.own.numpy(), np.float64)
 
 
 def with_lids(codec: MotionCodec, face: Face, controls: FloatArray, blink: float) -> Pictures:
@@ -242,15 +228,12 @@ def run(arguments: argparse.Namespace) -> Section:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.obedience"
-    )
+    parser = make_parser("obedience", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json beside its pictures; default: the samples")
     parser.add_argument("--count", type=int, default=12, help="portraits")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each call")
     parser.add_argument("--sheet", type=Path, help="a PNG with truth over what was made")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     if arguments.count < 1 or arguments.seconds < 1:
         parser.error("at least 1 portrait and 1 second")

@@ -1,5 +1,6 @@
 """A benchmark's report: sections of rows of figures, as tables or as one JSON object."""
 
+import argparse
 import json
 import math
 import sys
@@ -14,6 +15,15 @@ from engine.errors import AvatarError
 Row = dict[str, object]
 Section = dict[str, Row]
 Report = dict[str, Section]
+
+
+def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The command line of `benchmarks.name`, described by the module's text; --json is in it."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"benchmarks.{name}"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    return parser
 
 
 def print_report(name: str, work: Callable[[], Report], *, as_json: bool, note: str = "", **about: object) -> None:

@@ -12,7 +12,6 @@ The other columns come from the `vbench` package with its own weights, when both
     python -m benchmarks.video_quality CLIPS/ --vbench-weights ~/.cache/vbench --json
 """
 
-import argparse
 import importlib.util
 import itertools
 import json
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.report import make_parser
 from engine.errors import AvatarError, MediaError
 
 Frame = NDArray[np.uint8]
@@ -123,14 +123,11 @@ def run(path: Path, weights: Path) -> dict[str, object]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.video_quality"
-    )
+    parser = make_parser("video_quality", __doc__)
     parser.add_argument("clips", type=Path, help="a clip, a folder of clips, or a folder of pictures")
     parser.add_argument(
         "--vbench-weights", type=Path, default=Path.home() / ".cache" / "vbench", help="default: ~/.cache/vbench"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args(words)
     try:
         report = run(arguments.clips, arguments.vbench_weights)

@@ -14,47 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.held_out import (
-    LIPS,
-    Case,
-    human_cases,
-    lengthened,
-    make_voices,
-    synthetic_cases,
-    truth,
-)
+from benchmarks.held_out import human_cases, lengthened, make_voices, synthetic_cases, truth
+from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
-from benchmarks.report import Report, Row, Section, print_report
+from benchmarks.report import Report, Row, Section, make_parser, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import OWN
 from training.faces import held_out_landmarks
-from training.synthetic.phonemes import SILENCE
-from training.synthetic.tracks import FPS
-from training.synthetic.visemes import LIP_CHANNELS, join_silences
 
 HEAD = ("yaw", "pitch", "roll")
-
-
-def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
-    """Of one call [T, 16]: correlation of each lip channel with its truth, the jaw's amplitude and lag in frames, lips
-    at p b m and in pauses."""
-    frames = min(len(motion), one.frames)
-    made, truth = motion[:frames, LIPS], one.lips[:frames]
-    jaw, press = made[:, LIP_CHANNELS.index("jaw")], made[:, LIP_CHANNELS.index("press")]
-    true_jaw = truth[:, LIP_CHANNELS.index("jaw")]
-    lags = {s: float(np.corrcoef(np.roll(jaw, -s)[5:-5], true_jaw[5:-5])[0, 1]) for s in range(-4, 5)}
-    middles = [int((p.start + p.end) / 2 * FPS) for p in one.speech.phonemes if p.name in ("p", "b", "m")]
-    closed = [frame for frame in middles if frame < frames]
-    rests = [p for p in join_silences(one.speech.phonemes) if p.name == SILENCE and p.end - p.start > 0.4]
-    resting = [f for p in rests for f in range(int((p.start + 0.16) * FPS), int((p.end - 0.16) * FPS)) if f < frames]
-    correlations = {f"{n} r": float(np.corrcoef(made[:, i], truth[:, i])[0, 1]) for i, n in enumerate(LIP_CHANNELS)}
-    return correlations | {
-        "jaw amplitude": float(jaw.std() / true_jaw.std()),
-        "jaw lag": float(max(lags, key=lambda s: lags[s])),
-        "jaw at p b m": float(jaw[closed].mean()),
-        "press at p b m": float(press[closed].mean()),
-        "jaw in pauses": float(jaw[resting].mean()),
-    }
 
 
 def head_row(tracks: FloatArray, data: FloatArray) -> Row:
@@ -90,15 +58,12 @@ def rounded(found: Mapping[str, float]) -> Row:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.voice_only"
-    )
+    parser = make_parser("voice_only", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: painted faces")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, default=8, help="of the heads")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     arguments = parser.parse_args(words)
     if arguments.seeds < 2 or arguments.seconds < 8:
         parser.error("at least 2 seeds and 8 seconds")

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from benchmarks import obedience
 from benchmarks import picture_figures as figures
 from benchmarks.held_out import Case, Face, held_out_portraits
+from benchmarks.rendered import relative_to, show
 from benchmarks.rolls import drive
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
@@ -41,7 +42,7 @@ def speaking() -> NDArray[np.float64]:
 
 def pictures(face: Face, controls: NDArray[np.float64]) -> figures.Pictures:
     codec = MotionCodec()
-    return obedience.show(codec, face.known, obedience.relative_to(codec, face.known, controls))[0]
+    return show(codec, face.known, relative_to(codec, face.known, controls))[0]
 
 
 def test_lip_travel_of_perfect_dead_half_and_late_lips(face: Face) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks import voice_only
 from benchmarks.held_out import LIPS, Case, make_voices, synthetic_cases
+from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
@@ -32,22 +33,22 @@ def motion(lips: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def test_perfect_late_and_small_lips(cases: list[Case]) -> None:
     one = cases[0]
-    perfect = voice_only.lip_figures(motion(one.lips), one)
+    perfect = lip_figures(motion(one.lips), one)
     assert all(perfect[f"{name} r"] == pytest.approx(1) for name in ("jaw", "pucker", "smile", "press"))
     assert perfect["jaw amplitude"] == pytest.approx(1) and perfect["jaw lag"] == 0
     assert perfect["jaw at p b m"] < 0.1 < perfect["press at p b m"] and perfect["jaw in pauses"] < 0.02
 
-    late = voice_only.lip_figures(motion(np.roll(one.lips, 2, axis=0)), one)
+    late = lip_figures(motion(np.roll(one.lips, 2, axis=0)), one)
     assert late["jaw lag"] == 2 and late["jaw r"] < 0.8
-    assert voice_only.lip_figures(motion(np.roll(one.lips, -3, axis=0)), one)["jaw lag"] == -3
-    assert voice_only.lip_figures(motion(0.5 * one.lips), one)["jaw amplitude"] == pytest.approx(0.5)
+    assert lip_figures(motion(np.roll(one.lips, -3, axis=0)), one)["jaw lag"] == -3
+    assert lip_figures(motion(0.5 * one.lips), one)["jaw amplitude"] == pytest.approx(0.5)
 
 
 def test_a_mouth_that_flaps_with_loudness_is_told_from_one_that_speaks(cases: list[Case]) -> None:
     one = cases[0]
     lips = 0.02 * np.random.default_rng(0).random((one.frames, LIPS.stop))
     lips[:, 0] = np.clip((loudness(one.speech.sound, one.frames) + 60) / 60, 0, 1) * 0.5
-    found = voice_only.lip_figures(motion(lips), one)
+    found = lip_figures(motion(lips), one)
     assert found["jaw r"] < 0.75 and found["jaw at p b m"] > 0.2 and abs(found["press r"]) < 0.2
 
 
