@@ -110,16 +110,15 @@ embedded: embedded-weights  ## the same, and measure it
 
 # Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces.
 EXPORT    = $(BIN)/python -m training.export $(call RESULT,$(1)) $(RUNS)/$(1).safetensors
-FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(call RESULT,ode) --teacher $(call RESULT,causal) && \
+FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(call RESULT,distill) --teacher $(call RESULT,causal) && \
   $(call EXPORT,$(1))
 ablation: setup  ## what each component of Knot Forcing does, by weights that were trained for it
-	$(call EXPORT,ode)
 	$(call FINE_TUNE,own)
 	$(call FINE_TUNE,k0)
 	$(call FINE_TUNE,k2)
 	$(call FINE_TUNE,l9)
 	$(call FINE_TUNE,self-forcing)
-	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/ode.safetensors --keep $(RUNS)/rolls $(DATA) $(FACES) \
+	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/dit.safetensors --keep $(RUNS)/rolls $(DATA) $(FACES) \
 	  --weights "constant offset=$(RUNS)/own.safetensors" --weights "window only=$(RUNS)/k0.safetensors" \
 	  --weights "k = 0=$(RUNS)/k0.safetensors" --weights "k = 2=$(RUNS)/k2.safetensors" \
 	  --weights "L = 9=$(RUNS)/l9.safetensors" \
