@@ -31,7 +31,8 @@ class Lips:
     """The lips of a batch of frames in mouth coordinates, every field broadcastable to [T, h, w].
 
     p: the profile of an opening, 1 in the middle and 0 at the corners. upper, lower: where the two inner edges lie.
-    top, bottom: the visible gap between them (equal when closed). extra: opening beyond the photograph's own [T, 1, 1].
+    top, bottom: the visible gap between them (equal when closed). extra: opening beyond the photograph's own, fuller:
+    how much thicker lips are that close over a smile's teeth than the smile had stretched them, [T, 1, 1].
     """
 
     p: torch.Tensor
@@ -40,6 +41,7 @@ class Lips:
     top: torch.Tensor
     bottom: torch.Tensor
     extra: torch.Tensor
+    fuller: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,42 +94,55 @@ class Mouth:
         """Pursing and smiling: positions [T, h, w] to u and y before the lips opened."""
         u, g = (x - self.mx) / self.mw, (y - self.my) / self.mw
         near = _bump(u, 1.75) * torch.where(g < 0, _bump(g, 1.15), _bump(g, 1.9))  # keeps off the nose
-        opened = (knob["jaw"] - self.th / (JAW_SPAN * self.mw)).clamp(min=0)
-        squeeze = 0.7 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened
+        extra = self._extra(knob)
+        opened, relaxed = extra.clamp(min=0) / (JAW_SPAN * self.mw), self._closed(extra)
+        squeeze = 0.7 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened + 0.09 * relaxed
         corner = 1.6 * u * u * _bump(u, 2.2) * _bump(g, 1.5)
-        lift = (0.22 * self.mw) * knob["smile"] + (0.55 * self.curve) * knob["pucker"].clamp(min=0)
+        lift = (0.22 * self.mw) * knob["smile"] + self.curve * (0.55 * knob["pucker"].clamp(min=0) + 0.3 * relaxed)
         thicken = (0.16 * self.mw) * knob["pucker"].clamp(min=0)
         return u * (1 + near * squeeze), y + corner * lift - near * g * thicken
+
+    def _extra(self, knob: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Opening beyond the photograph's own, picture units."""
+        return JAW_SPAN * self.mw * knob["jaw"] - self.th
+
+    def _closed(self, extra: torch.Tensor) -> torch.Tensor:
+        """How far a smile that showed its teeth has closed, 0..1."""
+        return (-extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
 
     def _lips(self, u: torch.Tensor, knob: Mapping[str, torch.Tensor]) -> Lips:
         """Where the lips' inner edges are at every column."""
         s = (1 - u * u).clamp(min=0).sqrt()
         p = s * s.sqrt()  # (1 - u^2)^0.75 fits the openings of real smiles
-        extra = JAW_SPAN * self.mw * knob["jaw"] - self.th
+        extra = self._extra(knob)
         opening, closing = extra.clamp(min=0), (-extra).clamp(min=0)
         raised = 0.17 * self.mw * knob["upper"]
-        tuck = 0.42 * knob["press"] + 0.25 * closing / max(self.th, 0.01) * self.toothy
+        tuck = 0.42 * knob["press"] + 0.25 * self._closed(extra)
         upper = -self.th - 0.15 * opening + 0.35 * closing - raised + 0.6 * tuck * self.ut
         lower = 0.85 * opening - 0.65 * closing - tuck * self.lt
         middle = 0.75 * upper + 0.25 * lower  # the lips meet where more of the upper one stays to be seen
-        return Lips(p, upper * p, lower * p, torch.minimum(upper, middle) * p, torch.maximum(lower, middle) * p, extra)
+        top, bottom = torch.minimum(upper, middle), torch.maximum(lower, middle)
+        return Lips(p, upper * p, lower * p, top * p, bottom * p, extra, 0.2 * closing)
 
     def _vertical(self, u: torch.Tensor, v: torch.Tensor, lips: Lips) -> torch.Tensor:
         """v of the output to v of the photograph."""
         px = 2 / self.size
         p, own = lips.p, -self.th * lips.p
         down = lips.upper - own
-        edge = down - (self.th + self.ut) * p
-        above = v - down * ((v - self.nose) / (edge - self.nose)).clamp(0, 1)
+        fuller = lips.fuller * p
+        edge = lips.upper - self.ut * p - fuller
+        across = ((lips.upper - v) / (lips.upper - edge + 1e-6)).clamp(0, 1)
+        above = v - (down - fuller * across) * ((v - self.nose) / (edge - self.nose)).clamp(0, 1)
 
         wide = (1 - (u / REACH_U) ** 4).clamp(min=0) ** 2
         chin_shift = torch.where(lips.extra > 0, 0.8 * lips.extra, 0.4 * lips.extra)
         jaw = chin_shift * wide
         chin_end = self.chin + chin_shift - 0.08 * (u * u).clamp(max=1.8)  # the jaw line rises to the sides
-        lip_end = lips.lower + self.lt * p
+        lip_end = lips.lower + self.lt * p + fuller
+        across = ((v - lips.lower) / (lip_end - lips.lower + 1e-6)).clamp(0, 1)
         to_chin = ((v - lip_end) / (chin_end - lip_end)).clamp(0, 1)
         to_neck = ((v - chin_end) / (self.neck - chin_end)).clamp(0, 1)
-        below = v - torch.lerp(lips.lower, jaw, to_chin) * (1 - to_neck)
+        below = v - torch.lerp(lips.lower + fuller * across, jaw, to_chin) * (1 - to_neck)
 
         hidden = (own - lips.upper).clamp(0, 1.5 * px)  # a raised lip uncovers teeth: keep off the lip's own pixels
         between = torch.minimum(torch.maximum(v, own + hidden), torch.zeros_like(v))
@@ -149,10 +164,9 @@ class Mouth:
         tucked = 1.2 * self.toothy * active  # pixels of the lower lip's edge that hold a shine of teeth
         cover = _ramp((v - start) / px) * _ramp((bottom - v) / px + tucked) * active * (p * 8).clamp(max=1)
         colour = self._inside(u, v, top, bottom)
-        closing = (-lips.extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
         shut = (1 - (bottom - top) / px).clamp(0, 1)
         seam = _bump(v - 0.5 * (top + bottom), max(LINE, 1.4 * px)) * p * shut
-        shade = 1 - seam * torch.maximum(0.3 * closing, 0.35 * knob["press"].clamp(0, 1))
+        shade = 1 - seam * torch.maximum(0.3 * self._closed(lips.extra), 0.35 * knob["press"].clamp(0, 1))
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 
     def _inside(self, u: torch.Tensor, v: torch.Tensor, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:

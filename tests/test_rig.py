@@ -129,11 +129,14 @@ def test_pucker_narrows_and_smile_widens() -> None:
     assert lip_width(frame(SHUT, smile=1.0)) > 1.08 * rest
 
 
-def test_press_thins_the_lips() -> None:
-    def thickness(picture: torch.Tensor) -> int:
-        return int((picture[0, :, SIZE // 2] - picture[1, :, SIZE // 2] > 0.25).sum())
+def lip_thickness(picture: torch.Tensor) -> int:
+    """Of both lips in the middle."""
+    return int((picture[0, :, SIZE // 2] - picture[1, :, SIZE // 2] > 0.25).sum())
 
-    assert thickness(frame(SHUT, press=1.0)) < 0.75 * thickness(frame(SHUT))
+
+def test_press_thins_the_lips() -> None:
+    assert lip_thickness(frame(SHUT, press=1.0)) < 0.75 * lip_thickness(frame(SHUT))
+    assert lip_thickness(frame(jaw=0.0, press=1.0)) < 0.75 * lip_thickness(frame(jaw=0.0))
 
 
 def test_the_border_of_the_picture_never_moves() -> None:
@@ -186,6 +189,22 @@ def test_pursed_lips_leave_the_line_of_the_jaw() -> None:
     still, pursed = render(photo, SHUT, controls)
     assert (pursed - still)[:, :, columns].abs().max() < 1e-3
     assert (pursed - still).abs().max() > 0.2
+
+
+def lip_corners(picture: torch.Tensor) -> float:
+    """Mean row of the corners of the mouth."""
+    lips = picture[0] - picture[1] > 0.25
+    columns = lips.any(0).nonzero().flatten()
+    ends = torch.cat([lips[:, columns[0] : columns[0] + 3], lips[:, columns[-1] - 2 : columns[-1] + 1]], 1)
+    return float(ends.nonzero()[:, 0].float().mean())
+
+
+def test_a_smile_that_closes_relaxes() -> None:
+    """Lips that a smile had stretched are full again, less wide, with lower corners; half closed, in between."""
+    smile, half, shut = frame(), frame(jaw=0.5 * float(own_state(LANDMARKS)[INDEX["jaw"]])), frame(jaw=0.0)
+    assert lip_thickness(shut) >= lip_thickness(smile)
+    assert lip_width(shut) < lip_width(smile)
+    assert lip_corners(shut) > lip_corners(half) > lip_corners(smile)
 
 
 def test_a_smile_that_closes_keeps_the_colour_of_its_lips() -> None:
