@@ -27,6 +27,8 @@ from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
 from training.synthetic.phonemes import Synthesiser
 
+ANGLES = ("yaw", "pitch", "roll")
+LIPS = ("jaw", "pucker", "smile", "press")
 SECTIONS = "abcd"
 
 
@@ -64,9 +66,9 @@ def drift_row(tracks: FloatArray, span: int) -> Row:
     first, last = tracks[..., :span, :], tracks[..., -span:, :]
     return {
         **{f"{name} sd first": estimate(figures.sd(name), first) for name in ("yaw", "pitch", "jaw")},
-        **{f"{name} var last/first": estimate(figures.variance_ratio(name, span), tracks) for name in ("yaw", "pitch")},
-        "jaw": estimate(figures.variance_ratio("jaw", span), tracks),
-        **{f"{name} shift deg": estimate(figures.shift_degrees(name, span), tracks) for name in ("yaw", "pitch")},
+        **{f"{name} var last/first": estimate(figures.variance_ratio(name, span), tracks) for name in ANGLES},
+        **{name: estimate(figures.variance_ratio(name, span), tracks) for name in LIPS},
+        **{f"{name} shift deg": estimate(figures.shift_degrees(name, span), tracks) for name in ANGLES},
         "blinks/min first": estimate(figures.blinks_a_minute, first),
         "last": estimate(figures.blinks_a_minute, last),
         "still s": round(figures.longest_stillness(tracks), 2),
