@@ -9,7 +9,7 @@ little (a half-dead head has little jerk): read it beside the spread. Intervals 
 trained model.
 
     python -m benchmarks.generator --keep runs/generator --json > generator.json
-    python -m benchmarks.generator --weights student.safetensors --base teacher.safetensors
+    python -m benchmarks.generator --sections d --weights student.safetensors --teacher causal.safetensors
     python -m benchmarks.generator --sections c --references constant --spans 60 --long-seeds 4  # an hour
     python -m benchmarks.generator --quick
 """
@@ -109,11 +109,12 @@ class Experiment:
         rows = {v.label: jerk_row(self.tracks(v, raw=True), self.tracks(v), data) for v in KNOTS}
         return {"data": jerk_row(data, data, data)} | rows
 
-    def steps(self, base: Candidate | None) -> Section:
+    def steps(self, teacher: Candidate | None) -> Section:
+        """teacher: the causal model before ODE regression and distillation."""
         data = self.data()
         rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
-        if base is not None:
-            rows |= {f"base, {v.name}": steps_row(self.tracks(v, base, raw=True), data) for v in STEPS}
+        if teacher is not None:
+            rows |= {f"causal teacher, {v.name}": steps_row(self.tracks(v, teacher, raw=True), data) for v in STEPS}
         return rows
 
     def references(self, spans: int, seeds: int, names: Sequence[str]) -> Report:
@@ -137,7 +138,7 @@ class Experiment:
 def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
     espeak, candidate = make_voices(), Candidate(arguments.weights, arguments.keep)
-    base = None if arguments.base is None else Candidate(arguments.base, arguments.keep)
+    teacher = None if arguments.teacher is None else Candidate(arguments.teacher, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
     experiment = Experiment(candidate, espeak, face, arguments.seeds, arguments.seconds)
     report: Report = {}
@@ -148,7 +149,7 @@ def run(arguments: argparse.Namespace) -> Report:
     if "c" in arguments.sections:
         report |= experiment.references(arguments.spans, arguments.long_seeds, arguments.references)
     if "d" in arguments.sections:
-        report["(d) steps"] = experiment.steps(base)
+        report["(d) steps"] = experiment.steps(teacher)
     return report
 
 
@@ -162,7 +163,7 @@ def sections(text: str) -> str:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("generator", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
-    parser.add_argument("--base", type=Path, help="the undistilled weights, for (d)")
+    parser.add_argument("--teacher", type=Path, help="the causal weights before ODE regression, for (d)")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--seeds", type=at_least(2), default=20)
     parser.add_argument("--seconds", type=at_least(1.0), default=60.0, help="of a roll, and of a span of (c)")

@@ -270,6 +270,21 @@ def test_a_quick_run_tells_its_variants_apart_and_goes_on_where_it_was(
 
 
 @espeak
+def test_the_causal_teacher_has_rows_of_its_own(
+    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "STEPS", generator.STEPS[:2])
+    words = ["--weights", str(weights), "--teacher", str(weights), "--seeds", "2", "--seconds", "1", "--sections", "d"]
+    generator.main([*words, "--json"])
+    (rows,) = json.loads(capsys.readouterr().out)["sections"].values()
+    assert list(rows)[1:] == ["1 step", "2 steps", "causal teacher, 1 step", "causal teacher, 2 steps"]
+    assert rows["causal teacher, 2 steps"] == rows["2 steps"] != rows["1 step"]
+    with pytest.raises(SystemExit):
+        generator.main(["--weights", str(weights), "--teacher", "nowhere.safetensors"])
+    assert "no weights at nowhere.safetensors: name a file" in capsys.readouterr().err
+
+
+@espeak
 def test_ablation_has_a_row_for_a_variant_with_weights_of_its_own(
     weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
