@@ -105,7 +105,8 @@ embedded-weights: setup  ## train the embedded model anew from nothing (training
 	$(BIN)/python -m training.export $(call RESULT,distill) $(RUNS)/dit.safetensors
 
 embedded: embedded-weights  ## the same, and measure it
-	$(BIN)/python -m benchmarks.voice_only --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.txt
+	$(BIN)/python -m benchmarks.voice_only --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.part
+	mv $(RUNS)/figures.part $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 
 # Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces.

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
+from benchmarks.command import at_least, make_parser, new_folder
 from benchmarks.held_out import (
     held_out_faces,
     held_out_portraits,
@@ -33,7 +34,7 @@ from benchmarks.held_out import (
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import Estimate, FloatArray, estimate
 from benchmarks.rendered import relative_to, show
-from benchmarks.report import Report, Row, Section, make_parser, print_report
+from benchmarks.report import Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import COMPONENTS, LEGEND, Variant
 from benchmarks.video_quality import temporal_flickering
@@ -48,10 +49,10 @@ class Bench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
-        maker = make_voices(recordings)
-        kinds = {"synthetic": synthetic_cases(maker)}
+        espeak = make_voices()
+        kinds = {"synthetic": synthetic_cases(espeak)}
         if recordings is not None:
-            kinds["human"] = human_cases(maker, recordings)
+            kinds["human"] = human_cases(espeak, recordings)
         self.kinds = {kind: [lengthened(one, seconds + 1) for one in cases] for kind, cases in kinds.items()}
         self.cases = [one for cases in self.kinds.values() for one in cases]
         self.seeds, self.seconds = seeds, seconds
@@ -143,25 +144,20 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="not all rows but these")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
-    arguments = parser.parse_args(words)
-    if arguments.seeds < 2 or arguments.seconds < 8:
-        parser.error("at least 2 seeds and 8 seconds")
-    return arguments
+    parser.add_argument("--seeds", type=at_least(2), default=5)
+    parser.add_argument("--seconds", type=at_least(8.0), default=40.0)
+    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls: an interrupted run goes on there")
+    return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
-
-    def work() -> Report:
+    about = {"seeds": arguments.seeds, "seconds": arguments.seconds}
+    with measuring("ablation"):
         for name in arguments.only:
             named(name)
-        return {"components of Knot Forcing, voice only": run(arguments)}
-
-    about = {"seeds": arguments.seeds, "seconds": arguments.seconds}
-    print_report("ablation", work, as_json=arguments.json, note=LEGEND, **about)
+        report = {"components of Knot Forcing, voice only": run(arguments)}
+        print_report(report, as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

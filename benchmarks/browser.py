@@ -24,6 +24,8 @@ import soundfile
 import soxr
 from playwright.sync_api import Browser, BrowserContext, Playwright
 
+from engine.errors import MediaError
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SAMPLES = ROOT / "client_web" / "samples"
@@ -50,10 +52,11 @@ def chromium_path() -> str | None:
 
 
 def launch_chromium(playwright: Playwright, microphone: Path | None) -> Browser:
-    """microphone: a 48 kHz WAV that plays in a loop as the caller's voice; None: a machine without any microphone."""
+    """microphone: a 48 kHz WAV that plays in a loop as the caller's voice; None: a machine without any microphone.
+    Raises MediaError."""
     path = chromium_path()
     if path is None:
-        raise FileNotFoundError("no Chromium was found: install it (Debian: apt-get install chromium) or set CHROMIUM")
+        raise MediaError("no_chromium", "no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM")
     args = list(CHROMIUM_ARGS)
     if microphone is not None:
         args += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -66,9 +69,9 @@ def install_probe(context: BrowserContext) -> None:
     context.add_init_script(path=HERE / "live_probe.js")
 
 
-def write_microphone(path: Path, source: Path = SAMPLES / "sentence.wav") -> Path:
+def write_microphone(path: Path) -> Path:
     """Chromium's fake microphone wants 48 kHz, 16 bit; the pause at the end parts one round from the next."""
-    pcm, rate = soundfile.read(source, dtype="float32")
+    pcm, rate = soundfile.read(SAMPLES / "sentence.wav", dtype="float32")
     pcm = soxr.resample(pcm, rate, 48000)
     soundfile.write(path, np.concatenate([pcm, np.zeros(24000, np.float32)]), 48000, subtype="PCM_16")
     return path

@@ -10,15 +10,15 @@ change of context into two smaller ones.
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from benchmarks.report import make_parser
+from benchmarks.command import at_least, make_parser, new_file
 from benchmarks.svg import Chart, bars, heat, page
 from benchmarks.variants import Variant
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
 from models.config import EMBEDDED
+from training.files import replacing
 
 REFERENCE = -1  # stands for the reference in a context, wherever in time it is
 
@@ -98,19 +98,20 @@ def charts(name: str, found: Sequence[frozenset[int]], last: int) -> list[Chart]
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("contexts", __doc__)
-    parser.add_argument("--chunks", type=int, default=7)
-    parser.add_argument("--svg", type=Path, help="write the plot here")
+    parser.add_argument("--chunks", type=at_least(1), default=7)
+    parser.add_argument("--svg", type=new_file, help="write the plot here")
     arguments = parser.parse_args(words)
     found = {v.name: contexts(v.rollout(EMBEDDED), arguments.chunks) for v in STRATEGIES}
-    if arguments.svg is not None:
-        last = max(max(context) for each in found.values() for context in each)
-        arguments.svg.write_text(page([charts(name, each, last) for name, each in found.items()]))
     data = {name: [round(value, 4) for value in overlaps(each)] for name, each in found.items()}
     if arguments.json:
         print(json.dumps(data))
     else:
         for name, values in data.items():
             print(f"{name:42} least {min(values):.3f}   last chunk {' '.join(f'{v:.3f}' for v in values[-4:])}")
+    if arguments.svg is not None:
+        last = max(max(context) for each in found.values() for context in each)
+        with replacing(arguments.svg) as draft:
+            draft.write_text(page([charts(name, each, last) for name, each in found.items()]))
 
 
 if __name__ == "__main__":

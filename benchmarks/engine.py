@@ -16,7 +16,6 @@ import json
 import platform
 import re
 import resource
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import AvatarError
+from benchmarks.command import at_least, one_line_errors
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
@@ -209,13 +208,6 @@ def pixels(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="knotcast bench engine", description=__doc__.splitlines()[0] if __doc__ else ""
@@ -226,16 +218,13 @@ def main() -> None:
     parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
-    parser.add_argument("--threads", type=count, default=None, help="default: all cores")
-    parser.add_argument("--chunks", type=count, default=60)
-    parser.add_argument("--warmup", type=count, default=8)
+    parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")
+    parser.add_argument("--chunks", type=at_least(1), default=60)
+    parser.add_argument("--warmup", type=at_least(1), default=8)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors("knotcast"):
         report = run(arguments)
-    except AvatarError as error:
-        print(f"knotcast: {error.message}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 

@@ -9,7 +9,7 @@ little (a half-dead head has little jerk): read it beside the spread. Intervals 
 trained model.
 
     python -m benchmarks.generator --keep runs/generator --json > generator.json
-    python -m benchmarks.generator --weights student.safetensors --base teacher.safetensors
+    python -m benchmarks.generator --sections d --weights student.safetensors --teacher causal.safetensors
     python -m benchmarks.generator --sections c --references constant --spans 60 --long-seeds 4  # an hour
     python -m benchmarks.generator --quick
 """
@@ -19,12 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import motion_figures as figures
+from benchmarks.command import at_least, make_parser, new_folder
 from benchmarks.held_out import held_out_faces, long_speech, make_voices, truth
 from benchmarks.motion_figures import FloatArray, estimate
-from benchmarks.report import Report, Row, Section, make_parser, print_report
+from benchmarks.report import Report, Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
-from training.synthetic.corpus import CorpusMaker
+from training.synthetic.phonemes import Synthesiser
+
+ANGLES = ("yaw", "pitch", "roll")
+LIPS = ("jaw", "pucker", "smile", "press")
+SECTIONS = "abcd"
 
 
 def spread_row(tracks: FloatArray) -> Row:
@@ -61,9 +66,9 @@ def drift_row(tracks: FloatArray, span: int) -> Row:
     first, last = tracks[..., :span, :], tracks[..., -span:, :]
     return {
         **{f"{name} sd first": estimate(figures.sd(name), first) for name in ("yaw", "pitch", "jaw")},
-        **{f"{name} var last/first": estimate(figures.variance_ratio(name, span), tracks) for name in ("yaw", "pitch")},
-        "jaw": estimate(figures.variance_ratio("jaw", span), tracks),
-        **{f"{name} shift deg": estimate(figures.shift_degrees(name, span), tracks) for name in ("yaw", "pitch")},
+        **{f"{name} var last/first": estimate(figures.variance_ratio(name, span), tracks) for name in ANGLES},
+        **{name: estimate(figures.variance_ratio(name, span), tracks) for name in LIPS},
+        **{f"{name} shift deg": estimate(figures.shift_degrees(name, span), tracks) for name in ANGLES},
         "blinks/min first": estimate(figures.blinks_a_minute, first),
         "last": estimate(figures.blinks_a_minute, last),
         "still s": round(figures.longest_stillness(tracks), 2),
@@ -83,10 +88,10 @@ class Experiment:
     """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
 
     def __init__(
-        self, candidate: Candidate, maker: CorpusMaker, face: dict[str, float], seeds: int, seconds: float
+        self, candidate: Candidate, espeak: Synthesiser, face: dict[str, float], seeds: int, seconds: float
     ) -> None:
-        self.candidate, self.maker, self.face, self.seeds, self.seconds = candidate, maker, face, seeds, seconds
-        self.speech = long_speech(maker, seconds + 1)
+        self.candidate, self.espeak, self.face, self.seeds, self.seconds = candidate, espeak, face, seeds, seconds
+        self.speech = long_speech(espeak, seconds + 1)
 
     def tracks(self, variant: Variant, candidate: Candidate | None = None, *, raw: bool = False) -> FloatArray:
         return (candidate or self.candidate).seeds_of(
@@ -104,17 +109,18 @@ class Experiment:
         rows = {v.label: jerk_row(self.tracks(v, raw=True), self.tracks(v), data) for v in KNOTS}
         return {"data": jerk_row(data, data, data)} | rows
 
-    def steps(self, base: Candidate | None) -> Section:
+    def steps(self, teacher: Candidate | None) -> Section:
+        """teacher: the causal model before ODE regression and distillation."""
         data = self.data()
         rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
-        if base is not None:
-            rows |= {f"base, {v.name}": steps_row(self.tracks(v, base, raw=True), data) for v in STEPS}
+        if teacher is not None:
+            rows |= {f"causal teacher, {v.name}": steps_row(self.tracks(v, teacher, raw=True), data) for v in STEPS}
         return rows
 
     def references(self, spans: int, seeds: int, names: Sequence[str]) -> Report:
         """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
         seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
-        speech = long_speech(self.maker, seconds + 1)
+        speech = long_speech(self.espeak, seconds + 1)
         chosen = [variant for variant in REFERENCES if variant.name in names]
         rolled = {v.label: self.candidate.seeds_of(v, speech, self.face, seeds, seconds) for v in chosen}
         frames = next(iter(rolled.values())).shape[1]
@@ -131,10 +137,10 @@ class Experiment:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
-    maker, candidate = make_voices(), Candidate(arguments.weights, arguments.keep)
-    base = None if arguments.base is None else Candidate(arguments.base, arguments.keep)
+    espeak, candidate = make_voices(), Candidate(arguments.weights, arguments.keep)
+    teacher = None if arguments.teacher is None else Candidate(arguments.teacher, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
-    experiment = Experiment(candidate, maker, face, arguments.seeds, arguments.seconds)
+    experiment = Experiment(candidate, espeak, face, arguments.seeds, arguments.seconds)
     report: Report = {}
     if "a" in arguments.sections:
         report["(a) spread over seeds (rad)"] = experiment.spread()
@@ -143,29 +149,34 @@ def run(arguments: argparse.Namespace) -> Report:
     if "c" in arguments.sections:
         report |= experiment.references(arguments.spans, arguments.long_seeds, arguments.references)
     if "d" in arguments.sections:
-        report["(d) steps"] = experiment.steps(base)
+        report["(d) steps"] = experiment.steps(teacher)
     return report
+
+
+def sections(text: str) -> str:
+    """An argument's type: letters of sections."""
+    if not text or set(text) - set(SECTIONS):
+        raise argparse.ArgumentTypeError(f"give one or more of {', '.join(SECTIONS)}, not {text!r}")
+    return text
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("generator", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
-    parser.add_argument("--base", type=Path, help="the undistilled weights, for (d)")
+    parser.add_argument("--teacher", type=Path, help="the causal weights before ODE regression, for (d)")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of a roll, and of a span of (c)")
-    parser.add_argument("--spans", type=int, default=10, help="length of the rolls of (c), in spans")
-    parser.add_argument("--long-seeds", type=int, default=10, help="seeds of (c)")
+    parser.add_argument("--seeds", type=at_least(2), default=20)
+    parser.add_argument("--seconds", type=at_least(1.0), default=60.0, help="of a roll, and of a span of (c)")
+    parser.add_argument("--spans", type=at_least(2), default=10, help="length of the rolls of (c), in spans")
+    parser.add_argument("--long-seeds", type=at_least(2), default=10, help="seeds of (c)")
     names = [variant.name for variant in REFERENCES]
     parser.add_argument("--references", nargs="+", choices=names, default=names, help="rows of (c)")
-    parser.add_argument("--sections", default="abcd", help="which of a, b, c, d")
-    parser.add_argument("--keep", type=Path, help="folder for finished rolls: an interrupted run goes on there")
+    parser.add_argument("--sections", type=sections, default=SECTIONS, help="which of a, b, c, d")
+    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls: an interrupted run goes on there")
     parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: to see that it runs, not to believe")
     arguments = parser.parse_args(words)
     if arguments.quick:
         arguments.seeds, arguments.long_seeds, arguments.seconds, arguments.spans = 3, 3, 8.0, 3
-    if arguments.seeds < 2 or arguments.long_seeds < 2 or arguments.spans < 2:
-        parser.error("at least 2 seeds and 2 spans")
     if "c" in arguments.sections and arguments.spans * arguments.seconds < 21:
         parser.error("the rolls of (c) must last at least 21 s, six cycles of the reference: more --seconds or --spans")
     return arguments
@@ -174,7 +185,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
-    print_report("generator", lambda: run(arguments), as_json=arguments.json, note=LEGEND, **about)
+    with measuring("generator"):
+        print_report(run(arguments), as_json=arguments.json, note=LEGEND, **about)
 
 
 if __name__ == "__main__":

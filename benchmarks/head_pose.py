@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.command import at_least, make_parser
 from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import FloatArray, estimate
-from benchmarks.report import Report, Row, make_parser, print_report
+from benchmarks.report import Report, Row, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from models.motion import INDEX, NAMES
 from models.motion_codec import reference_features
@@ -55,11 +56,11 @@ def row(made: FloatArray, wanted: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    maker, candidate = make_voices(), Candidate(arguments.weights)
+    espeak, candidate = make_voices(), Candidate(arguments.weights)
     faces = held_out_faces(arguments.portraits)
     chunks = chunks_of(arguments.seconds)
     frames, calls = 12 * chunks - 3, range(arguments.calls)
-    cases = [long_speech(maker, arguments.seconds + 1.5, seed) for seed in calls]
+    cases = [long_speech(espeak, arguments.seconds + 1.5, seed) for seed in calls]
     features = [reference_features(faces[call % len(faces)]) for call in calls]
     wanted = {names: told(names, frames) for names in TOLD}
     drives = [drive(one, wanted[names], 3 * chunks + 1) for names in TOLD for one in cases]
@@ -73,13 +74,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("head_pose", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
-    parser.add_argument("--calls", type=int, default=12, help="of each row")
-    parser.add_argument("--seconds", type=float, default=9.0, help="of each call")
+    parser.add_argument("--calls", type=at_least(2), default=12, help="of each row")
+    parser.add_argument("--seconds", type=at_least(3.0), default=9.0, help="of each call")
     arguments = parser.parse_args(words)
-    if arguments.calls < 2 or arguments.seconds < 3:
-        parser.error("at least 2 calls and 3 seconds")
     about = {"weights": arguments.weights.name, "calls": arguments.calls, "seconds": arguments.seconds}
-    print_report("head_pose", lambda: run(arguments), as_json=arguments.json, **about)
+    with measuring("head_pose"):
+        print_report(run(arguments), as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,8 @@ from models.codec import Portrait
 from models.motion_codec import FEATURE_STATISTICS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
-from training.synthetic.corpus import (
-    CorpusConfig,
-    CorpusMaker,
-    faster,
-    held_out_sentences,
-    human_speech,
-    join,
-    pause,
-    speaking_frames,
-)
-from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
+from training.synthetic.corpus import faster, held_out_sentences, human_speech, join, pause, speaking_frames
+from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import LIP_CHANNELS, lip_tracks
 
@@ -57,32 +48,60 @@ def case(name: str, speech: Speech) -> Case:
     return Case(name, speech, lip_tracks(speech.phonemes, frames / FPS, FPS))
 
 
-def synthetic_cases(maker: CorpusMaker) -> list[Case]:
+def synthetic_cases(espeak: Synthesiser) -> list[Case]:
     """Held-out sentences in plain voices at three speeds."""
     plan = (("en", "gmw/en", 150), ("en", "en-us", 175), ("en", "gmw/en", 120), ("de", "de", 150), ("es", "es", 160))
     out = []
     for language, voice, wpm in plan:
         parts = [pause(0.5)]
         for sentence in held_out_sentences(language):
-            parts += [maker.espeak.speak(sentence, Voice(voice, wpm)), pause(0.7)]
+            parts += [espeak.speak(sentence, Voice(voice, wpm)), pause(0.7)]
         out.append(case(f"{voice} {wpm} wpm", join(parts)))
     return out
 
 
-def human_cases(maker: CorpusMaker, voices: Path) -> list[Case]:
-    """The readers kept for testing; their truth is an aligned espeak reading."""
-    transcripts = json.loads((voices / "transcripts.json").read_text())
+def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:
+    """The readers kept for testing; their truth is an aligned espeak reading. Raises MediaError."""
     return [
-        case(name, join([pause(0.5), faster(human_speech(maker.espeak, voices / f"{name}.flac", text, language), 1.0)]))
-        for name, language in (("reading_de", "de"), ("reading_es", "es"))
-        for text in [transcripts[f"{name}.flac"]["text"]]
+        case(Path(name).stem, join([pause(0.5), faster(read_speech(espeak, voices / name, text, language), 1.0)]))
+        for name, (text, language) in held_out_readings(voices).items()
     ]
 
 
-def make_voices(recordings: Path | None = None) -> CorpusMaker:
-    """The synthesiser and the mel front end. Raises MediaError where libespeak-ng is missing."""
+def held_out_readings(voices: Path) -> dict[str, tuple[str, str]]:
+    """Text and language of the recordings kept for testing, by file. Raises MediaError."""
+    place = voices / "transcripts.json"
     try:
-        return CorpusMaker(CorpusConfig(), recordings)
+        entries = json.loads(place.read_text())
+        found = {k: (v["text"], v["language"]) for k, v in entries.items() if k.startswith("reading_")}
+    except OSError as error:
+        raise MediaError("no_voices", f"--voices: {place} cannot be read; name the folder that holds it") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise MediaError("no_texts", f"--voices: {place} must hold text and language of each file") from error
+    if not found:
+        raise MediaError("no_readings", f"--voices: {place} names no reading_*, and only these are kept from training")
+    return found
+
+
+def read_speech(espeak: Synthesiser, path: Path, text: str, language: str) -> Speech:
+    """A recording with its phonemes. Raises MediaError."""
+    import soundfile
+
+    try:
+        found = soundfile.info(path)
+        if (found.samplerate, found.channels) != (SAMPLE_RATE, 1):
+            raise MediaError("invalid_audio", f"{path} must be {SAMPLE_RATE // 1000} kHz mono")
+        return human_speech(espeak, path, text, language)
+    except soundfile.LibsndfileError as error:
+        raise MediaError("no_recording", f"cannot read {path}, which transcripts.json names") from error
+    except ValueError as error:  # of the synthesiser
+        raise MediaError("no_reading", f"{path.name} cannot be aligned to its text: {error}") from error
+
+
+def make_voices() -> Synthesiser:
+    """The synthesiser. Raises MediaError where libespeak-ng is missing."""
+    try:
+        return Synthesiser()
     except OSError as error:
         raise MediaError("no_espeak", "voices need espeak-ng: on Debian, apt-get install libespeak-ng1") from error
 
@@ -142,14 +161,14 @@ def read_picture(path: Path) -> Image:
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
 
 
-def long_speech(maker: CorpusMaker, seconds: float, seed: int = 11) -> Case:
+def long_speech(espeak: Synthesiser, seconds: float, seed: int = 11) -> Case:
     """Held-out English sentences in plain voices, in random order with random pauses: nothing in it is periodic."""
     rng = np.random.default_rng(seed)
     sentences, parts, samples = held_out_sentences("en"), [pause(0.5)], 0
     while samples < seconds * SAMPLE_RATE:
         for i in rng.permutation(len(sentences)):
             voice = VOICES[rng.integers(len(VOICES))]
-            parts += [maker.espeak.speak(sentences[i], voice), pause(rng.uniform(0.3, 2.5))]
+            parts += [espeak.speak(sentences[i], voice), pause(rng.uniform(0.3, 2.5))]
         samples = sum(len(part.sound) for part in parts)
     return case("held-out sentences", join(parts))
 

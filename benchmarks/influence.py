@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command import at_least, make_parser, new_file
 from benchmarks.held_out import held_out_faces, long_speech, make_voices
 from benchmarks.motion_figures import Estimate, estimate
-from benchmarks.report import Report, make_parser, print_report
+from benchmarks.report import measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, drive
 from benchmarks.svg import Chart, bars, page
 from benchmarks.variants import Variant
@@ -32,6 +33,7 @@ from engine.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
 from models.dit import Block, CausalWanDiT
 from models.motion_codec import reference_features
+from training.files import replacing
 
 TITLE = "relative change of attention output when a context frame is left out"
 WARM = 3  # chunks until the window is full and a knot has been given
@@ -126,25 +128,21 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("influence", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument("--seeds", type=at_least(1), default=8)
+    parser.add_argument("--chunks", type=at_least(WARM + 1), default=20)
     parser.add_argument("--window", type=int, default=6, help="L; beyond 6 the shipped weights were not trained")
-    parser.add_argument("--svg", type=Path, help="write the plot here")
+    parser.add_argument("--svg", type=new_file, help="write the plot here")
     arguments = parser.parse_args(words)
-    if arguments.chunks <= WARM:
-        parser.error(f"more than {WARM} chunks: the first ones have no full window")
-
-    def work() -> Report:
+    about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}
+    with measuring("influence"):
         candidate = Candidate(arguments.weights)
         face = held_out_faces(arguments.portraits)[0]
         variant = Variant("own", {"window": arguments.window})
         found = influence(candidate, face, arguments.seeds, arguments.chunks, variant)
-        if arguments.svg is not None:
-            arguments.svg.write_text(page([[chart(found, TITLE)]]))
-        return {TITLE: {"own": dict(found)}}
-
-    about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}
-    print_report("influence", work, as_json=arguments.json, **about)
+        print_report({TITLE: {"own": dict(found)}}, as_json=arguments.json, **about)
+    if arguments.svg is not None:
+        with replacing(arguments.svg) as draft:
+            draft.write_text(page([[chart(found, TITLE)]]))
 
 
 if __name__ == "__main__":

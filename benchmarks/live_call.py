@@ -25,6 +25,8 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.browser import install_probe, launch_chromium, running_server, write_microphone
+from benchmarks.command import at_least, new_file, one_line_errors
+from training.files import replacing
 
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
 HEARD = 0.004  # root mean square: -48 dB of full scale
@@ -208,12 +210,17 @@ def _server_url(given: str | None) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a live call in headless Chromium.")
-    parser.add_argument("--seconds", type=float, default=20.0, help="speech before the beeps")
+    parser.add_argument("--seconds", type=at_least(1.0), default=20.0, help="speech before the beeps")
     parser.add_argument("--url", help="a running server with KNOTCAST_STAMP_FRAMES=true")
-    parser.add_argument("--out", type=Path, help="write the JSON here as well")
-    parser.add_argument("--screenshot", type=Path, help="write a picture of the page in the call here (PNG)")
+    parser.add_argument("--out", type=new_file, help="write the JSON here as well")
+    parser.add_argument("--screenshot", type=new_file, help="write a picture of the page in the call here (PNG)")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, _server_url(chosen.url) as url, sync_playwright() as playwright:
+    with (
+        one_line_errors("benchmarks.live_call"),
+        tempfile.TemporaryDirectory() as folder,
+        _server_url(chosen.url) as url,
+        sync_playwright() as playwright,
+    ):
         browser = launch_chromium(playwright, write_microphone(Path(folder) / "microphone.wav"))
         context = browser.new_context(viewport={"width": 1280, "height": 800})
         install_probe(context)
@@ -228,7 +235,8 @@ def main() -> None:
     text = json.dumps(figures, indent=2)
     print(text)
     if chosen.out:
-        chosen.out.write_text(text + "\n")
+        with replacing(chosen.out) as draft:
+            draft.write_text(text + "\n")
 
 
 if __name__ == "__main__":

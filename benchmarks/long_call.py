@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.command import at_least, one_line_errors
 from benchmarks.engine import average_landmarks, grey_face
 from engine.config import EngineConfig
 from engine.errors import MediaError
@@ -179,14 +180,15 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true", help="neither time nor memory depends on the weights")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--chunks", type=int, default=2000)
-    parser.add_argument("--warmup", type=int, default=100, help="chunks after which memory is first looked at")
+    parser.add_argument("--threads", type=at_least(0), default=0)
+    parser.add_argument("--chunks", type=at_least(4), default=2000)
+    parser.add_argument("--warmup", type=at_least(1), default=100, help="chunks after which memory is first looked at")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
-    if arguments.chunks < 4 or not 1 <= arguments.warmup <= arguments.chunks:
-        parser.error("at least 4 chunks, and no more of them to warm up than to make")
-    report = run(arguments)
+    if arguments.warmup > arguments.chunks:
+        parser.error("no more chunks to warm up than to make: fewer --warmup or more --chunks")
+    with one_line_errors("benchmarks.long_call"):
+        report = run(arguments)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:26} {value}" for key, value in report.items()))
 
 

@@ -23,7 +23,6 @@ that the estimated ones stand for them.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,15 +32,17 @@ import cv2
 import numpy as np
 
 from benchmarks import picture_figures as figures
+from benchmarks.command import at_least, make_parser, new_file
 from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, make_voices, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.picture_figures import Pictures
 from benchmarks.rendered import relative_to, show
-from benchmarks.report import Row, Section, make_parser, print_report
+from benchmarks.report import Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from engine.errors import MediaError
 from models.motion import INDEX
 from models.motion_codec import MotionCodec, reference_features
+from training.files import replacing
 
 TITLE = "all signals given, against the rig with true landmarks"
 WANTED: Row = {
@@ -185,9 +186,8 @@ def sheet_rows(scene: Scene, made: Pictures) -> Pictures:
 def write_sheet(path: Path, rows: Sequence[Pictures]) -> None:
     done, picture = cv2.imencode(".png", np.concatenate(rows)[..., ::-1])
     assert done
-    draft = path.with_suffix(".part")
-    draft.write_bytes(picture.tobytes())
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_bytes(picture.tobytes())
 
 
 def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
@@ -204,14 +204,15 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
     return section
 
 
-def run(arguments: argparse.Namespace) -> Section:
-    maker, candidate = make_voices(), Candidate(arguments.weights)
+def run(arguments: argparse.Namespace) -> tuple[Section, list[Pictures]]:
+    """Rows of figures, and of the sheet."""
+    espeak, candidate = make_voices(), Candidate(arguments.weights)
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
         raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")
     chunks = chunks_of(arguments.seconds)
     frames = 12 * chunks - 3
-    cases = [long_speech(maker, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
+    cases = [long_speech(espeak, arguments.seconds + 1.5, seed) for seed in range(len(faces))]
     given = [truth(one, seed + 1, one.frames)[seed] for seed, one in enumerate(cases)]
     print(f"  {len(faces)} portraits: rolling ...", file=sys.stderr, flush=True)
     made = roll_all(candidate, faces, cases, given, chunks)
@@ -222,28 +223,27 @@ def run(arguments: argparse.Namespace) -> Section:
         values, pictures = measure(codec, scene, made, at)
         found.append(values)
         rows.append(sheet_rows(scene, pictures))
-    if arguments.sheet is not None:
-        write_sheet(arguments.sheet, rows)
-    return mean_rows(found)
+    return mean_rows(found), rows
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("obedience", __doc__)
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--portraits", type=Path, help="landmarks.json beside its pictures; default: the samples")
-    parser.add_argument("--count", type=int, default=12, help="portraits")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each call")
-    parser.add_argument("--sheet", type=Path, help="a PNG with truth over what was made")
-    arguments = parser.parse_args(words)
-    if arguments.count < 1 or arguments.seconds < 1:
-        parser.error("at least 1 portrait and 1 second")
-    return arguments
+    parser.add_argument("--count", type=at_least(1), default=12, help="portraits")
+    parser.add_argument("--seconds", type=at_least(1.0), default=8.0, help="of each call")
+    parser.add_argument("--sheet", type=new_file, help="a PNG with truth over what was made")
+    return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     arguments = parse(words)
     about = {"weights": arguments.weights.name, "portraits": arguments.count, "seconds": arguments.seconds}
-    print_report("obedience", lambda: {TITLE: run(arguments)}, as_json=arguments.json, **about)
+    with measuring("obedience"):
+        section, rows = run(arguments)
+        print_report({TITLE: section}, as_json=arguments.json, **about)
+    if arguments.sheet is not None:
+        write_sheet(arguments.sheet, rows)
 
 
 if __name__ == "__main__":

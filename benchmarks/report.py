@@ -1,40 +1,31 @@
 """A benchmark's report: sections of rows of figures, as tables or as one JSON object."""
 
-import argparse
 import json
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
 
+from benchmarks.command import one_line_errors
 from benchmarks.motion_figures import Estimate
-from engine.errors import AvatarError
 
 Row = dict[str, object]
 Section = dict[str, Row]
 Report = dict[str, Section]
 
 
-def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The command line of `benchmarks.name`, described by the module's text; --json is in it."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"benchmarks.{name}"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    return parser
-
-
-def print_report(name: str, work: Callable[[], Report], *, as_json: bool, note: str = "", **about: object) -> None:
-    """Do the work and print its report; what a user can mend ends the program with a message. One thread: small batches
-    gain nothing from more, and the machine may be busy."""
+@contextmanager
+def measuring(name: str) -> Iterator[None]:
+    """Around the work of `benchmarks.name`: what a user can mend ends it with a message. One thread: small batches gain
+    nothing from more, and the machine may be busy."""
     torch.set_num_threads(1)
-    try:
-        report = work()
-    except AvatarError as error:
-        print(f"benchmarks.{name}: {error.message}", file=sys.stderr)
-        sys.exit(2)
+    with one_line_errors(f"benchmarks.{name}"):
+        yield
+
+
+def print_report(report: Report, *, as_json: bool, note: str = "", **about: object) -> None:
     if as_json:
         print(to_json(report, **about))
     else:

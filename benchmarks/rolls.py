@@ -5,7 +5,6 @@ rollout, seeds, faces and the voice's very samples.
 """
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from models.features import LogMelConfig
 from models.motion import FRAMES_PER_LATENT, INDEX, JAW_SPAN, NAMES, SCALES
 from models.motion_codec import reference_features, unpack_controls
 from models.registry import WEIGHTS, LoadedModel, load_weights
+from training.files import replacing
 
 BLOCK = EMBEDDED.fps  # frames that are given at a time
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
@@ -114,7 +114,7 @@ class Candidate:
 
     def __init__(self, weights: Path, kept: Path | None = None) -> None:
         if not weights.is_file():
-            raise EngineError("checkpoint_missing", f"no weights at {weights}: give another --weights")
+            raise EngineError("checkpoint_missing", f"no weights at {weights}: name a file that training.export wrote")
         self.kept = kept
         self.model = load(weights)
         self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
@@ -164,7 +164,5 @@ class Candidate:
 
 def keep(place: Path, motion: NDArray[np.float32]) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_suffix(".part")
-    with draft.open("wb") as file:
+    with replacing(place) as draft, draft.open("wb") as file:
         np.save(file, motion)
-    os.replace(draft, place)

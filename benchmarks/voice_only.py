@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
+from benchmarks.command import at_least, make_parser
 from benchmarks.held_out import human_cases, lengthened, make_voices, synthetic_cases, truth
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
-from benchmarks.report import Report, Row, Section, make_parser, print_report
+from benchmarks.report import Report, Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import OWN
 from training.faces import held_out_landmarks
@@ -38,9 +39,9 @@ def head_row(tracks: FloatArray, data: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    maker, candidate = make_voices(arguments.voices), Candidate(arguments.weights)
+    espeak, candidate = make_voices(), Candidate(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
-    cases = synthetic_cases(maker) + (human_cases(maker, arguments.voices) if arguments.voices else [])
+    cases = synthetic_cases(espeak) + (human_cases(espeak, arguments.voices) if arguments.voices else [])
     own = [faces[i % len(faces)] for i in range(len(cases))]
     made = candidate.roll(OWN, cases, own, range(len(cases)), arguments.seconds)
     lips: Section = {one.name: rounded(lip_figures(motion, one)) for one, motion in zip(cases, made, strict=True)}
@@ -62,13 +63,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: painted faces")
-    parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--seeds", type=int, default=8, help="of the heads")
+    parser.add_argument("--seconds", type=at_least(8.0), default=40.0)
+    parser.add_argument("--seeds", type=at_least(2), default=8, help="of the heads")
     arguments = parser.parse_args(words)
-    if arguments.seeds < 2 or arguments.seconds < 8:
-        parser.error("at least 2 seeds and 8 seconds")
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "seconds": arguments.seconds}
-    print_report("voice_only", lambda: run(arguments), as_json=arguments.json, **about)
+    with measuring("voice_only"):
+        print_report(run(arguments), as_json=arguments.json, **about)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """The paper's Fig. 3 against tables made by hand, and Fig. 5's masking against passes that do not read a frame."""
 
+import json
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from benchmarks.contexts import REFERENCE, charts, contexts, overlaps
+from benchmarks import influence
+from benchmarks.contexts import REFERENCE, STRATEGIES, charts, contexts, main, overlaps
 from benchmarks.influence import AttentionOutputs, Changes, measure_pass, without
+from benchmarks.motion_figures import Estimate
 from benchmarks.svg import page
 from benchmarks.variants import Variant
 from engine.rollout.base import Pass
@@ -50,10 +54,30 @@ def test_the_plot_is_well_formed() -> None:
     assert "Knot Forcing <k = 1>" in words and "emitted latent t" in words
 
 
+def test_the_command_prints_its_figures_and_writes_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--chunks", "2", "--svg", str(tmp_path / "plot.svg"), "--json"])
+    assert list(json.loads(capsys.readouterr().out)) == [variant.name for variant in STRATEGIES]
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.svg"]
+    ElementTree.parse(tmp_path / "plot.svg")
+
+
 def steady_pass(runner: ModelRunner) -> Pass:
     """A denoising pass whose window is full; the cache is left as it finds it."""
     _, trace = record(runner, toy_rollout(), 4)
     return [work for work, _ in trace if any(work.sigmas)][-1]
+
+
+def test_the_table_is_printed_before_the_plot_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(influence, "Candidate", lambda weights: None)
+    monkeypatch.setattr(influence, "influence", lambda *words: {"ref": Estimate(0.1, 0.01)})
+    influence.main(["--svg", str(tmp_path / "plot.svg")])
+    assert "0.100±0.010" in capsys.readouterr().out and [path.name for path in tmp_path.iterdir()] == ["plot.svg"]
+    monkeypatch.setattr(influence, "chart", lambda found, title: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        influence.main(["--svg", str(tmp_path / "other.svg")])
+    assert "0.100±0.010" in capsys.readouterr().out and not (tmp_path / "other.svg").exists()
 
 
 def test_leaving_a_frame_out_is_not_reading_it() -> None:

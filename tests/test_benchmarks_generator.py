@@ -229,6 +229,17 @@ def test_every_row_of_the_report_can_be_made_of_the_data_itself() -> None:
     assert "NaN" not in text
 
 
+def test_drift_is_told_of_each_angle_and_of_the_lips() -> None:
+    made = np.random.default_rng(6).normal(0, 0.1, (4, 300, 16))
+    for factor, name in enumerate(("yaw", "pitch", "roll", "jaw", "pucker", "smile", "press"), 2):
+        made[:, 150:, INDEX[name]] *= factor
+    made[:, 150:, INDEX["roll"]] += np.radians(3)
+    found = {name: getattr(cell, "value", cell) for name, cell in generator.drift_row(made, 150).items()}
+    ratios = ("yaw var last/first", "pitch var last/first", "roll var last/first", "jaw", "pucker", "smile", "press")
+    assert [found[name] for name in ratios] == pytest.approx([factor**2 for factor in range(2, 9)], rel=0.2)
+    assert found["roll shift deg"] == pytest.approx(3, abs=3) and found["roll shift deg"] > 1
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dit = CausalWanDiT(EMBEDDED.dit)
@@ -256,6 +267,21 @@ def test_a_quick_run_tells_its_variants_apart_and_goes_on_where_it_was(
     generator.main(words)
     again = capsys.readouterr()
     assert again.out == first.out and again.err == ""
+
+
+@espeak
+def test_the_causal_teacher_has_rows_of_its_own(
+    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "STEPS", generator.STEPS[:2])
+    words = ["--weights", str(weights), "--teacher", str(weights), "--seeds", "2", "--seconds", "1", "--sections", "d"]
+    generator.main([*words, "--json"])
+    (rows,) = json.loads(capsys.readouterr().out)["sections"].values()
+    assert list(rows)[1:] == ["1 step", "2 steps", "causal teacher, 1 step", "causal teacher, 2 steps"]
+    assert rows["causal teacher, 2 steps"] == rows["2 steps"] != rows["1 step"]
+    with pytest.raises(SystemExit):
+        generator.main(["--weights", str(weights), "--teacher", "nowhere.safetensors"])
+    assert "no weights at nowhere.safetensors: name a file" in capsys.readouterr().err
 
 
 @espeak

@@ -160,6 +160,16 @@ def test_a_short_run_knows_truth_from_a_still(tmp_path: Path, capsys: pytest.Cap
     assert sheet is not None and sheet.shape == (2 * obedience.TILE, 10 * obedience.TILE, 3)
 
 
+def test_the_table_is_printed_before_the_sheet_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(obedience, "run", lambda arguments: ({"truth": {"lip r": 1.0}}, []))
+    with pytest.raises(ValueError):  # there is nothing to draw
+        obedience.main(["--sheet", str(tmp_path / "sheet.png"), "--json"])
+    (section,) = json.loads(capsys.readouterr().out)["sections"].values()
+    assert section == {"truth": {"lip r": 1.0}} and list(tmp_path.iterdir()) == []
+
+
 @espeak
 def test_refusals_name_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

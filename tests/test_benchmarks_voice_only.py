@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from benchmarks import voice_only
-from benchmarks.held_out import LIPS, Case, make_voices, synthetic_cases
+from benchmarks.held_out import LIPS, Case, human_cases, make_voices, synthetic_cases
 from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
+from engine.errors import MediaError
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
+from training.synthetic.phonemes import SAMPLE_RATE, Voice
 from training.synthetic.tracks import loudness
 
 pytestmark = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
@@ -60,6 +63,46 @@ def test_voices_and_sentences_are_the_held_out_ones_and_silence_follows_them(cas
     assert (tokens[..., -32:] == 0).all()  # nothing but the voice is given
     voice = tokens[..., :-32]
     assert (voice[-20:] == voice[-1, -1, -1]).all() and voice[:-30].std() > 1  # the mel's floor
+
+
+SAID = "The nearest frame matters most."
+
+
+def write_voices(folder: Path, name: str, rate: int = SAMPLE_RATE, **entry: str) -> None:
+    """Two recordings and their texts, one of them to be trained on."""
+    speech = make_voices().speak(SAID, Voice("en-us", 150))
+    for file in ("lj_01.flac", name):
+        soundfile.write(folder / file, speech.sound, rate)
+    texts = {"lj_01.flac": {"text": SAID, "language": "en"}, name: entry}
+    (folder / "transcripts.json").write_text(json.dumps(texts))
+
+
+def test_the_readers_are_those_that_the_transcripts_name(tmp_path: Path) -> None:
+    write_voices(tmp_path, "reading_anna.flac", text=SAID, language="en")
+    [one] = human_cases(make_voices(), tmp_path)
+    assert one.name == "reading_anna" and one.frames > 40
+    assert {p.name for p in one.speech.phonemes} >= {"m", "s", "t"}
+
+
+def test_voices_that_cannot_be_read_are_told_in_a_line(tmp_path: Path) -> None:
+    def told() -> str:
+        with pytest.raises(MediaError) as caught:
+            human_cases(make_voices(), tmp_path)
+        assert "\n" not in caught.value.message
+        return caught.value.message
+
+    assert "transcripts.json cannot be read" in told()
+    for text in ("{", "[]", '{"reading_de.flac": {"text": "Guten Tag"}}'):
+        (tmp_path / "transcripts.json").write_text(text)
+        assert "must hold text and language of each file" in told()
+    write_voices(tmp_path, "lj_02.flac", text=SAID, language="en")
+    assert "names no reading_*" in told()
+    write_voices(tmp_path, "reading_en.flac", text=SAID, language="no such language")
+    assert "reading_en.flac cannot be aligned to its text: espeak-ng has no voice" in told()
+    write_voices(tmp_path, "reading_en.flac", 8000, text=SAID, language="en")
+    assert "reading_en.flac must be 16 kHz mono" in told()
+    (tmp_path / "reading_en.flac").unlink()
+    assert "reading_en.flac, which transcripts.json names" in told()
 
 
 def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
