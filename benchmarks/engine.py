@@ -16,7 +16,6 @@ import json
 import platform
 import re
 import resource
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import AvatarError
+from engine.errors import one_line_errors
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
@@ -231,11 +230,8 @@ def main() -> None:
     parser.add_argument("--warmup", type=count, default=8)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
-    try:
+    with one_line_errors("knotcast"):
         report = run(arguments)
-    except AvatarError as error:
-        print(f"knotcast: {error.message}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 

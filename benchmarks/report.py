@@ -3,14 +3,13 @@
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
 
 from benchmarks.motion_figures import Estimate
-from engine.errors import AvatarError
+from engine.errors import one_line_errors
 
 Row = dict[str, object]
 Section = dict[str, Row]
@@ -30,11 +29,8 @@ def print_report(name: str, work: Callable[[], Report], *, as_json: bool, note: 
     """Do the work and print its report; what a user can mend ends the program with a message. One thread: small batches
     gain nothing from more, and the machine may be busy."""
     torch.set_num_threads(1)
-    try:
+    with one_line_errors(f"benchmarks.{name}"):
         report = work()
-    except AvatarError as error:
-        print(f"benchmarks.{name}: {error.message}", file=sys.stderr)
-        sys.exit(2)
     if as_json:
         print(to_json(report, **about))
     else:

@@ -16,7 +16,6 @@ import importlib.util
 import itertools
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import make_parser
-from engine.errors import AvatarError, MediaError
+from engine.errors import MediaError, one_line_errors
 
 Frame = NDArray[np.uint8]
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -129,11 +128,8 @@ def main(words: Sequence[str] | None = None) -> None:
         "--vbench-weights", type=Path, default=Path.home() / ".cache" / "vbench", help="default: ~/.cache/vbench"
     )
     arguments = parser.parse_args(words)
-    try:
+    with one_line_errors("benchmarks.video_quality"):
         report = run(arguments.clips, arguments.vbench_weights)
-    except AvatarError as error:
-        print(f"benchmarks.video_quality: {error.message}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 
