@@ -48,7 +48,7 @@ class Bench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
-        maker = make_voices(recordings)
+        maker = make_voices()
         kinds = {"synthetic": synthetic_cases(maker)}
         if recordings is not None:
             kinds["human"] = human_cases(maker, recordings)

@@ -1,7 +1,6 @@
 """What the experiments on motion are made with: voices, faces and portraits kept from training, and what lips and heads
 should do with them. Needs libespeak-ng (and soundfile for human recordings)."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from training.synthetic.corpus import (
     CorpusMaker,
     faster,
     held_out_sentences,
-    human_speech,
     join,
     pause,
     speaking_frames,
 )
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Voice
+from training.synthetic.recordings import for_testing, human_speech, read_recordings
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import LIP_CHANNELS, lip_tracks
 
@@ -71,20 +70,15 @@ def synthetic_cases(maker: CorpusMaker) -> list[Case]:
 
 def human_cases(maker: CorpusMaker, voices: Path) -> list[Case]:
     """The readers kept for testing; their truth is an aligned espeak reading."""
-    transcripts = json.loads((voices / "transcripts.json").read_text())
     return [
-        case(name, join([pause(0.5), faster(human_speech(maker.espeak, voices / f"{name}.flac", text, language), 1.0)]))
-        for name, language in (("reading_de", "de"), ("reading_es", "es"))
-        for text in [transcripts[f"{name}.flac"]["text"]]
+        case(Path(recording.name).stem, join([pause(0.5), faster(human_speech(maker.espeak, recording), 1.0)]))
+        for recording in read_recordings(voices, for_testing)
     ]
 
 
-def make_voices(recordings: Path | None = None) -> CorpusMaker:
+def make_voices() -> CorpusMaker:
     """The synthesiser and the mel front end. Raises MediaError where libespeak-ng is missing."""
-    try:
-        return CorpusMaker(CorpusConfig(), recordings)
-    except OSError as error:
-        raise MediaError("no_espeak", "voices need espeak-ng: on Debian, apt-get install libespeak-ng1") from error
+    return CorpusMaker(CorpusConfig())
 
 
 def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:

@@ -38,7 +38,7 @@ def head_row(tracks: FloatArray, data: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    maker, candidate = make_voices(arguments.voices), Candidate(arguments.weights)
+    maker, candidate = make_voices(), Candidate(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
     cases = synthetic_cases(maker) + (human_cases(maker, arguments.voices) if arguments.voices else [])
     own = [faces[i % len(faces)] for i in range(len(cases))]
