@@ -141,9 +141,14 @@ def test_export_tells_what_it_was_made_of(tmp_path: Path) -> None:
     out = tmp_path / "new" / "dit.safetensors"
     export.export(run.checkpoint, out)
     with safe_open(out, framework="pt") as file:
-        told = {"model": run.config.model.name, "stage": "causal", "method": "teacher_forcing", "step": "0"}
+        told = {"model": run.config.model.name, "stage": "causal", "step": "0", "method": "teacher_forcing"}
         assert file.metadata() == told
         assert set(file.keys()) == set(run.state.ema)
+    run.state.run["stage"] = "distill"  # older checkpoints name a method in every stage
+    run.save()
+    export.export(run.checkpoint, out)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata() == {"model": run.config.model.name, "stage": "distill", "step": "0"}
 
 
 def test_export_of_what_is_no_checkpoint_leaves_the_target(

@@ -6,8 +6,6 @@ from pathlib import Path
 from engine.errors import RequestError, one_line_errors
 from training import checkpoint
 
-TOLD = ("model", "stage", "method", "step")  # of the checkpoint, in the metadata of what is written
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -23,7 +21,8 @@ def export(path: Path, out: Path) -> float:
     weights, metadata = checkpoint.averaged_weights(path)
     if not weights:
         raise RequestError("bad_checkpoint", f"{path} holds no averaged weights: name a checkpoint of `knotcast train`")
-    return checkpoint.export(weights, out, {name: metadata[name] for name in TOLD if name in metadata})
+    told = ("model", "stage", "step", *(["method"] if metadata.get("stage") == "causal" else []))
+    return checkpoint.export(weights, out, {name: metadata[name] for name in told if name in metadata})
 
 
 if __name__ == "__main__":

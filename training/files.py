@@ -1,5 +1,6 @@
 """Files that a kill must not tear and folders that two runs must not share. Knows not what is in them."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         partial.touch()
         try:
             yield partial
