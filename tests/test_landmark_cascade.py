@@ -20,7 +20,7 @@ SAMPLE = Path(__file__).parent.parent / "client_web" / "samples"
 
 @pytest.mark.parametrize("command", [landmarks, confidence, turn_fit])
 def test_a_picture_that_is_missing_is_one_line(
-    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "landmarks.json"
     file.write_text(json.dumps({f"{number}.jpg": LANDMARKS for number in range(60)}))
@@ -28,7 +28,7 @@ def test_a_picture_that_is_missing_is_one_line(
     monkeypatch.setattr("sys.argv", ["command", "--portraits", str(file), *out])
     with pytest.raises(SystemExit) as ended:
         command.main()
-    told = capsys.readouterr().err
+    told = capfd.readouterr().err
     assert ended.value.code == 2 and told.count("\n") == 1 and "0.jpg is no picture that can be read" in told
 
 

@@ -91,19 +91,19 @@ def test_found_landmarks_are_written_and_used_again(tmp_path: Path) -> None:
         (["--out", "o.png", "--text", "..."], "--text: there is nothing to say"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--count", "1", *arguments])
-    told = [line for line in capsys.readouterr().err.splitlines() if "usage:" not in line and not line.startswith(" ")]
+    told = [line for line in capfd.readouterr().err.splitlines() if "usage:" not in line and not line.startswith(" ")]
     assert ended.value.code == 2 and len(told) == 1 and words in told[0]
 
 
-def test_a_folder_whose_pictures_are_missing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_whose_pictures_are_missing_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for notes, words in (({"a.jpg": LANDMARKS}, "a.jpg is no picture that can be read"), ({}, "names no portrait")):
         (tmp_path / "landmarks.json").write_text(json.dumps(notes))
         with pytest.raises(SystemExit) as ended:
             main(["--out", str(tmp_path / "o.png"), "--portraits", str(tmp_path)])
-        told = capsys.readouterr().err
+        told = capfd.readouterr().err
         assert ended.value.code == 2 and words in told and told.count("\n") == 1
 
 

@@ -188,8 +188,9 @@ def load(portraits: Path, names: list[str] | None = None) -> dict[str, tuple[Ima
     notes = read_notes(portraits)
     folder, found = portraits if portraits.is_dir() else portraits.parent, {}
     for name in sorted(notes) if names is None else names:
-        picture = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
+        path = folder / name
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None  # it would warn by itself
         if picture is None:
-            raise MediaError("no_picture", f"{folder / name} is no picture that can be read")
+            raise MediaError("no_picture", f"{path} is no picture that can be read")
         found[name] = (np.ascontiguousarray(picture[..., ::-1], np.uint8), notes[name])
     return found

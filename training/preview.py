@@ -97,7 +97,7 @@ def open_photograph(path: Path) -> FramedPortrait:
 
 
 def read_picture(path: Path) -> Image:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None  # it would warn by itself
     if picture is None:
         raise MediaError("no_picture", f"--portrait: {path} is no picture that can be read")
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
