@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.command import at_least, make_parser, new_folder
+from benchmarks.command import make_parser, new_folder
 from benchmarks.held_out import (
     held_out_faces,
     held_out_portraits,
     human_cases,
     lengthened,
-    make_voices,
     synthetic_cases,
     truth,
 )
@@ -40,6 +39,8 @@ from benchmarks.variants import COMPONENTS, LEGEND, Variant
 from benchmarks.video_quality import temporal_flickering
 from engine.errors import RequestError
 from models.motion_codec import MotionCodec
+from training.arguments import at_least
+from training.synthetic.phonemes import Synthesiser
 
 LIPS = ("jaw", "pucker", "smile")
 SHOWN = 250  # frames of which pictures are made
@@ -49,7 +50,7 @@ class Bench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
-        espeak = make_voices()
+        espeak = Synthesiser()
         kinds = {"synthetic": synthetic_cases(espeak)}
         if recordings is not None:
             kinds["human"] = human_cases(espeak, recordings)

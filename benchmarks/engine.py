@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.command import at_least, one_line_errors
+from engine.errors import one_line_errors
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
@@ -35,6 +35,7 @@ from models.config import ModelConfig
 from models.dit import CausalWanDiT
 from models.motion_codec import FEATURE_STATISTICS
 from models.registry import load_model
+from training.arguments import at_least
 
 
 class Call:

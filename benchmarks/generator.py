@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import motion_figures as figures
-from benchmarks.command import at_least, make_parser, new_folder
-from benchmarks.held_out import held_out_faces, long_speech, make_voices, truth
+from benchmarks.command import make_parser, new_folder
+from benchmarks.held_out import held_out_faces, long_speech, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
+from training.arguments import at_least
 from training.synthetic.phonemes import Synthesiser
 
 ANGLES = ("yaw", "pitch", "roll")
@@ -137,7 +138,7 @@ class Experiment:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
-    espeak, candidate = make_voices(), Candidate(arguments.weights, arguments.keep)
+    espeak, candidate = Synthesiser(), Candidate(arguments.weights, arguments.keep)
     teacher = None if arguments.teacher is None else Candidate(arguments.teacher, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
     experiment = Experiment(candidate, espeak, face, arguments.seeds, arguments.seconds)

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import at_least, make_parser
-from benchmarks.held_out import held_out_faces, long_speech, make_voices
+from benchmarks.command import make_parser
+from benchmarks.held_out import held_out_faces, long_speech
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.report import Report, Row, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from models.motion import INDEX, NAMES
 from models.motion_codec import reference_features
+from training.arguments import at_least
+from training.synthetic.phonemes import Synthesiser
 
 DEGREES = {"yaw": 20.0, "pitch": 10.0, "roll": 10.0}
 TOLD: tuple[tuple[str, ...], ...] = (("yaw",), ("pitch",), ("roll",), ("yaw", "pitch"), ("yaw", "pitch", "roll"))
@@ -56,7 +58,7 @@ def row(made: FloatArray, wanted: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    espeak, candidate = make_voices(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
     faces = held_out_faces(arguments.portraits)
     chunks = chunks_of(arguments.seconds)
     frames, calls = 12 * chunks - 3, range(arguments.calls)

@@ -1,7 +1,6 @@
 """What the experiments on motion are made with: voices, faces and portraits kept from training, and what lips and heads
 should do with them. Needs libespeak-ng (and soundfile for human recordings)."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from models.codec import Portrait
 from models.motion_codec import FEATURE_STATISTICS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
-from training.synthetic.corpus import faster, held_out_sentences, human_speech, join, pause, speaking_frames
+from training.synthetic.corpus import faster, held_out_sentences, join, pause, speaking_frames
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
+from training.synthetic.recordings import for_testing, human_speech, read_recordings
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import LIP_CHANNELS, lip_tracks
 
@@ -61,49 +61,11 @@ def synthetic_cases(espeak: Synthesiser) -> list[Case]:
 
 
 def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:
-    """The readers kept for testing; their truth is an aligned espeak reading. Raises MediaError."""
+    """The readers kept for testing; their truth is an aligned espeak reading. Raises RequestError."""
     return [
-        case(Path(name).stem, join([pause(0.5), faster(read_speech(espeak, voices / name, text, language), 1.0)]))
-        for name, (text, language) in held_out_readings(voices).items()
+        case(Path(recording.name).stem, join([pause(0.5), faster(human_speech(espeak, recording), 1.0)]))
+        for recording in read_recordings(voices, for_testing)
     ]
-
-
-def held_out_readings(voices: Path) -> dict[str, tuple[str, str]]:
-    """Text and language of the recordings kept for testing, by file. Raises MediaError."""
-    place = voices / "transcripts.json"
-    try:
-        entries = json.loads(place.read_text())
-        found = {k: (v["text"], v["language"]) for k, v in entries.items() if k.startswith("reading_")}
-    except OSError as error:
-        raise MediaError("no_voices", f"--voices: {place} cannot be read; name the folder that holds it") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MediaError("no_texts", f"--voices: {place} must hold text and language of each file") from error
-    if not found:
-        raise MediaError("no_readings", f"--voices: {place} names no reading_*, and only these are kept from training")
-    return found
-
-
-def read_speech(espeak: Synthesiser, path: Path, text: str, language: str) -> Speech:
-    """A recording with its phonemes. Raises MediaError."""
-    import soundfile
-
-    try:
-        found = soundfile.info(path)
-        if (found.samplerate, found.channels) != (SAMPLE_RATE, 1):
-            raise MediaError("invalid_audio", f"{path} must be {SAMPLE_RATE // 1000} kHz mono")
-        return human_speech(espeak, path, text, language)
-    except soundfile.LibsndfileError as error:
-        raise MediaError("no_recording", f"cannot read {path}, which transcripts.json names") from error
-    except ValueError as error:  # of the synthesiser
-        raise MediaError("no_reading", f"{path.name} cannot be aligned to its text: {error}") from error
-
-
-def make_voices() -> Synthesiser:
-    """The synthesiser. Raises MediaError where libespeak-ng is missing."""
-    try:
-        return Synthesiser()
-    except OSError as error:
-        raise MediaError("no_espeak", "voices need espeak-ng: on Debian, apt-get install libespeak-ng1") from error
 
 
 def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:

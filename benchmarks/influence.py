@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command import at_least, make_parser, new_file
-from benchmarks.held_out import held_out_faces, long_speech, make_voices
+from benchmarks.command import make_parser, new_file
+from benchmarks.held_out import held_out_faces, long_speech
 from benchmarks.motion_figures import Estimate, estimate
 from benchmarks.report import measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, drive
@@ -33,7 +33,9 @@ from engine.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
 from models.dit import Block, CausalWanDiT
 from models.motion_codec import reference_features
+from training.arguments import at_least
 from training.files import replacing
+from training.synthetic.phonemes import Synthesiser
 
 TITLE = "relative change of attention output when a context frame is left out"
 WARM = 3  # chunks until the window is full and a knot has been given
@@ -91,7 +93,7 @@ def influence(
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
     runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
-    heard = drive(long_speech(make_voices(), 0.48 * (chunks + 2)), None, rollout.spec.chunk * (chunks + 1))
+    heard = drive(long_speech(Synthesiser(), 0.48 * (chunks + 2)), None, rollout.spec.chunk * (chunks + 1))
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()
     states = [rollout.new_state(torch.zeros(EMBEDDED.latent_shape), features, seed) for seed in range(seeds)]
     outputs = AttentionOutputs(candidate.model.dit)

@@ -25,7 +25,9 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.browser import install_probe, launch_chromium, running_server, write_microphone
-from benchmarks.command import at_least, new_file, one_line_errors
+from benchmarks.command import new_file
+from engine.errors import one_line_errors
+from training.arguments import at_least
 from training.files import replacing
 
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.command import at_least, one_line_errors
 from benchmarks.engine import average_landmarks, grey_face
 from engine.config import EngineConfig
-from engine.errors import MediaError
+from engine.errors import MediaError, one_line_errors
 from engine.frame_ring import FrameRing
 from engine.messages import OpenStream, Rollout
 from engine.rollout.strategies import default_spec
 from engine.runner import ModelRunner
 from engine.stream import Stream, chunk_frames
+from training.arguments import at_least
 
 SENTENCE = Path(__file__).resolve().parent.parent / "client_web" / "samples" / "sentence.wav"
 RATE = 16_000

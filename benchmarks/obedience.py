@@ -32,8 +32,8 @@ import cv2
 import numpy as np
 
 from benchmarks import picture_figures as figures
-from benchmarks.command import at_least, make_parser, new_file
-from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, make_voices, truth
+from benchmarks.command import make_parser, new_file
+from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.picture_figures import Pictures
 from benchmarks.rendered import relative_to, show
@@ -42,7 +42,9 @@ from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from engine.errors import MediaError
 from models.motion import INDEX
 from models.motion_codec import MotionCodec, reference_features
+from training.arguments import at_least
 from training.files import replacing
+from training.synthetic.phonemes import Synthesiser
 
 TITLE = "all signals given, against the rig with true landmarks"
 WANTED: Row = {
@@ -206,7 +208,7 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
 
 def run(arguments: argparse.Namespace) -> tuple[Section, list[Pictures]]:
     """Rows of figures, and of the sheet."""
-    espeak, candidate = make_voices(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
         raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")

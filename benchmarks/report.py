@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import torch
 
-from benchmarks.command import one_line_errors
 from benchmarks.motion_figures import Estimate
+from engine.errors import one_line_errors
 
 Row = dict[str, object]
 Section = dict[str, Row]

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import make_parser, one_line_errors
-from engine.errors import MediaError
+from benchmarks.command import make_parser
+from engine.errors import MediaError, one_line_errors
 
 Frame = NDArray[np.uint8]
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov")

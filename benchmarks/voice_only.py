@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.command import at_least, make_parser
-from benchmarks.held_out import human_cases, lengthened, make_voices, synthetic_cases, truth
+from benchmarks.command import make_parser
+from benchmarks.held_out import human_cases, lengthened, synthetic_cases, truth
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import OWN
+from training.arguments import at_least
 from training.faces import held_out_landmarks
+from training.synthetic.phonemes import Synthesiser
 
 HEAD = ("yaw", "pitch", "roll")
 
@@ -39,7 +41,7 @@ def head_row(tracks: FloatArray, data: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    espeak, candidate = make_voices(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
     cases = synthetic_cases(espeak) + (human_cases(espeak, arguments.voices) if arguments.voices else [])
     own = [faces[i % len(faces)] for i in range(len(cases))]

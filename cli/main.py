@@ -4,12 +4,12 @@ What the world did wrong ends in one line on standard error and exit code 2, nev
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from engine.errors import one_line_errors
 
 app = typer.Typer(
     help="A real-time avatar server: a browser calls, one portrait answers.",
@@ -21,17 +21,6 @@ bench = typer.Typer(help="Figures of this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 RolloutName = Literal["knot_forcing", "self_forcing"]
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """The edge of the program: errors meant for a person become one line and exit code 2."""
-    from engine.errors import AvatarError
-
-    try:
-        yield
-    except AvatarError as error:
-        fail(error.message)
 
 
 def fail(message: str) -> None:
@@ -64,7 +53,7 @@ def serve(
         first = error.errors()[0]
         fail(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}")
         return
-    with one_line_errors():
+    with one_line_errors("knotcast"):
         raise typer.Exit(run_server(settings))
 
 
@@ -92,7 +81,7 @@ def animate(
     from engine.config import EngineConfig
     from engine.messages import Rollout
 
-    with one_line_errors():
+    with one_line_errors("knotcast"):
         run_animate(
             AnimateJob(
                 portrait=portrait,
@@ -137,7 +126,7 @@ def train(
     from training.plan import describe
     from training.run import train as run_stage
 
-    with one_line_errors():
+    with one_line_errors("knotcast"):
         options: dict[str, Any] = {"steps": steps, "accumulate": accumulate, "seed": seed, "workers": workers}
         given = {name: value for name, value in options.items() if value is not None}
         chosen = with_size(replace(find_preset(config, stage), **given), size)

@@ -4,6 +4,10 @@ A message is written for the person who can act on it: it names what is wrong an
 a repr or a traceback. Being late is not an error but a counted degradation.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AvatarError(Exception):
     """Base of every error the product reports.
@@ -57,3 +61,13 @@ class MediaError(AvatarError):
 
     family = "media_error"
     default_status = 422
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """The edge of a command: an error meant for a person becomes one line on standard error and exit code 2."""
+    try:
+        yield
+    except AvatarError as error:
+        print(f"{program}: {error.message}", file=sys.stderr)
+        sys.exit(2)

@@ -254,7 +254,7 @@ def test_a_quick_run_tells_its_variants_apart_and_goes_on_where_it_was(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(generator, "long_speech", cache(generator.long_speech))  # one process says nothing twice alike
-    monkeypatch.setattr(generator, "make_voices", cache(generator.make_voices))
+    monkeypatch.setattr(generator, "Synthesiser", cache(generator.Synthesiser))
     words = ["--weights", str(weights), "--seeds", "3", "--seconds", "4", "--sections", "b", "--keep", str(tmp_path)]
     words.append("--json")
     generator.main(words)

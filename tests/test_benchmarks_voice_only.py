@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from benchmarks import voice_only
-from benchmarks.held_out import LIPS, Case, human_cases, make_voices, synthetic_cases
+from benchmarks.held_out import LIPS, Case, human_cases, synthetic_cases
 from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
 from engine.errors import MediaError
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
-from training.synthetic.phonemes import SAMPLE_RATE, Voice
+from training.synthetic.phonemes import SAMPLE_RATE, Synthesiser, Voice
 from training.synthetic.tracks import loudness
 
 pytestmark = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, r
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    return synthetic_cases(make_voices())
+    return synthetic_cases(Synthesiser())
 
 
 def motion(lips: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -70,7 +70,7 @@ SAID = "The nearest frame matters most."
 
 def write_voices(folder: Path, name: str, rate: int = SAMPLE_RATE, **entry: str) -> None:
     """Two recordings and their texts, one of them to be trained on."""
-    speech = make_voices().speak(SAID, Voice("en-us", 150))
+    speech = Synthesiser().speak(SAID, Voice("en-us", 150))
     for file in ("lj_01.flac", name):
         soundfile.write(folder / file, speech.sound, rate)
     texts = {"lj_01.flac": {"text": SAID, "language": "en"}, name: entry}
@@ -79,7 +79,7 @@ def write_voices(folder: Path, name: str, rate: int = SAMPLE_RATE, **entry: str)
 
 def test_the_readers_are_those_that_the_transcripts_name(tmp_path: Path) -> None:
     write_voices(tmp_path, "reading_anna.flac", text=SAID, language="en")
-    [one] = human_cases(make_voices(), tmp_path)
+    [one] = human_cases(Synthesiser(), tmp_path)
     assert one.name == "reading_anna" and one.frames > 40
     assert {p.name for p in one.speech.phonemes} >= {"m", "s", "t"}
 
@@ -87,7 +87,7 @@ def test_the_readers_are_those_that_the_transcripts_name(tmp_path: Path) -> None
 def test_voices_that_cannot_be_read_are_told_in_a_line(tmp_path: Path) -> None:
     def told() -> str:
         with pytest.raises(MediaError) as caught:
-            human_cases(make_voices(), tmp_path)
+            human_cases(Synthesiser(), tmp_path)
         assert "\n" not in caught.value.message
         return caught.value.message
 

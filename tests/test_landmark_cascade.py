@@ -1,6 +1,8 @@
 """The landmark cascade: close-ups follow the mouth, cross-fitting tells what a fit says of faces it never saw."""
 
+import json
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -9,9 +11,25 @@ import pytest
 from engine.framing import frame_portrait
 from engine.landmarks import CROP, SHUT_FROM, carried, finish, look_close
 from tests.faces import LANDMARKS
+from training import confidence, landmarks
 from training.ridge import cross_fitted, ridge
+from training.video import turn_fit
 
 SAMPLE = Path(__file__).parent.parent / "client_web" / "samples"
+
+
+@pytest.mark.parametrize("command", [landmarks, confidence, turn_fit])
+def test_a_picture_that_is_missing_is_one_line(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "landmarks.json"
+    file.write_text(json.dumps({f"{number}.jpg": LANDMARKS for number in range(60)}))
+    out = [] if command is confidence else ["--out", str(tmp_path / "o")]
+    monkeypatch.setattr("sys.argv", ["command", "--portraits", str(file), *out])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    told = capfd.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1 and "0.jpg is no picture that can be read" in told
 
 
 def test_a_close_up_follows_the_mouths_place_size_and_turn() -> None:

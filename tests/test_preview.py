@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from engine.errors import MediaError
 from engine.landmark_file import parse_landmarks
 from engine.pose import parse_pose
+from tests.faces import LANDMARKS
 from training import preview
 from training.preview import COLUMNS, Face, main, move
 from training.sheets import BAND, marked, sheet
@@ -76,22 +78,39 @@ def test_found_landmarks_are_written_and_used_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--out", "sheet.gif"], r"\.png or \.jpg"),
-        (["--out", "nowhere/sheet.png"], "nowhere"),
-        (["--out", "o.png", "--portrait", "none.jpg"], r"none\.jpg"),
+        (["--out", "sheet.gif"], ".png or .jpg"),
+        (["--out", "README.md/sheet.png"], "cannot write README.md/sheet.png"),
+        (["--out", "o.png", "--portrait", "none.jpg"], "none.jpg"),
         (["--out", "o.png", "--portraits", "nowhere"], "--portraits"),
         (["--out", "o.png", "--write-landmarks", "o.json"], "needs --portrait"),
+        (["--out", "o.png", "--count", "0"], "--count: 0 is less than 1"),
+        (["--out", "o.png", "--columns", "-1"], "--columns: -1 is less than 1"),
+        (["--out", "o.png", "--every", "0"], "--every: 0 is less than 1"),
+        (["--out", "o.png", "--seed", "-1"], "--seed: -1 is less than 0"),
+        (["--out", "o.png", "--text", ""], "--text: there is nothing to say"),
+        (["--out", "o.png", "--text", "..."], "--text: there is nothing to say"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], words: str) -> None:
-    with pytest.raises(SystemExit, match=words):
-        main([*arguments, "--count", "1"])
+def test_a_mistake_is_one_line(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--count", "1", *arguments])
+    told = [line for line in capfd.readouterr().err.splitlines() if "usage:" not in line and not line.startswith(" ")]
+    assert ended.value.code == 2 and len(told) == 1 and words in told[0]
+
+
+def test_a_folder_whose_pictures_are_missing_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for notes, words in (({"a.jpg": LANDMARKS}, "a.jpg is no picture that can be read"), ({}, "names no portrait")):
+        (tmp_path / "landmarks.json").write_text(json.dumps(notes))
+        with pytest.raises(SystemExit) as ended:
+            main(["--out", str(tmp_path / "o.png"), "--portraits", str(tmp_path)])
+        told = capfd.readouterr().err
+        assert ended.value.code == 2 and words in told and told.count("\n") == 1
 
 
 def test_a_sentence_is_shown_with_its_phonemes(tmp_path: Path) -> None:
     try:
         Synthesiser()
-    except OSError:
+    except MediaError:
         pytest.skip("needs libespeak-ng")
     out = tmp_path / "speech.png"
     main(["--out", str(out), "--show", "speech", "--text", "pie", "--columns", "5"])

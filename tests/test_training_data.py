@@ -6,18 +6,22 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from engine.errors import RequestError
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import reference_features
+from tests.faces import LANDMARKS
+from training import make_data
 from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits
 from training.faces import held_out_landmarks, training_landmarks
 from training.given import HEAD_POSE, GivenConfig, give
 from training.synthetic import corpus, texts
 from training.synthetic.alignment import align, warp_path
-from training.synthetic.phonemes import SILENCE, Phoneme, Speech, phonemes_of
+from training.synthetic.phonemes import SILENCE, Phoneme, Speech, Voice, phonemes_of
+from training.synthetic.recordings import for_testing, read_recordings
 from training.synthetic.sound import Augmentation, augment, resample
 from training.synthetic.tracks import FPS, HeadStyle, blink_track, head_tracks, smooth_noise
 from training.synthetic.visemes import LIP_CHANNELS, is_known, lip_tracks
@@ -225,10 +229,107 @@ def test_a_corpus_is_the_file_that_was_named_or_none(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(np, "savez", torn)
     for name in ("named", "other"):
-        with pytest.raises(OSError):
+        with pytest.raises(RequestError, match="cannot write"):
             corpus.write(tmp_path / name, iter([corpus.Session(hops, lips, heads)]))
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
     assert Corpus(tmp_path / "named").frames.tolist() == [100]
+
+
+def test_a_corpus_that_cannot_be_written_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made: list[None] = []
+    for path in (tmp_path / "file" / "corpus.npz", tmp_path):
+        with pytest.raises(RequestError, match=f"cannot write {path}"):
+            corpus.write(path, (made.append(None) for _ in range(3)))  # type: ignore[misc]
+    assert not made
+
+
+class Reader:
+    """Stands for espeak-ng: reads anything as noise, in any voice but one."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def choose(self, name: str) -> None:
+        if name == "xx":
+            raise RequestError("no_voice", "espeak-ng has no voice 'xx'")
+
+    def speak(self, text: str, voice: Voice) -> Speech:
+        self.asked.append(voice.name)
+        return Speech(np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32), _say(("_", 0.1), ("a", 0.4)))
+
+
+@pytest.fixture
+def voices(tmp_path: Path) -> Path:
+    """A folder of three recordings, one for testing."""
+    folder = tmp_path / "voices"
+    folder.mkdir()
+    said = {name: {"language": code, "text": "a"} for name, code in (("a.wav", "en"), ("b.wav", "de"))}
+    for name in (*said, "reading_c.wav"):
+        soundfile.write(folder / name, np.random.default_rng(1).normal(0, 0.1, 9600), 16000)
+    (folder / "transcripts.json").write_text(json.dumps({**said, "reading_c.wav": {"language": "es", "text": "c"}}))
+    return folder
+
+
+def test_recordings_are_read_in_their_own_language(voices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "Synthesiser", Reader)
+    config = corpus.CorpusConfig(sessions=0, human_repeats=2, quiet_sessions=0, heads=1)
+    maker = corpus.CorpusMaker(config, voices)
+    assert len(list(maker.sessions())) == 2
+    assert maker.espeak.asked == ["en-us+f2", "de"]  # type: ignore[attr-defined]
+    (kept,) = read_recordings(voices, for_testing)
+    assert (kept.name, kept.voice, len(kept.sound)) == ("reading_c.wav", "es", 9600)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("transcripts.json", None, "transcripts.json is missing or not JSON"),
+        ("transcripts.json", "{torn", "transcripts.json is missing or not JSON"),
+        ("transcripts.json", "[]", "transcripts.json must be one object"),
+        ("transcripts.json", '{"reading_c.wav": {}}', "names no recording that can be used here"),
+        ("transcripts.json", '{"a.wav": "said"}', "a.wav needs a text and a language"),
+        ("transcripts.json", '{"a.wav": {"language": "en", "text": "..."}}', "a.wav needs a text and a language"),
+        ("transcripts.json", '{"a.wav": {"language": "xx", "text": "a"}}', "no voice 'xx'"),
+        ("a.wav", None, "a.wav is missing or no sound"),
+        ("a.wav", "no sound", "a.wav is missing or no sound"),
+        ("a.wav", (8000, 9600), "a.wav must be 16 kHz mono"),
+        ("a.wav", (16000, (9600, 2)), "a.wav must be 16 kHz mono"),
+        ("a.wav", (16000, 100), "a.wav is shorter than 0.5 s"),
+    ],
+)
+def test_voices_that_cannot_serve_are_one_line_before_anything_is_made(
+    file: str, content: str | tuple[int, int] | None, words: str, voices: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (voices / file).unlink()
+    if isinstance(content, str):
+        (voices / file).write_text(content)
+    elif content is not None:
+        soundfile.write(voices / file, np.zeros(content[1]), content[0])
+    monkeypatch.setattr(corpus, "Synthesiser", Reader)
+    code, told = _make_data(voices, monkeypatch, capsys)
+    assert code == 2 and words in told and told.count("\n") == 1
+
+
+def test_a_missing_synthesiser_is_one_line(
+    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(_: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr("ctypes.CDLL", absent)
+    code, told = _make_data(voices, monkeypatch, capsys)
+    assert code == 2 and "apt-get install libespeak-ng1" in told and told.count("\n") == 1
+
+
+def _make_data(voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+    out = voices / "out" / "corpus.npz"
+    monkeypatch.setattr("sys.argv", ["make_data", "--out", str(out), "--voices", str(voices)])
+    with pytest.raises(SystemExit) as ended:
+        make_data.main()
+    assert not out.parent.exists()
+    return ended.value.code, capsys.readouterr().err
 
 
 def test_what_is_given_wins_and_eases_away() -> None:
@@ -266,7 +367,7 @@ def test_sometimes_everything_is_given() -> None:
 
 def test_the_same_portraits_are_always_set_aside(tmp_path: Path) -> None:
     file = tmp_path / "landmarks.json"
-    file.write_text(json.dumps({f"{i:04}.jpg": {"number": i} for i in range(200)}))
+    file.write_text(json.dumps({f"{i:04}.jpg": LANDMARKS | {"number": i} for i in range(200)}))
     train, held = ({one["number"] for one in part(file)} for part in (training_landmarks, held_out_landmarks))
     assert (len(train), len(held)) == (160, 40) and not train & held
     assert {one["number"] for one in held_out_landmarks(tmp_path)} == held, "the folder and the file are the same"
@@ -289,7 +390,7 @@ def test_a_folder_without_landmarks_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_too_few_portraits_are_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "landmarks.json"
-    file.write_text(json.dumps({f"{i}.jpg": {"number": i} for i in range(59)}))
+    file.write_text(json.dumps({f"{i}.jpg": LANDMARKS for i in range(59)}))
     for part in (training_landmarks, held_out_landmarks):
         with pytest.raises(RequestError, match="59 portraits are too few: 40 are held out, so name 60 or more"):
             part(file)

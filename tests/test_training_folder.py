@@ -15,7 +15,8 @@ from engine.errors import RequestError
 from tests.clips import CPU
 from tests.parallel_run import trainer
 from tests.test_training_run import command, make_corpus
-from training import checkpoint
+from training import checkpoint, export
+from training.configs import PRESETS
 from training.files import held, replacing
 from training.parallel import World
 
@@ -27,14 +28,18 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run.advance()
     run.save()
     (run.folder / "config.json").write_text("kept")
-    for name, changed in (("causal-ode", "method"), ("base", "stage"), ("distill", "stage")):
+    for name, changed in (("causal-ode", "method"), ("base", "stage"), ("distill", "stage")):  # and seed
         shutil.copytree(run.folder, tmp_path / name)
-        with pytest.raises(RequestError, match=f"{name} holds a run of another {changed}: name another folder"):
+        with pytest.raises(RequestError, match=f"{name} holds a run of another {changed} and .*seed: name"):
             trainer(name, tmp_path, ALONE).run()
         assert (tmp_path / name / "config.json").read_text() == "kept"
-    rollout, model = RolloutSpec(knot=2, window=9), replace(run.config.model, name="other")
-    for other in (replace(run.config, rollout=rollout), replace(run.config, model=model)):
-        assert len(set(other.identity.values()) ^ set(run.config.identity.values())) == 2
+    changes = {
+        "rollout": RolloutSpec(knot=2, window=9), "batch": 8, "seed": 5, "chunks": 4,
+        "model": replace(run.config.model, name="other"), "size": replace(run.config.model, pixel_size=(16, 16)),
+    }  # fmt: skip
+    for name, value in changes.items():
+        other = replace(run.config, **{"model" if name == "size" else name: value})
+        assert {key for key, own in run.config.identity.items() if other.identity[key] != own} == {name}
     with safe_open(run.checkpoint, framework="pt") as file:
         known = file.metadata()
     older = {name: known[name] for name in ("step", "seconds")}
@@ -43,6 +48,55 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     shutil.copy(run.checkpoint, tmp_path / "distill")
     with pytest.raises(RequestError, match="distill holds a run of another stage"):
         trainer("distill", tmp_path, ALONE)
+
+
+def test_every_preset_is_another_run() -> None:
+    identities = [config.identity for config in PRESETS.values()]
+    assert all(identities.count(one) == 1 for one in identities)
+    config = PRESETS["base-cpu"]
+    longer = replace(config, steps=9, hours=9.0, accumulate=2, workers=1, recompute=True, save_every=8)
+    assert longer.identity == config.identity, "the same, for longer or on another machine"
+
+
+def test_a_run_from_other_weights_is_another_run(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    run = ["base", "--config", "base-smoke", *data, "--device", "cpu", "--steps", "1", "--out"]
+    for name, start in (("first", []), ("second", ["--start", str(tmp_path / "first" / "checkpoint.safetensors")])):
+        code, output = command(*run, str(tmp_path / name), *start)
+        assert code == 0, output
+        code, output = command(*run, str(tmp_path / name), *start)
+        assert code == 0 and "nothing left to do: 1 of 1 steps\n" in output
+    for name, other in (("first", start), ("second", [])):
+        code, output = command(*run, str(tmp_path / name), *other)
+        assert code == 2 and "holds a run of another start: name another folder" in output
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_one_line(tmp_path: Path) -> None:
+    run = trainer("base", tmp_path, ALONE)
+    run.advance()
+    run.save()
+    whole = {name: value.clone() for name, value in load_file(run.checkpoint).items()}  # not the file's own pages
+    with safe_open(run.checkpoint, framework="pt") as file:
+        known = file.metadata()
+    data = run.checkpoint.read_bytes()
+    apart = {name: value for name, value in whole.items() if not name.startswith("ema.")}
+
+    def folder() -> None:
+        run.checkpoint.unlink()
+        run.checkpoint.mkdir()
+
+    for spoil in (
+        lambda: run.checkpoint.write_bytes(data[:-9]),
+        lambda: run.checkpoint.write_bytes(b""),
+        lambda: save_file(whole, run.checkpoint),
+        lambda: save_file(whole, run.checkpoint, {"format": "pt"}),
+        lambda: save_file(apart, run.checkpoint, known),
+        lambda: save_file({"weight": torch.ones(1)}, run.checkpoint),
+        folder,
+    ):
+        spoil()
+        with pytest.raises(RequestError, match=r"base/checkpoint.safetensors .*: delete it or choose another folder"):
+            trainer("base", tmp_path, ALONE)
 
 
 def test_a_folder_takes_one_run_at_a_time(tmp_path: Path) -> None:
@@ -76,9 +130,42 @@ def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch:
         raise OSError
 
     monkeypatch.setattr(checkpoint, "save_file", torn)
-    with pytest.raises(OSError):
+    with pytest.raises(RequestError, match="cannot write"):
         checkpoint.export({"a": torch.ones(3)}, path, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path] and path.stat().st_mode & 0o777 == 0o644
+
+
+def test_export_tells_what_it_was_made_of(tmp_path: Path) -> None:
+    run = trainer("causal", tmp_path, ALONE)
+    run.save()
+    out = tmp_path / "new" / "dit.safetensors"
+    export.export(run.checkpoint, out)
+    with safe_open(out, framework="pt") as file:
+        told = {"model": run.config.model.name, "stage": "causal", "step": "0", "method": "teacher_forcing"}
+        assert file.metadata() == told
+        assert set(file.keys()) == set(run.state.ema)
+    run.state.run["stage"] = "distill"  # older checkpoints name a method in every stage
+    run.save()
+    export.export(run.checkpoint, out)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata() == {"model": run.config.model.name, "stage": "distill", "step": "0"}
+
+
+def test_export_of_what_is_no_checkpoint_leaves_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, plain, torn = (tmp_path / name for name in ("dit.safetensors", "plain.safetensors", "torn.safetensors"))
+    checkpoint.export({"a": torch.ones(2)}, plain, {})
+    torn.write_bytes(plain.read_bytes()[:-1])
+    out.write_text("before")
+    refusals = {plain: "no averaged weights", torn: "torn", tmp_path: "torn or no", tmp_path / "none": "no checkpoint"}
+    for path, words in refusals.items():
+        monkeypatch.setattr("sys.argv", ["export", str(path), str(out)])
+        with pytest.raises(SystemExit) as ended:
+            export.main()
+        told = capsys.readouterr().err
+        assert ended.value.code == 2 and words in told and str(path) in told and told.count("\n") == 1
+        assert out.read_text() == "before"
 
 
 @pytest.mark.parametrize("write", [True, False], ids=["the first process", "the others"])

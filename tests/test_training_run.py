@@ -77,7 +77,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
         assert torch.equal(alone["generator"], together["generator"])
 
 
-def test_hours_end_a_run_at_a_checkpoint(tmp_path: Path) -> None:
+def test_hours_end_a_run_at_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trainer("base", tmp_path, ALONE)
     run.config = replace(run.config, hours=0.0)
     run.run()
@@ -86,6 +86,7 @@ def test_hours_end_a_run_at_a_checkpoint(tmp_path: Path) -> None:
     again = trainer("base", tmp_path, ALONE)
     again.config = replace(again.config, hours=0.0, steps=100)
     again.run()
+    assert "nothing left to do: 2 of 100 steps, and the 0 hours are over" in capsys.readouterr().out
     assert again.step == run.step and {path: path.read_bytes() for path in run.folder.rglob("*.*")} == left
     again.config = replace(again.config, hours=1.0, steps=3)
     again.run()
@@ -98,6 +99,16 @@ def test_a_run_along_paths_is_extended_from_within_one(tmp_path: Path) -> None:
         run.config = replace(run.config, steps=steps)
         run.run()
         assert run.step == steps
+
+
+def test_the_spread_is_measured_by_a_run_that_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, measured = trainer("causal-ode", tmp_path, ALONE), []
+    monkeypatch.setattr(type(run.family), "stretched", lambda _: measured.append(run.step))
+    assert not measured
+    run.run()
+    assert measured == [0], "once"
+    trainer("causal-ode", tmp_path, ALONE).run()
+    assert measured == [0], "it has ended"
 
 
 def test_uneven_pieces_are_refused() -> None:
@@ -377,6 +388,7 @@ def test_the_stages_by_the_command(tmp_path: Path) -> None:
             name.removesuffix("-ode"), "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name)
         )
         assert code == 0 and '"step"' not in output, "a finished run has nothing left to do"
+        assert "nothing left to do: 4 of 4 steps\n" in output
 
 
 def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
@@ -404,6 +416,8 @@ def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
         (["base", "--config", "base-smoke"], "--data"),
         (["base", "--config", "base-smoke", "--data", "nothing.npz", "--out", "x"], "there is no corpus nothing.npz"),
         (["base", "--config", "wan-base-smoke", "--data", "nothing", "--out", "x"], "holds no"),
+        (["base", "--config", "base-smoke", "--data", "x", "--out", "x", "--teacher", "t"], "leave out --teacher"),
+        (["base", "--config", "wan-base-smoke", "--data", ".", "--out", "x", "--portraits", "p"], "out --portraits"),
         (["base", "--config", "base-smoke", "--accumulate", "3"], "does not divide into 3 pieces"),
         (["base", "--config", "wan-base-smoke", "--size", "480"], "a size is WIDTHxHEIGHT, like 480x480, not '480'"),
         (["base", "--config", "wan-base-smoke", "--size", "470x480"], "must be multiples of 16, not 470x480"),
@@ -415,6 +429,34 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     code, output = command(*arguments)
     assert code == 2 and message in output and len(output.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir()), "nothing was made"
+
+
+def test_malformed_data_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    data, out = make_corpus(tmp_path), tmp_path / "x"
+    landmarks, corpus = tmp_path / "landmarks.json", tmp_path / "corpus.npz"
+    notes = json.loads(landmarks.read_text())
+    with np.load(corpus) as file:
+        whole = dict(file)
+    spoilt = [
+        *(({"frames": np.array(frames)}, "no corpus") for frames in ([210], [0], [-5], [200.0], 200)),
+        *(({name: whole[name][..., :-1, :]}, f"no corpus: {name} is") for name in ("hops", "lips", "heads")),
+        ({"heads": whole["heads"][:0]}, "no corpus: heads is (0,"),
+    ]
+    for change, message in spoilt:
+        np.savez(corpus, **whole | change)
+        code, output = command("base", "--config", "base-smoke", *data, "--out", str(out))
+        assert (code, message in output, len(output.splitlines()), out.exists()) == (2, True, 1, False), output
+    np.savez(corpus, **whole)
+    face = notes["7.jpg"]
+    for change, message in (
+        ({k: v for k, v in face.items() if k not in ("th", "mw")}, "7.jpg in .* lacks mw, th"),
+        (face | {"cx": float("nan")}, "7.jpg in .* lacks cx"),
+        (face | {"mw": 0}, "7.jpg in .* has a mouth without width"),
+    ):
+        landmarks.write_text(json.dumps(notes | {"7.jpg": change}))
+        code, output = command("base", "--config", "base-smoke", *data, "--out", str(out))
+        assert code == 2 and re.search(message, output) and len(output.splitlines()) == 1 and not out.exists()
 
 
 def test_a_missing_teacher_or_start_is_named(tmp_path: Path) -> None:
@@ -424,7 +466,7 @@ def test_a_missing_teacher_or_start_is_named(tmp_path: Path) -> None:
         ("distill", "distill-smoke", "base model: name its checkpoint with --teacher"),
     ):
         code, output = command(stage, "--config", preset, *data)
-        assert code == 2 and message in output
+        assert code == 2 and message in output and not (tmp_path / "x").exists()
 
 
 def test_portraits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
@@ -432,7 +474,7 @@ def test_portraits_that_cannot_serve_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "few.json").write_text("{}")
     for name, message in (("nothing", "no landmarks can be read from"), ("few.json", "0 portraits are too few")):
         code, output = command("base", "--config", "base-smoke", *data, str(tmp_path / name))
-        assert code == 2 and message in output and len(output.splitlines()) == 1
+        assert code == 2 and message in output and len(output.splitlines()) == 1 and not (tmp_path / "x").exists()
 
 
 def test_size_and_seed_by_the_command(tmp_path: Path) -> None:

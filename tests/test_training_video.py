@@ -484,9 +484,12 @@ def test_bad_orders_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         with pytest.raises(SystemExit):
             parsed([str(tmp_path), "--out", str(tmp_path / "o"), *wrong])
         assert told in capsys.readouterr().err
-    for folder, told in ((tmp_path / "none", "there is no folder"), (tmp_path, "no video in")):
+    (tmp_path / "empty").mkdir()
+    for folder, told in ((tmp_path / "none", "there is no folder"), (tmp_path / "empty", "no video in")):
         with pytest.raises(RequestError, match=told):
             find_sources(folder)
+        ended = subprocess.run(command(folder, tmp_path / "o"), capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and told in ended.stderr
     with pytest.raises(RequestError, match="read as sources"):
         prepare.prepare(Job(tmp_path, tmp_path / "out"), Lines())
     with pytest.raises(MediaError, match="prepare"):

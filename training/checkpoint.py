@@ -3,12 +3,14 @@ exactly. Tensors are whole, however many processes wrote or read them.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.errors import RequestError
@@ -30,7 +32,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that a step changes; filled in place. networks, optimisers: by name, ``model`` among them. run: what
-    tells this run from others (`StageConfig.identity`)."""
+    tells this run from others (`StageConfig.identity`, `training.start.origin`)."""
 
     networks: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
@@ -58,7 +60,6 @@ class State:
             "batches": str(self.stream.number),
             **self.run,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             save_file(kept, partial, metadata)
 
@@ -73,9 +74,9 @@ class State:
                 yield from ((prefix + key, torch.as_tensor(value)) for key, value in state.items())
 
     def restore(self, path: Path) -> Progress:
-        """Take everything over. Raises RequestError ``other_run``."""
-        with safe_open(path, framework="pt") as file:
-            metadata, names = file.metadata(), set(file.keys())
+        """Take everything over. Raises RequestError ``other_run``, ``bad_checkpoint``."""
+        with opened(path, ": delete it or choose another folder") as file:
+            metadata, names = file.metadata() or {}, set(file.keys())
             self._check(path, metadata, names)
             for name, value in self.ema.items():
                 self.ema[name] = placed(file.get_tensor(f"ema.{name}"), value)
@@ -97,19 +98,38 @@ class State:
         """Is the checkpoint this run's? Older ones do not say; they must at least hold its networks."""
         other = [name for name, own in self.run.items() if metadata.get(name, own) != own]
         wanted = {f"{network}.{name}" for network, model in self.networks.items() for name in model.state_dict()}
-        if other or not wanted <= names:
+        if other or (metadata and not wanted <= names):
             changed = " and ".join(other) or "stage"
             raise RequestError("other_run", f"{path.parent} holds a run of another {changed}: name another folder")
+        if "step" not in metadata or not {"generator", *(f"ema.{name}" for name in self.ema)} <= names:
+            raise RequestError(
+                "bad_checkpoint", f"{path} is no checkpoint of a run: delete it or choose another folder"
+            )
 
 
-def averaged_weights(path: Path) -> Ema:
-    """The moving average of a checkpoint, by the model's own names."""
-    return {name.removeprefix("ema."): value for name, value in load_file(path).items() if name.startswith("ema.")}
+@contextmanager
+def opened(path: Path, advice: str = "") -> Iterator[Any]:
+    """A safetensors file, to be read from. advice: what to do if it cannot be. Raises RequestError ``no_checkpoint``,
+    ``bad_checkpoint``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise RequestError("no_checkpoint", f"there is no checkpoint {path}") from error
+    except (OSError, SafetensorError) as error:
+        raise RequestError("bad_checkpoint", f"{path} is torn or no safetensors file{advice}") from error
+
+
+def averaged_weights(path: Path) -> tuple[Ema, dict[str, str]]:
+    """The moving average of a checkpoint, by the model's own names, and the checkpoint's metadata; no weights of a file
+    that holds no average. Raises RequestError ``no_checkpoint``, ``bad_checkpoint``."""
+    with opened(path) as file:
+        names = [name for name in file.keys() if name.startswith("ema.")]  # noqa: SIM118 (not a dict)
+        return {name.removeprefix("ema."): file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 def export(weights: Ema, path: Path, metadata: dict[str, str]) -> float:
     """Write bf16 weights for the engine; return the size in MiB."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_file({name: value.to(torch.bfloat16).contiguous() for name, value in weights.items()}, partial, metadata)
         partial.chmod(0o644)  # safetensors makes files that only their owner can read

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
+from engine.errors import RequestError, one_line_errors
 from engine.framing import frame_portrait
 from engine.landmarks import JUDGES, to_picture
 from engine.patches import Image
@@ -141,11 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, help="folder of annotated portraits; none: painted ones")
     args = parser.parse_args()
-    try:
-        held_out = pictures(args.portraits, 0)[1]
-    except RequestError as error:
-        raise SystemExit(error.message) from error
-    print(table(list(outcomes(held_out))))
+    with one_line_errors("training.confidence"):
+        print(table(list(outcomes(pictures(args.portraits, 0)[1]))))
 
 
 if __name__ == "__main__":

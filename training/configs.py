@@ -86,12 +86,18 @@ class StageConfig:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells a run from others: its folder holds no other. Steps, hours and the like may change on the way."""
+        """What tells a run from others: its folder holds no other. Steps, hours, pieces and what else suits the machine
+        may change on the way."""
+        method = {"method": self.method} if self.stage == "causal" else {}
         return {
             "stage": self.stage,
-            "method": self.method,
+            **method,
             "model": self.model.name,
+            "size": "{}x{}".format(*self.model.pixel_size),
             "rollout": json.dumps(asdict(self.rollout)),
+            "chunks": str(self.chunks),
+            "batch": str(self.batch),
+            "seed": str(self.seed),
         }
 
     @property

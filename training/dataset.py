@@ -55,9 +55,28 @@ class Corpus:
             raise RequestError(
                 "bad_data", f"{path} is no corpus: make one with python -m training.make_data"
             ) from error
+        self._check(path)
         self.starts = np.concatenate([[0], np.cumsum(self.frames)[:-1]])
         self.head_starts = self.starts + HEAD_TAIL * np.arange(len(self.frames))
         self.hop_starts = 4 * self.starts + 8 * np.arange(len(self.frames))
+
+    def _check(self, path: Path) -> None:
+        """The arrays agree about how many frames there are."""
+        if self.frames.dtype.kind not in "iu" or (self.frames < 1).any():
+            raise RequestError("bad_data", f"{path} is no corpus: frames are not counts; make it anew")
+        total, count = int(self.frames.sum()), self.frames.size
+        wanted = {
+            "frames": (count,),
+            "hops": (4 * total + 8 * count, LogMelConfig().mels),
+            "lips": (total, LIPS.stop - LIPS.start),
+            "heads": (*self.heads.shape[:1], total + HEAD_TAIL * count, HEAD.stop - HEAD.start),
+        }
+        for name, shape in wanted.items():
+            found = getattr(self, name).shape
+            if found != shape or 0 in found:
+                raise RequestError(
+                    "bad_data", f"{path} is no corpus: {name} is {found}, its frames ask for {shape}; make it anew"
+                )
 
 
 def load_portraits(portraits: Path | None) -> tuple[FloatArray, FloatArray]:

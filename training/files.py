@@ -1,5 +1,6 @@
 """Files that a kill must not tear and folders that two runs must not share. Knows not what is in them."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -11,13 +12,24 @@ from engine.errors import RequestError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to, which then takes its place. After an error `path` is as it was."""
+    """Make the folder if need be and yield an empty file in it to write to, which then takes the place of `path`. After
+    an error `path` is as it was.
+
+    Raises RequestError ``cannot_write``.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        partial.touch()
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise RequestError("cannot_write", f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager

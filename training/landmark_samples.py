@@ -4,6 +4,7 @@ Knows the annotated folder's layout and the canonical framing; fits nothing.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import RequestError
+from engine.errors import MediaError, RequestError
+from engine.landmark_file import NEEDED
 from engine.landmarks import CROP, EYE_X, EYE_Y, JUDGES, LandmarkEstimator, canonical_crop, mirrored
 from engine.patches import Image, Patch
 
@@ -162,25 +164,33 @@ def covered(crop: Image, patch: Patch, rng: np.random.Generator) -> Image:
 
 
 def read_notes(portraits: Path) -> dict[str, dict[str, float]]:
-    """landmarks.json of a folder, or the file itself: landmarks by the picture's name. Raises RequestError."""
+    """landmarks.json of a folder, or the file itself: landmarks by the picture's name, all that are needed. Raises
+    RequestError."""
     path = portraits / "landmarks.json" if portraits.is_dir() else portraits
     try:
-        notes = json.loads(path.read_text())
-        return {name: {field: float(value) for field, value in one.items()} for name, one in notes.items()}
+        read = json.loads(path.read_text())
+        notes = {name: {field: float(value) for field, value in one.items()} for name, one in read.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RequestError(
             "no_landmarks", f"--portraits: no landmarks can be read from {path}; leave it out for painted faces"
         ) from error
+    for name, one in notes.items():
+        wrong = [field for field in NEEDED if not math.isfinite(one.get(field, math.nan))]
+        if wrong or not one["mw"] > 0:
+            said = f"lacks {', '.join(wrong)}" if wrong else "has a mouth without width (mw)"
+            raise RequestError("no_landmarks", f"--portraits: {name} in {path} {said}: mend it or take it out")
+    return notes
 
 
 def load(portraits: Path, names: list[str] | None = None) -> dict[str, tuple[Image, dict[str, float]]]:
     """The annotated portraits of a folder (or of its landmarks.json), all or those named: RGB [320, 320, 3] and
-    landmarks."""
+    landmarks. Raises RequestError, and MediaError for a picture that is missing or none."""
     notes = read_notes(portraits)
     folder, found = portraits if portraits.is_dir() else portraits.parent, {}
     for name in sorted(notes) if names is None else names:
-        picture = cv2.imread(str(folder / name), cv2.IMREAD_COLOR)
+        path = folder / name
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None  # it would warn by itself
         if picture is None:
-            raise SystemExit(f"cannot read {name}")
+            raise MediaError("no_picture", f"{path} is no picture that can be read")
         found[name] = (np.ascontiguousarray(picture[..., ::-1], np.uint8), notes[name])
     return found

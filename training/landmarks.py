@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from engine.errors import RequestError
+from engine.errors import one_line_errors
 from engine.landmarks import (
     ALIGN,
     CLOSE_FIELDS,
@@ -32,6 +32,7 @@ from engine.landmarks import (
     to_picture,
 )
 from engine.patches import Floats, Image, describe
+from training.arguments import at_least
 from training.faces import pictures
 from training.files import replacing
 from training.landmark_samples import (
@@ -188,22 +189,27 @@ def evaluate(portraits: dict[str, tuple[Image, dict[str, float]]], tensors: dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--portraits", type=Path, help="folder of annotated portraits; none: painted ones")
-    parser.add_argument("--painted", type=int, default=1200, help="how many are painted where no folder is named")
+    parser.add_argument(
+        "--painted", type=at_least(1), default=1200, help="how many are painted where no folder is named"
+    )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--copies", type=int, help="altered copies of each portrait; default 6, of a painted one 4")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--copies", type=at_least(1), help="altered copies of each portrait; default 6, of a painted one 4"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=0)
     arguments = parser.parse_args()
-    try:
-        known, apart = pictures(arguments.portraits, arguments.painted)
-    except RequestError as error:
-        raise SystemExit(error.message) from error
+    with one_line_errors("training.landmarks"):
+        train(arguments)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    known, apart = pictures(arguments.portraits, arguments.painted)
     rng = np.random.default_rng(arguments.seed)
     samples = make_samples(known, arguments.copies or (6 if arguments.portraits else 4), rng)
     trainer = Trainer(samples, rng)
     for step in (trainer.align, trainer.landmarks, trainer.judges):
         step()
         print(f"{step.__name__}: done, {len(trainer.tensors)} tensors", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(arguments.out) as partial:
         save_file(trainer.tensors, partial)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1024:.0f} KiB")

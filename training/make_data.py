@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from engine.errors import one_line_errors
+from training.arguments import at_least
 from training.synthetic.corpus import CorpusConfig, CorpusMaker, write
 
 
@@ -14,14 +16,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument(
-        "--sessions", type=int, default=CorpusConfig().sessions, help="half-minute sessions of espeak-ng"
+        "--sessions", type=at_least(0), default=CorpusConfig().sessions, help="half-minute sessions of espeak-ng"
     )
-    parser.add_argument("--seed", type=int, default=CorpusConfig().seed)
+    parser.add_argument("--seed", type=at_least(0), default=CorpusConfig().seed)
     args = parser.parse_args()
     config = replace(CorpusConfig(), sessions=args.sessions, seed=args.seed)
     began = time.monotonic()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    made = write(args.out, CorpusMaker(config, args.voices).sessions())
+    with one_line_errors("training.make_data"):
+        made = write(args.out, CorpusMaker(config, args.voices).sessions())
     print(json.dumps({**made, "seconds": round(time.monotonic() - began, 1)}))
 
 

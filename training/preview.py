@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
+from engine.errors import MediaError, RequestError, one_line_errors
 from engine.framing import FramedPortrait, frame_given, frame_portrait
 from engine.landmark_file import NEEDED, landmarks_beside
 from engine.landmarks import carried
@@ -27,6 +27,7 @@ from engine.pose import parse_pose
 from models.motion import INDEX
 from models.rig import own_state, render
 from training import sheets
+from training.arguments import at_least, spoken
 from training.landmark_samples import load, read_notes
 from training.synthetic.corpus import speaking_frames
 from training.synthetic.phonemes import Speech, Synthesiser, Voice
@@ -83,7 +84,10 @@ def open_faces(folder: Path | None, photograph: Path | None, count: int, seed: i
         numbers = range(seed, seed + count)
         painted = [paint_portrait(np.random.default_rng(number)) for number in numbers]
         return [Face(f"seed {n}", one.rgb, one.landmarks) for n, one in zip(numbers, painted, strict=True)]
-    chosen = np.random.default_rng(seed).permutation(sorted(read_notes(folder)))[:count].tolist()
+    notes = sorted(read_notes(folder))
+    if not notes:
+        raise RequestError("few_portraits", f"--portraits: {folder} names no portrait")
+    chosen = np.random.default_rng(seed).permutation(notes)[:count].tolist()
     return [Face(name, *known) for name, known in load(folder, chosen).items()]
 
 
@@ -93,9 +97,9 @@ def open_photograph(path: Path) -> FramedPortrait:
 
 
 def read_picture(path: Path) -> Image:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None  # it would warn by itself
     if picture is None:
-        raise SystemExit(f"--portrait: {path} is no picture that can be read")
+        raise MediaError("no_picture", f"--portrait: {path} is no picture that can be read")
     return np.ascontiguousarray(picture[..., ::-1], np.uint8)
 
 
@@ -157,13 +161,6 @@ def _phoneme(speech: Speech, seconds: float) -> str:
     return next((p.name for p in speech.phonemes if p.start <= seconds < p.end), "_")
 
 
-def spoken(text: str) -> Speech:
-    try:
-        return Synthesiser().speak(text, Voice("gmw/en"))
-    except OSError as error:
-        raise SystemExit("--show speech needs espeak-ng: apt-get install libespeak-ng1 espeak-ng-data") from error
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="the sheet to write, .png or .jpg")
@@ -171,30 +168,33 @@ def main(arguments: list[str] | None = None) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--portraits", type=Path, help="folder of portraits with landmarks.json; none: painted ones")
     source.add_argument("--portrait", type=Path, help="one photograph")
-    parser.add_argument("--count", type=int, help="faces; default 24, moved 6, speaking 1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--text", default=SENTENCE, help="what is said")
-    parser.add_argument("--columns", type=int, help="pictures in a row; default 6, speaking 10")
-    parser.add_argument("--every", type=int, default=2, help="show each so manieth frame of the sentence")
+    parser.add_argument("--count", type=at_least(1), help="faces; default 24, moved 6, speaking 1")
+    parser.add_argument("--seed", type=at_least(0), default=0)
+    parser.add_argument("--text", type=spoken, default=SENTENCE, help="what is said")
+    parser.add_argument("--columns", type=at_least(1), help="pictures in a row; default 6, speaking 10")
+    parser.add_argument("--every", type=at_least(1), default=2, help="show each so manieth frame of the sentence")
     parser.add_argument("--write-landmarks", type=Path, help="save those of the photograph here")
     args = parser.parse_args(arguments)
     if args.write_landmarks and not args.portrait:
-        raise SystemExit("--write-landmarks needs --portrait, the photograph they are of")
+        parser.error("--write-landmarks needs --portrait, the photograph they are of")
     if args.out.suffix.lower() not in sheets.FORMATS:
-        raise SystemExit(f"--out: the sheet must end in {' or '.join(sheets.FORMATS)}, not {args.out.name!r}")
+        parser.error(f"--out: the sheet must end in {' or '.join(sheets.FORMATS)}, not {args.out.name!r}")
+    with one_line_errors("training.preview"):
+        show(args)
+
+
+def show(args: argparse.Namespace) -> None:
     count = args.count or {"portraits": 24, "controls": 6, "speech": 1}[args.show]
-    try:
-        faces = open_faces(args.portraits, args.portrait, count, args.seed)
-        if args.write_landmarks:
-            write_landmarks(args.write_landmarks, args.portrait)
-    except RequestError as error:
-        raise SystemExit(error.message) from error
+    faces = open_faces(args.portraits, args.portrait, count, args.seed)
+    if args.write_landmarks:
+        write_landmarks(args.write_landmarks, args.portrait)
     if args.show == "portraits":
         picture = show_portraits(faces, args.columns or 6)
     elif args.show == "controls":
         picture = show_controls(faces)
     else:
-        picture = show_speech(faces, spoken(args.text), args.columns or 10, args.every, args.seed)
+        speech = Synthesiser().speak(args.text, Voice("gmw/en"))
+        picture = show_speech(faces, speech, args.columns or 10, args.every, args.seed)
     sheets.write(args.out, sheets.encoded(picture, args.out.suffix.lower()))
     print(f"{args.out}: {picture.shape[1]} x {picture.shape[0]}")
 

@@ -14,13 +14,15 @@ from training.files import held
 from training.latents import LatentFolder
 from training.parallel import joined
 from training.sequence import Layout
-from training.start import fill, read_weights
+from training.start import fill, origin, read_weights
 from training.trainer import Trainer
 
 
 def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips:
     """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, or encoded clips."""
     if config.model.codec != "motion":
+        if portraits is not None:
+            raise RequestError("not_taken", f"clips of {config.model.name} hold their faces: leave out --portraits")
         frames = Layout(config.rollout, config.chunks).latents
         return LatentFolder(data, config.model, frames, config.clips.reference_ahead, config.seed)
     if not data.is_file():
@@ -29,24 +31,31 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips
     return ClipSampler(Corpus(data), features, opening, config.clips, config.seed)
 
 
-def build_networks(
-    config: StageConfig, start: Path | None, teacher: Path | None
-) -> tuple[dict[str, CausalWanDiT], CausalWanDiT | None]:
-    """The trained networks and the frozen teacher. The critic begins as its teacher, and so does the student of a
-    causal one if no start is named."""
-    torch.manual_seed(config.seed)
-    model = CausalWanDiT(config.model.dit)
+def sources(config: StageConfig, start: Path | None, teacher: Path | None) -> tuple[Path | None, Path | None]:
+    """Where the trained model begins and where its teacher comes from: the student of a causal teacher begins as it, if
+    no start is named. Raises RequestError for what the stage lacks or does not take."""
     causal_teacher = config.method == "ode" and config.ode.teacher == "causal" and config.stage == "causal"
     if causal_teacher:  # either names the other
         start, teacher = start or teacher, teacher or start
+    if teacher is not None and not config.needs_teacher:
+        raise RequestError("not_taken", "this stage has no teacher: leave out --teacher")
     if config.needs_teacher and teacher is None:
         kind = "causal model" if causal_teacher else "base model"
         raise RequestError("no_teacher", f"this stage learns from the {kind}: name its checkpoint with --teacher")
     if config.stage == "distill" and start is None:
         raise RequestError("no_start", "this stage goes on from the causal model: name its checkpoint with --start")
+    return start, teacher
+
+
+def build_networks(
+    config: StageConfig, start: Path | None, teacher: Path | None
+) -> tuple[dict[str, CausalWanDiT], CausalWanDiT | None]:
+    """The trained networks and the frozen teacher, from `sources`. The critic begins as its teacher."""
+    torch.manual_seed(config.seed)
+    model = CausalWanDiT(config.model.dit)
     if start is not None:
         fill(model, read_weights(start))
-    if not config.needs_teacher or teacher is None:
+    if teacher is None:
         return {"model": model}, None
     guide = CausalWanDiT(config.model.dit)
     fill(guide, read_weights(teacher))
@@ -66,9 +75,11 @@ def train(
     Raises RequestError for what cannot be used, ``in_use`` and ``other_run`` for the folder.
     """
     with joined(device) as world:
+        start, teacher = sources(config, start, teacher)
         clips = open_clips(config, data, portraits)
         networks, guide = build_networks(config, start, teacher)
+        begun = origin(start=start, teacher=teacher)
         with held(out, "training in") if world.leads else nullcontext():
-            trainer = Trainer(config, networks, guide, clips, out, world)
+            trainer = Trainer(config, networks, guide, clips, out, world, begun)
             trainer.run()
         return trainer.checkpoint if world.leads else None

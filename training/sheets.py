@@ -72,9 +72,6 @@ def encoded(picture: Image, suffix: str) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Whole or not at all; ends the program where it cannot be written."""
-    try:
-        with replacing(path) as draft:
-            draft.write_bytes(data)
-    except OSError as error:
-        raise SystemExit(f"cannot write {path}: {error.strerror}") from error
+    """Whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_bytes(data)

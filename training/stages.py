@@ -6,6 +6,7 @@ teacher's paths. distill: the causal model left to itself, held to the base's di
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -105,7 +106,6 @@ class CausalStage:
         self.setting = setting
         self.layout = Layout(setting.config.rollout, setting.config.chunks)
         self.path_levels = ode.path_sigmas(setting.config.ode.paths, setting.config.model.shift)
-        self.spread = self.measure_spread()
         self.paths: list[tuple[Sequence, ode.TeacherPath]] = []
 
     def turns(self, step: int) -> Iterator[Turn]:
@@ -151,8 +151,10 @@ class CausalStage:
         every = sigmas.repeat_interleave(self.layout.span, 1)
         return self.setting.family.loss(predict(self.setting.networks["model"], sequence, noisy, every), target, sigmas)
 
-    def measure_spread(self) -> Tensor | None:
-        """How far a causal teacher's answers are to be stretched, per channel; None where nothing is."""
+    @cached_property
+    def spread(self) -> Tensor | None:
+        """How far a causal teacher's answers are to be stretched, per channel; None where nothing is. Measured at the
+        first use: a run that has ended needs it not."""
         setting, config = self.setting, self.setting.config
         stretched = setting.family.stretched()
         if config.method != "ode" or config.ode.teacher != "causal" or stretched is None:

@@ -4,29 +4,34 @@ Names are Wan2.1's in all of them. What a plain text-to-video checkpoint does no
 mask, driving cross-attention) is zero or adds nothing, so that the first step equals the model it came from.
 """
 
+import hashlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.errors import RequestError
 from models.dit import CausalWanDiT
+from training.checkpoint import averaged_weights
 
 PATCH = "patch_embedding.weight"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights of a training checkpoint, else the file as it is."""
-    if not path.is_file():
-        raise RequestError("no_start", f"there is no checkpoint {path}")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise RequestError("bad_start", f"{path.name} is not a readable safetensors file") from error
-    averaged = {name.removeprefix("ema."): value for name, value in tensors.items() if name.startswith("ema.")}
-    return averaged or tensors
+    """The averaged weights of a training checkpoint, else the file as it is. Raises RequestError."""
+    return averaged_weights(path)[0] or load_file(path)
+
+
+def origin(**files: Path | None) -> dict[str, str]:
+    """What tells a run from another that learns from other files: their contents, or that there is none."""
+    told = {}
+    for name, path in files.items():
+        told[name] = "none"
+        if path is not None:
+            with path.open("rb") as file:
+                told[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return told
 
 
 def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:

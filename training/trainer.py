@@ -31,12 +31,13 @@ class Trainer:
     """One stage of training. `run` goes on from the checkpoint in `folder`, if there is one.
 
     networks: those that are trained, filled with what they start from. teacher: frozen, None for none. Both are placed
-    (and sharded) here. Raises RequestError ``other_run`` if the folder is another run's.
+    (and sharded) here. origin: what tells where they come from, see `training.start`. Raises RequestError ``other_run``
+    if the folder is another run's, ``bad_checkpoint`` if nothing can go on from what it holds.
     """
 
     def __init__(
         self, config: StageConfig, networks: dict[str, CausalWanDiT], teacher: CausalWanDiT | None, clips: Clips,
-        folder: Path, world: World,
+        folder: Path, world: World, origin: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         assert set(networks) == set(config.networks)
         self.config, self.clips, self.folder, self.world = config, clips, folder, world
@@ -60,7 +61,7 @@ class Trainer:
         rows = config.batch // config.accumulate
         share = world.share(rows)
         stream = ClipStream(clips, rows, share, config.workers)
-        self.state = State(dict(networks), self.optimisers, ema, generator, stream, config.identity)
+        self.state = State(dict(networks), self.optimisers, ema, generator, stream, config.identity | (origin or {}))
         self.family = family_of(config.model, config.loss)
         with self.autocast():
             self.stage = STAGES[config.stage](
@@ -81,6 +82,9 @@ class Trainer:
         """Until the steps are done, or to the first checkpoint after the hours are over; from there on nothing more."""
         config = self.config
         if self.step >= config.steps or self.out_of_time():
+            if self.world.leads:
+                over = "" if self.step >= config.steps else f", and the {config.hours:g} hours are over"
+                print(f"nothing left to do: {self.step} of {config.steps} steps{over}", flush=True)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(self.folder, self.step) if self.world.leads else None

@@ -5,7 +5,6 @@ Written once as an .npz, minutes of work for hours of speech. Plain voices (no v
 kept for testing.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,8 @@ from models.features import LogMelConfig, StreamingLogMel
 from models.motion import INDEX
 from training.files import replacing
 from training.synthetic import texts
-from training.synthetic.alignment import align
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Phoneme, Speech, Synthesiser, Voice
+from training.synthetic.recordings import for_testing, human_speech, read_recordings
 from training.synthetic.sound import Augmentation, augment, coloured_noise, resample
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import join_silences, lip_tracks
@@ -82,13 +81,18 @@ class Session:
 
 
 class CorpusMaker:
-    """Makes sessions; needs libespeak-ng, and soundfile where human recordings are given."""
+    """Makes sessions; needs libespeak-ng, and soundfile where human recordings are given: those are read at once.
 
-    def __init__(self, config: CorpusConfig, voices: Path | None) -> None:
+    Raises RequestError for recordings that cannot be used, MediaError for a library that is missing.
+    """
+
+    def __init__(self, config: CorpusConfig, voices: Path | None = None) -> None:
         self.config = config
-        self.voices = voices
         self.rng = np.random.default_rng(config.seed)
         self.espeak = Synthesiser()
+        self.recordings = [] if voices is None else read_recordings(voices, lambda name: not for_testing(name))
+        for recording in self.recordings:
+            self.espeak.choose(recording.voice)
         self.mel = StreamingLogMel(LogMelConfig())
         self._babble = np.zeros(SAMPLE_RATE, np.float32)
 
@@ -141,9 +145,9 @@ class CorpusMaker:
         return join(parts)
 
     def _human(self) -> Iterator[Speech]:
-        if self.voices is None:
+        if not self.recordings:
             return
-        recordings = [self._aligned(name, said) for name, said in training_recordings(self.voices)]
+        recordings = [human_speech(self.espeak, recording) for recording in self.recordings]
         for repeat in range(self.config.human_repeats):
             parts = [pause(0.4)]
             for speech in recordings:
@@ -153,9 +157,6 @@ class CorpusMaker:
                     yield join(parts)
                     parts = [pause(0.3)]
             yield join(parts)
-
-    def _aligned(self, name: str, said: str) -> Speech:
-        return human_speech(self.espeak, self.voices / name, said, "en-us+f2") if self.voices else join([pause(1.0)])
 
     def _quiet(self) -> Session:
         """No speech: digital silence, room noise, clicks and hum. The mouth rests."""
@@ -194,21 +195,6 @@ def faster(speech: Speech, speed: float) -> Speech:
     return Speech(sound, tuple(Phoneme(p.name, p.start / speed, p.end / speed) for p in speech.phonemes))
 
 
-def human_speech(espeak: Synthesiser, path: Path, said: str, voice: str) -> Speech:
-    """A recording with phonemes from an aligned espeak reading of its text."""
-    import soundfile
-
-    sound, rate = soundfile.read(path, dtype="float32")
-    assert rate == SAMPLE_RATE and sound.ndim == 1, f"{path} is not 16 kHz mono"
-    return Speech(sound, align(sound, espeak.speak(said, Voice(voice, 160))))
-
-
-def training_recordings(voices: Path) -> list[tuple[str, str]]:
-    """File and text of the recordings that may be trained on: not reading_*, which are for testing."""
-    transcripts = json.loads((voices / "transcripts.json").read_text())
-    return [(name, entry["text"]) for name, entry in transcripts.items() if not name.startswith("reading_")]
-
-
 def training_sentence(language: str, rng: np.random.Generator) -> str:
     """A sentence, never one of those kept for testing."""
     while True:
@@ -240,10 +226,11 @@ def hops_of(mel: StreamingLogMel, sound: NDArray[np.float32], frames: int) -> ND
 
 
 def write(path: Path, sessions: Iterator[Session]) -> dict[str, float]:
-    """Write a corpus to the very file that is named; return what it holds."""
-    kept = list(sessions)
-    frames = np.array([len(s.lips) for s in kept])
+    """Write a corpus to the very file that is named; return what it holds. What cannot be written is told before the
+    sessions are made."""
     with replacing(path) as partial, partial.open("wb") as file:
+        kept = list(sessions)
+        frames = np.array([len(s.lips) for s in kept])
         np.savez(
             file,
             frames=frames,

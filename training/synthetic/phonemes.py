@@ -11,11 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import MediaError, RequestError
 from training.synthetic.sound import resample
 
 SAMPLE_RATE = 16000
 SILENCE = "_"
 _AUDIO_SYNCHRONOUS, _PHONEME_EVENTS, _EVENT_PHONEME, _EVENT_END = 2, 1, 7, 0
+_DONT_EXIT = 0x8000  # where the library's own data is missing
 _RATE, _PITCH, _RANGE = 1, 3, 4  # espeak_PARAMETER
 
 
@@ -57,13 +59,19 @@ _Callback = C.CFUNCTYPE(C.c_int, C.POINTER(C.c_short), C.c_int, C.POINTER(_Event
 
 
 class Synthesiser:
-    """The loaded library. Raises OSError where libespeak-ng is not installed."""
+    """The loaded library. Raises MediaError ``no_espeak`` where it is not installed."""
 
     def __init__(self) -> None:
-        self._lib = C.CDLL("libespeak-ng.so.1")
+        missing = "voices need espeak-ng: on Debian, apt-get install libespeak-ng1 espeak-ng-data"
+        try:
+            self._lib = C.CDLL("libespeak-ng.so.1")
+        except OSError as error:
+            raise MediaError("no_espeak", missing) from error
         self._sound: list[NDArray[np.int16]] = []
         self._heard: list[tuple[float, str]] = []
-        self._rate = self._lib.espeak_Initialize(_AUDIO_SYNCHRONOUS, 500, None, _PHONEME_EVENTS)
+        self._rate = self._lib.espeak_Initialize(_AUDIO_SYNCHRONOUS, 500, None, _PHONEME_EVENTS | _DONT_EXIT)
+        if self._rate <= 0:
+            raise MediaError("no_espeak", missing)
         self._callback = _Callback(self._hear)  # kept: the library holds a bare pointer to it
         self._lib.espeak_SetSynthCallback(self._callback)
 
@@ -77,10 +85,14 @@ class Synthesiser:
             i += 1
         return 0
 
+    def choose(self, name: str) -> None:
+        """Take a voice. Raises RequestError ``no_voice``."""
+        if self._lib.espeak_SetVoiceByName(name.encode()) != 0:
+            raise RequestError("no_voice", f"espeak-ng has no voice {name!r}")
+
     def speak(self, text: str, voice: Voice) -> Speech:
-        """Speak one sentence. Raises ValueError if the voice is unknown or says nothing."""
-        if self._lib.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice.name!r}")
+        """Speak one sentence. Raises RequestError if the voice is unknown or says nothing."""
+        self.choose(voice.name)
         for parameter, value in ((_RATE, voice.wpm), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
             self._lib.espeak_SetParameter(parameter, value, 0)
         self._sound.clear()
@@ -89,7 +101,7 @@ class Synthesiser:
         self._lib.espeak_Synth(said, len(said) + 1, 0, 1, 0, 1, None, None)
         self._lib.espeak_Synchronize()
         if not self._sound or not self._heard:
-            raise ValueError(f"voice {voice.name!r} said nothing for {text!r}")
+            raise RequestError("nothing_said", f"the voice {voice.name!r} says nothing for {text!r}")
         pcm = np.concatenate(self._sound).astype(np.float32) * np.float32(1 / 32768)
         return Speech(resample(pcm, self._rate, SAMPLE_RATE), phonemes_of(self._heard, len(pcm) / self._rate))
 

@@ -4,12 +4,24 @@ All functions take and return 16 kHz mono float32 (full scale 1) and keep the le
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import MediaError
+
 Sound = NDArray[np.float32]
 SAMPLE_RATE = 16000
+
+
+def import_soundfile() -> Any:
+    """What reads recordings; it is not needed to train, only to make the data. Raises MediaError."""
+    try:
+        import soundfile
+    except ImportError as error:
+        raise MediaError("no_soundfile", "sound is read with soundfile: pip install soundfile") from error
+    return soundfile
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from engine.errors import MediaError
+from training.synthetic.sound import import_soundfile
 from training.video.decode import SOUND_RATE, import_av
 
 Image = NDArray[np.uint8]
@@ -31,14 +31,6 @@ LANDMARKS = (
     "chin", "cy", "ry",
 )  # fmt: skip
 _ENCODER = {"crf": "14", "preset": "veryfast", "threads": "1"}
-
-
-def import_soundfile() -> Any:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise MediaError("no_soundfile", "sound is read with soundfile: pip install 'knotcast[train]'") from error
-    return soundfile
 
 
 class ClipWriter:

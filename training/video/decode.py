@@ -51,7 +51,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise MediaError("no_av", "video is read with PyAV: pip install 'knotcast[train]'") from error
+        raise MediaError("no_av", "video is read with PyAV: pip install av") from error
     return av
 
 

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import AvatarError, MediaError, RequestError
-from training.video.clips import import_soundfile
+from engine.errors import MediaError, RequestError, one_line_errors
+from training.synthetic.sound import import_soundfile
 from training.video.decode import SOUND_RATE, import_av
 from training.video.folder import PreparedFolder, opened, stamp
 from training.video.progress import Progress, progress
@@ -234,15 +234,15 @@ def _limits(changes: list[str]) -> Limits:
 def main() -> None:
     job = parsed()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # files may be named in any way
-    try:
-        with progress() as tell:
-            totals = prepare(job, tell)
-    except AvatarError as error:
-        sys.exit(f"prepare: {error.message}")
-    except OSError as error:
-        sys.exit(f"prepare: cannot write into {job.out}: {(error.strerror or str(error)).lower()}")
-    except KeyboardInterrupt:
-        sys.exit("prepare: stopped; run it again to go on")
+    with one_line_errors("training.video.prepare"):
+        try:
+            with progress() as tell:
+                totals = prepare(job, tell)
+        except OSError as error:
+            said = (error.strerror or str(error)).lower()
+            raise MediaError("cannot_write", f"cannot write into {job.out}: {said}") from error
+        except KeyboardInterrupt:
+            sys.exit("training.video.prepare: stopped; run it again to go on")
     print("\n".join(summary(totals)))
 
 

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from engine.errors import RequestError
+from engine.errors import one_line_errors
 from engine.framing import tones
 from engine.landmarks import FACE, canonical_crop, default_estimator
 from engine.patches import Floats, Image, describe
 from models.motion import INDEX
 from models.rig import own_state, prepare_rig
+from training.arguments import at_least
 from training.faces import set_apart
 from training.files import replacing
 from training.landmark_samples import alter, eye_pixels, jitter, load
@@ -72,22 +73,23 @@ def report(estimator: TurnEstimator, features: Floats, angles: Floats) -> list[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, required=True, help="pictures and landmarks.json")
-    parser.add_argument("--copies", type=int, default=5, help="of each portrait")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--copies", type=at_least(1), default=5, help="of each portrait")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
+    with one_line_errors("training.video.turn_fit"):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     portraits = load(args.portraits)
-    try:
-        kept = set_apart(portraits)
-    except RequestError as error:
-        raise SystemExit(error.message) from error
+    kept = set_apart(portraits)
     made = {name: turned_copies(*portrait, args.copies, rng) for name, portrait in portraits.items()}
     trained, tested = ([made[n] for n in made if (n in kept) is test] for test in (False, True))
     estimator = fit(np.concatenate([m[0] for m in trained]), np.concatenate([m[1] for m in trained]))
     for line in report(estimator, np.concatenate([m[0] for m in tested]), np.concatenate([m[1] for m in tested])):
         print(line)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as partial:
         save_file({"weight": estimator.weight.astype(np.float16), "bias": estimator.bias}, partial)
 
