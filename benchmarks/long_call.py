@@ -64,9 +64,11 @@ class Caller:
 
 @dataclass(slots=True)
 class Trace:
-    """What was measured after every chunk. rss_mb: resident memory in MiB, up and down with the allocator."""
+    """What was measured after every chunk. cpu_ms: processor time of all threads, which other programs on the machine
+    change less than they change chunk_ms. rss_mb: resident memory in MiB, up and down with the allocator."""
 
     chunk_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
     frames: int = 0
@@ -121,9 +123,10 @@ def measure(runner: ModelRunner, chunks: int) -> Trace:
         for _ in range(chunks):
             while not stream.drive_complete(time.perf_counter()):
                 caller.speak(stream)
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             first, end = make_chunk(stream, runner.device)
             trace.chunk_ms.append(1000 * (time.perf_counter() - began))
+            trace.cpu_ms.append(1000 * (time.process_time() - worked))
             for frame in range(first, end):
                 whole = ring.read_into(frame, picture)
                 assert whole, "a picture was overwritten before it was read"
@@ -152,6 +155,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     trace = measure(runner, arguments.chunks)
     settled = slice(arguments.warmup - 1, None)
     first, last = quarters(trace.chunk_ms)
+    first_cpu, last_cpu = quarters(trace.cpu_ms)
     first_mb, last_mb = quarters(trace.rss_mb[settled])
     return {
         "model": runner.config.name,
@@ -165,6 +169,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "chunk_ms_first_quarter": round(first, 2),
         "chunk_ms_last_quarter": round(last, 2),
         "last_quarter_over_first": round(last / first, 3),
+        "cpu_ms_first_quarter": round(first_cpu, 2),
+        "cpu_ms_last_quarter": round(last_cpu, 2),
+        "cpu_last_quarter_over_first": round(last_cpu / first_cpu, 3),
         "warmup_chunks": arguments.warmup,
         "rss_mb_first_quarter": round(first_mb, 1),
         "rss_mb_last_quarter": round(last_mb, 1),

@@ -14,7 +14,6 @@ from benchmarks import voice_only
 from benchmarks.held_out import LIPS, Case, human_cases, synthetic_cases
 from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
-from engine.errors import MediaError
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
 from training.synthetic.phonemes import SAMPLE_RATE, Synthesiser, Voice
@@ -82,27 +81,6 @@ def test_the_readers_are_those_that_the_transcripts_name(tmp_path: Path) -> None
     [one] = human_cases(Synthesiser(), tmp_path)
     assert one.name == "reading_anna" and one.frames > 40
     assert {p.name for p in one.speech.phonemes} >= {"m", "s", "t"}
-
-
-def test_voices_that_cannot_be_read_are_told_in_a_line(tmp_path: Path) -> None:
-    def told() -> str:
-        with pytest.raises(MediaError) as caught:
-            human_cases(Synthesiser(), tmp_path)
-        assert "\n" not in caught.value.message
-        return caught.value.message
-
-    assert "transcripts.json cannot be read" in told()
-    for text in ("{", "[]", '{"reading_de.flac": {"text": "Guten Tag"}}'):
-        (tmp_path / "transcripts.json").write_text(text)
-        assert "must hold text and language of each file" in told()
-    write_voices(tmp_path, "lj_02.flac", text=SAID, language="en")
-    assert "names no reading_*" in told()
-    write_voices(tmp_path, "reading_en.flac", text=SAID, language="no such language")
-    assert "reading_en.flac cannot be aligned to its text: espeak-ng has no voice" in told()
-    write_voices(tmp_path, "reading_en.flac", 8000, text=SAID, language="en")
-    assert "reading_en.flac must be 16 kHz mono" in told()
-    (tmp_path / "reading_en.flac").unlink()
-    assert "reading_en.flac, which transcripts.json names" in told()
 
 
 def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def test_a_short_long_call() -> None:
         trace = measure(ModelRunner.start(CONFIG), chunks=5)
     finally:
         torch.set_num_threads(threads)
-    assert trace.frames == 9 + 4 * 12 and len(trace.chunk_ms) == 5
+    assert trace.frames == 9 + 4 * 12 and len(trace.chunk_ms) == len(trace.cpu_ms) == 5
     assert min(trace.rss_mb) > 50 and trace.descriptors == [trace.descriptors[0]] * 5
 
 
@@ -48,4 +48,4 @@ def test_the_command_prints_its_figures() -> None:
     report = msgspec.json.decode(made.stdout)
     assert report["media_seconds"] == 1.8 and report["random_weights"]
     assert report["descriptors_at_end"] == report["descriptors_after_warmup"]
-    assert report["last_quarter_over_first"] > 0
+    assert report["last_quarter_over_first"] > 0 and report["cpu_last_quarter_over_first"] > 0
