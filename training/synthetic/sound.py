@@ -1,4 +1,4 @@
-"""What happens to a voice between mouth and microphone: level, noise, rooms, narrow bands, pitch. Sound in, sound out.
+"""What happens to a voice between mouth and microphone: level, noise, rooms, narrow bands. Sound in, sound out.
 
 All functions take and return 16 kHz mono float32 (full scale 1) and keep the length and the timing, except `resample`.
 """
