@@ -18,9 +18,9 @@ from models.codec import Portrait
 from models.motion_codec import FEATURE_STATISTICS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
-from training.synthetic.corpus import faster, held_out_sentences, join, pause, speaking_frames
+from training.synthetic.corpus import held_out_sentences, join, pause, speaking_frames
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
-from training.synthetic.recordings import for_testing, human_speech, read_recordings
+from training.synthetic.recordings import for_testing, human_speeches, read_recordings
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import LIP_CHANNELS, lip_tracks
 
@@ -61,10 +61,11 @@ def synthetic_cases(espeak: Synthesiser) -> list[Case]:
 
 
 def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:
-    """The readers kept for testing; their truth is an aligned espeak reading. Raises RequestError."""
+    """The readers kept for testing; their truth is an aligner's. Raises RequestError."""
+    recordings = read_recordings(voices, for_testing)
     return [
-        case(Path(recording.name).stem, join([pause(0.5), faster(human_speech(espeak, recording), 1.0)]))
-        for recording in read_recordings(voices, for_testing)
+        case(Path(recording.name).stem, join([pause(0.5), speech]))
+        for recording, speech in zip(recordings, human_speeches(espeak, recordings), strict=True)
     ]
 
 

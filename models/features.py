@@ -58,12 +58,17 @@ class LogMelState:
 
 def mel_filterbank(config: LogMelConfig) -> FloatArray:
     """Slaney's mel filters with area normalisation, `[mels, window // 2 + 1]`, equal to librosa's default."""
-    edges = _mel_to_hz(np.linspace(_hz_to_mel(config.low_hz), _hz_to_mel(config.high_hz), config.mels + 2))
+    edges = mel_edges(config)
     bins = np.linspace(0.0, config.sample_rate / 2, config.window // 2 + 1)
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (bins - lower) / (centre - lower), (upper - bins) / (upper - centre)
     filters = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (upper - lower))
     return filters.astype(np.float32)
+
+
+def mel_edges(config: LogMelConfig) -> NDArray[np.float64]:
+    """Frequencies in Hz `[mels + 2]`: band m begins at m, is centred at m + 1 and ends at m + 2."""
+    return _mel_to_hz(np.linspace(_hz_to_mel(config.low_hz), _hz_to_mel(config.high_hz), config.mels + 2))
 
 
 def _hz_to_mel(hz: float) -> float:

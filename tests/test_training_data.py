@@ -1,6 +1,7 @@
 """The training data: lips obey phonemes, heads behave like heads, clips hold what they say. Needs no espeak-ng."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,13 +16,12 @@ from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import reference_features
 from tests.faces import LANDMARKS
 from training import make_data
-from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits
+from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits, smooth_colour, with_throat
 from training.faces import held_out_landmarks, training_landmarks
 from training.given import HEAD_POSE, GivenConfig, give
-from training.synthetic import corpus, texts
-from training.synthetic.alignment import align, warp_path
+from training.synthetic import corpus, flite, texts
 from training.synthetic.phonemes import SILENCE, Phoneme, Speech, Voice, phonemes_of
-from training.synthetic.recordings import for_testing, read_recordings
+from training.synthetic.recordings import READERS, for_testing, read_recordings
 from training.synthetic.sound import Augmentation, augment, resample
 from training.synthetic.tracks import FPS, HeadStyle, blink_track, head_tracks, smooth_noise
 from training.synthetic.visemes import LIP_CHANNELS, is_known, lip_tracks
@@ -63,6 +63,11 @@ def test_the_mouth_rests_closed_in_pauses_but_not_between_words() -> None:
     assert lips[int(1.2 * FPS), JAW] > 0.4
 
 
+def test_lips_have_as_many_frames_as_were_asked_for() -> None:
+    for frames in range(1, 1000):
+        assert len(lip_tracks(_say(("a", 40.0)), frames / FPS, FPS)) == frames
+
+
 def test_glides_move_and_unknown_variants_fall_back() -> None:
     lips = _lips(("_", 0.2), ("aU", 0.32), ("_", 0.2))
     assert lips[7, PUCKER] < lips[11, PUCKER]
@@ -97,6 +102,22 @@ def test_heads_stay_alive_and_in_range_and_differ() -> None:
     assert heads[..., : INDEX["blinkL"]].max() == 0.0
 
 
+def test_a_listener_nods_in_long_rests_only() -> None:
+    frames = 60 * int(FPS)
+    quiet, style = np.zeros(frames, bool), HeadStyle(pitch=0.0, nod=0.0)
+
+    def nodding(speaking: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(0)
+        heads = [head_tracks(np.full(frames, -60.0), speaking, rng, style) for _ in range(10)]
+        return np.stack(heads)[..., INDEX["pitch"]]
+
+    resting, talking = nodding(quiet), nodding(~quiet)
+    assert (talking == 0).all() and resting.max() <= 0 and -0.12 < resting.min() < -0.03
+    assert 0.02 < (resting < -0.01).mean() < 0.15
+    short = nodding((np.arange(frames) % 25) < 8)
+    assert (short == 0).all(), "between words nobody listens"
+
+
 def test_blinks_come_at_a_human_rate_and_close_the_eye() -> None:
     rng = np.random.default_rng(0)
     track = blink_track(15_000, np.array([], np.intp), rng, 17.0)
@@ -123,22 +144,42 @@ def test_resampling_keeps_a_tone() -> None:
     np.testing.assert_allclose(out[500:-500], expected[500:-500], atol=0.05)  # the grid is rounded to whole samples
 
 
-def test_alignment_finds_a_known_warp() -> None:
-    a = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
-    b = np.repeat(a, np.where(np.arange(120) < 60, 1, 2), axis=0)
-    path = warp_path(b, a)
-    assert tuple(path[0]) == (0, 0) and tuple(path[-1]) == (len(b) - 1, 119)
-    middle = path[np.abs(path[:, 0] - 100).argmin(), 1]
-    assert abs(middle - 80) <= 1
+def test_flite_tells_its_phonemes_by_espeaks_names() -> None:
+    phonemes = flite.phonemes_of("pau:0.200 p:0.260 iy:0.340 r:0.340 pau:0.500", 0.6)
+    assert [(p.name, p.start, p.end) for p in phonemes] == [
+        (SILENCE, 0.0, 0.2), ("p", 0.2, 0.26), ("i:", 0.26, 0.34), (SILENCE, 0.34, 0.5), (SILENCE, 0.5, 0.6)
+    ]  # fmt: skip
+    assert all(is_known(name) for name in flite._ESPEAK_NAMES.values())
 
 
-def test_a_recording_aligned_with_itself_keeps_its_times() -> None:
-    rng = np.random.default_rng(0)
-    sound = np.concatenate([rng.normal(0, s, 3200) for s in (0.001, 0.3, 0.02, 0.2, 0.05)]).astype(np.float32)
-    phonemes = _say(("_", 0.2), ("a", 0.2), ("s", 0.2), ("o", 0.2), ("f", 0.2))
-    moved = align(sound, Speech(sound, phonemes))
-    kept = {p.name: p.start for p in moved}
-    assert kept["o"] == pytest.approx(0.6, abs=0.02)
+def test_sounds_of_other_languages_have_a_nearest_english_one() -> None:
+    wanted = {"p": "p", "b": "b", "m": "m", "y:": "uw", "n^": "n y", "ts": "t s", "tS": "ch", "aI": "ay", "**": "d"}
+    assert {name: flite.nearest(name) for name in wanted} == wanted
+    assert flite.nearest(SILENCE) == "pau" and flite.nearest("?") == ""
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+def test_flite_speaks_text_and_sounds_alike() -> None:
+    program = flite.Flite()
+    said = program.speak("My puppy may bite.", "slt")
+    names = [p.name for p in said.phonemes if p.name != SILENCE]
+    assert names == ["m", "aI", "p", "V", "p", "i:", "m", "eI", "b", "aI", "t"]
+    assert said.phonemes[-1].end == pytest.approx(len(said.sound) / 16000) and 0.05 < np.abs(said.sound).max() <= 1
+    again = program.pronounce(said.phonemes, "awb")
+    assert [p.name for p in again.phonemes if p.name != SILENCE] == names
+    slow = program.speak("My puppy may bite.", "slt", 1.3)
+    assert 1.15 < len(slow.sound) / len(said.sound) < 1.4
+    with pytest.raises(RequestError, match="says nothing"):
+        program.speak("", "slt")
+
+
+def test_without_flite_one_line_says_what_to_do(
+    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(corpus, "Synthesiser", Reader)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    code, told = _make_data(voices, monkeypatch, capsys, "4")
+    assert code == 2 and "apt-get install flite" in told and "--flite-sessions 0" in told and told.count("\n") == 1
 
 
 def test_held_out_sentences_are_never_drawn() -> None:
@@ -165,7 +206,7 @@ def _corpus(folder: Path) -> Corpus:
 def sampler(tmp_path: Path) -> ClipSampler:
     features, opening = np.zeros((3, 20), np.float32), np.full(3, 0.2, np.float32)
     config = ClipConfig(given=GivenConfig(some=0.0), voice_dropped=0.0, start_probability=0.0, gain_db=(0, 0),
-                        noise_floor_probability=0.0)  # fmt: skip
+                        noise_floor_probability=0.0, throat_probability=0.0, colour_db=0.0)  # fmt: skip
     return ClipSampler(_corpus(tmp_path), features, opening, config, seed=0)
 
 
@@ -189,6 +230,28 @@ def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
     tokens = np.concatenate([[frame_tokens(h, n, LogMelConfig()) for n in range(len(h) // 4 - 2)] for h in known])
     for clip in batch.drive[..., :640].flatten(1, 2).numpy():
         assert np.abs(tokens - clip[40]).max(1).min() < 1e-5
+
+
+def test_another_throat_moves_a_voice_up_or_down() -> None:
+    config, hz = LogMelConfig(), np.array([500.0, 1000.0, 2000.0])
+    mel = StreamingLogMel(config)
+    t = np.arange(8000) / 16000
+
+    def heard(factor: float) -> np.ndarray:
+        return mel.whole(np.sin(2 * np.pi * hz[:, None] * factor * t).sum(0).astype(np.float32) * 0.1)[5:-5]
+
+    plain = heard(1.0)
+    np.testing.assert_allclose(with_throat(plain, config, 1.0), plain, atol=1e-6)
+    for factor in (0.85, 1.18):
+        moved, truth = with_throat(plain, config, factor).mean(0), heard(factor).mean(0)
+        assert np.corrcoef(moved, truth)[0, 1] > 0.9 > np.corrcoef(plain.mean(0), truth)[0, 1]
+
+
+def test_colour_is_smooth_and_of_its_spread() -> None:
+    rng = np.random.default_rng(0)
+    colours = np.stack([smooth_colour(40, 4.0, rng) for _ in range(400)])
+    assert 2.5 < colours.std() < 4.5 and np.abs(colours.mean(0)).max() < 1.0
+    assert np.abs(np.diff(colours, axis=1)).max() < 3.0
 
 
 def test_seed_and_number_draw_the_clips(sampler: ClipSampler) -> None:
@@ -273,10 +336,11 @@ def voices(tmp_path: Path) -> Path:
 
 def test_recordings_are_read_in_their_own_language(voices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "Synthesiser", Reader)
-    config = corpus.CorpusConfig(sessions=0, human_repeats=2, quiet_sessions=0, heads=1)
+    config = corpus.CorpusConfig(sessions=0, flite_sessions=0, human_repeats=2, quiet_sessions=0, heads=1)
     maker = corpus.CorpusMaker(config, voices)
     assert len(list(maker.sessions())) == 2
-    assert maker.espeak.asked == ["en-us+f2", "de"]  # type: ignore[attr-defined]
+    asked = maker.espeak.asked  # type: ignore[attr-defined]
+    assert asked == [language + who for language in ("de", "en-us") for who in READERS]
     (kept,) = read_recordings(voices, for_testing)
     assert (kept.name, kept.voice, len(kept.sound)) == ("reading_c.wav", "es", 9600)
 
@@ -323,9 +387,12 @@ def test_a_missing_synthesiser_is_one_line(
     assert code == 2 and "apt-get install libespeak-ng1" in told and told.count("\n") == 1
 
 
-def _make_data(voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
+def _make_data(
+    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_flite: str = "0"
+) -> tuple[object, str]:
     out = voices / "out" / "corpus.npz"
-    monkeypatch.setattr("sys.argv", ["make_data", "--out", str(out), "--voices", str(voices)])
+    words = ["--out", str(out), "--voices", str(voices), "--flite-sessions", by_flite]
+    monkeypatch.setattr("sys.argv", ["make_data", *words])
     with pytest.raises(SystemExit) as ended:
         make_data.main()
     assert not out.parent.exists()

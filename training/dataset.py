@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import RequestError
-from models.features import LogMelConfig
+from models.features import LogMelConfig, mel_edges
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
 from training.clips import ClipBatch
@@ -31,7 +31,9 @@ POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
     """latents: of a clip. reference_ahead: range of the reference's index, counted from the clip's first latent: for
-    the last of seven chunks it lies 4..22 ahead. Probabilities are per clip."""
+    the last of seven chunks it lies 4..22 ahead. throat: range of the factor by which a voice's formants move.
+    colour_db: spread of the smooth gain over frequency, as microphones and speakers differ. Probabilities are per
+    clip."""
 
     latents: int = 22
     reference_ahead: tuple[int, int] = (22, 40)
@@ -39,6 +41,9 @@ class ClipConfig:
     start_probability: float = 0.10
     voice_dropped: float = 0.08
     gain_db: tuple[float, float] = (-6.0, 6.0)
+    throat: tuple[float, float] = (0.85, 1.18)
+    throat_probability: float = 0.6
+    colour_db: float = 4.0
     noise_floor_probability: float = 0.30
     given: GivenConfig = GivenConfig()
 
@@ -171,12 +176,15 @@ class ClipSampler:
         return int(tries[best]), pose[best]
 
     def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool, rng: np.random.Generator) -> FloatArray:
-        """Hops 4 * index[0] - 8 .. 4 * index[-1] + 7 at another level, perhaps over another noise."""
+        """Hops 4 * index[0] - 8 .. 4 * index[-1] + 7 of another throat, colour and level, perhaps over a noise."""
         config, mel = self.config, self.mel
         wanted = np.arange(4 * index[0] - 8, 4 * index[-1] + 8)
         hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)
         floor = np.float32(mel.silence)
-        gain = np.float32(rng.uniform(*config.gain_db) / 10 / mel.scale)
+        if rng.random() < config.throat_probability:
+            hops = with_throat(hops, mel, float(rng.uniform(*config.throat)))
+        gain_db = rng.uniform(*config.gain_db) + smooth_colour(mel.mels, config.colour_db, rng)
+        gain = (gain_db / 10 / mel.scale).astype(np.float32)
         hops = np.where(hops > floor + 0.05, hops + gain, hops).astype(np.float32)
         if rng.random() < config.noise_floor_probability:
             tilt = np.linspace(0, rng.uniform(-2.0, 0.5), mel.mels) + rng.uniform(-7.5, -3.5)
@@ -188,3 +196,21 @@ class ClipSampler:
             out[wanted < 4 * (index[0] + 3)] = floor
         out[wanted < 0] = floor
         return out
+
+
+def with_throat(hops: FloatArray, config: LogMelConfig, factor: float) -> FloatArray:
+    """Log-mel hops [T, mels] of the same speech with all its frequencies times `factor`, as from a shorter (above 1) or
+    longer throat (vocal tract length perturbation, Jaitly and Hinton 2013)."""
+    centres = mel_edges(config)[1:-1]
+    source = np.interp(centres / factor, centres, np.arange(config.mels))
+    low = np.minimum(source.astype(int), config.mels - 2)
+    part = (source - low).astype(np.float32)
+    moved: FloatArray = hops[:, low] * (1 - part) + hops[:, low + 1] * part
+    return moved
+
+
+def smooth_colour(mels: int, spread_db: float, rng: np.random.Generator) -> FloatArray:
+    """A gain in dB for each band [mels] that bends a few times over the spectrum."""
+    knots = rng.normal(0, spread_db, 6)
+    colour: FloatArray = np.interp(np.linspace(0, 5, mels), np.arange(6), knots).astype(np.float32)
+    return colour

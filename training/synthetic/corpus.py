@@ -1,11 +1,11 @@
 """The training corpus: voices with their mel hops, what the lips do, and several heads for each voice.
 
-Sessions of half a minute from espeak-ng voices, human recordings aligned to their text, and sound without speech.
-Written once as an .npz, minutes of work for hours of speech. Plain voices (no variant) and every tenth sentence are
-kept for testing.
+Sessions of half a minute from espeak-ng voices, from flite's, human recordings aligned to their text, and sound without
+speech. Written once as an .npz, minutes of work for hours of speech. Plain voices of espeak-ng (no variant), one of
+flite's and every tenth sentence are kept for testing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import INDEX
 from training.files import replacing
-from training.synthetic import texts
+from training.synthetic import flite, texts
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Phoneme, Speech, Synthesiser, Voice
-from training.synthetic.recordings import for_testing, human_speech, read_recordings
+from training.synthetic.recordings import for_testing, human_speeches, read_recordings
 from training.synthetic.sound import Augmentation, augment, coloured_noise, resample
 from training.synthetic.tracks import FPS, HeadStyle, head_tracks, loudness
 from training.synthetic.visemes import join_silences, lip_tracks
@@ -49,20 +49,23 @@ LIPS = slice(INDEX["jaw"], INDEX["upper"] + 1)
 
 @dataclass(frozen=True, slots=True)
 class CorpusConfig:
-    """How much of what. Sessions are cut at `session_s` seconds; human recordings are repeated at other speeds."""
+    """How much of what. Sessions (of espeak-ng's voices, and of flite's) are cut at `session_s` seconds; human
+    recordings are repeated. speeds: at which these and flite's voices are played, for other pitches and throats."""
 
-    sessions: int = 420
+    sessions: int = 300
+    flite_sessions: int = 160
     session_s: float = 30.0
     language_weights: tuple[tuple[str, float], ...] = (
-        ("en", 0.72),
-        ("de", 0.09),
-        ("es", 0.07),
-        ("fr", 0.06),
-        ("it", 0.06),
+        ("en", 0.60),
+        ("de", 0.13),
+        ("es", 0.11),
+        ("fr", 0.08),
+        ("it", 0.08),
     )
     words_per_minute: tuple[int, int] = (110, 215)
+    stretch: tuple[float, float] = (0.75, 1.3)
     human_repeats: int = 14
-    human_speeds: tuple[float, float] = (0.86, 1.18)
+    speeds: tuple[float, float] = (0.86, 1.18)
     quiet_sessions: int = 24
     clean_probability: float = 0.25
     heads: int = 6
@@ -81,7 +84,8 @@ class Session:
 
 
 class CorpusMaker:
-    """Makes sessions; needs libespeak-ng, and soundfile where human recordings are given: those are read at once.
+    """Makes sessions; needs libespeak-ng, flite if it is to speak, and soundfile for that and for human recordings,
+    which are read at once.
 
     Raises RequestError for recordings that cannot be used, MediaError for a library that is missing.
     """
@@ -90,6 +94,7 @@ class CorpusMaker:
         self.config = config
         self.rng = np.random.default_rng(config.seed)
         self.espeak = Synthesiser()
+        self.flite = flite.Flite() if config.flite_sessions else None
         self.recordings = [] if voices is None else read_recordings(voices, lambda name: not for_testing(name))
         for recording in self.recordings:
             self.espeak.choose(recording.voice)
@@ -98,6 +103,8 @@ class CorpusMaker:
 
     def sessions(self) -> Iterator[Session]:
         yield from (self.session(self._spoken()) for _ in range(self.config.sessions))
+        if self.flite is not None:
+            yield from (self.session(self._by_flite(self.flite)) for _ in range(self.config.flite_sessions))
         yield from (self.session(speech) for speech in self._human())
         yield from (self._quiet() for _ in range(self.config.quiet_sessions))
 
@@ -128,30 +135,50 @@ class CorpusMaker:
         return Session(hops.astype(np.float16), lips.astype(np.float16), np.stack(heads).astype(np.float16))
 
     def _spoken(self) -> Speech:
-        names, weights = zip(*self.config.language_weights, strict=True)
-        language = str(self.rng.choice(names, p=np.array(weights) / sum(weights)))
+        language = self._language()
         voice = Voice(
             f"{self.rng.choice(LANGUAGES[language])}+{self.rng.choice(VARIANTS)}",
             int(self.rng.integers(*self.config.words_per_minute)),
             int(self.rng.integers(25, 80)),
             int(self.rng.integers(30, 75)),
         )
+        return self._monologue(lambda: self.espeak.speak(training_sentence(language, self.rng), voice))
+
+    def _by_flite(self, program: flite.Flite) -> Speech:
+        language = self._language()
+        voice, speed = str(self.rng.choice(flite.VOICES)), self.rng.uniform(*self.config.speeds)
+        stretch = speed * self.rng.uniform(*self.config.stretch)
+
+        def sentence() -> Speech:
+            text = training_sentence(language, self.rng)
+            if language == "en":
+                return faster(program.speak(text, voice, stretch), speed)
+            reading = self.espeak.speak(text, Voice(LANGUAGES[language][0]))
+            return faster(program.pronounce(reading.phonemes, voice, stretch), speed)
+
+        return self._monologue(sentence)
+
+    def _language(self) -> str:
+        names, weights = zip(*self.config.language_weights, strict=True)
+        return str(self.rng.choice(names, p=np.array(weights) / sum(weights)))
+
+    def _monologue(self, sentence: Callable[[], Speech]) -> Speech:
+        """Sentences and pauses until a session is full."""
         parts, seconds = [pause(self.rng.uniform(0.2, 1.5))], 0.0
         while seconds < self.config.session_s:
-            part = self.espeak.speak(training_sentence(language, self.rng), voice)
             gap = self.rng.uniform(0.15, 0.8) if self.rng.random() < 0.7 else self.rng.uniform(0.8, 4.0)
-            parts += [part, pause(gap)]
+            parts += [sentence(), pause(gap)]
             seconds = sum(len(p.sound) for p in parts) / SAMPLE_RATE
         return join(parts)
 
     def _human(self) -> Iterator[Speech]:
         if not self.recordings:
             return
-        recordings = [human_speech(self.espeak, recording) for recording in self.recordings]
+        recordings = human_speeches(self.espeak, self.recordings)
         for repeat in range(self.config.human_repeats):
             parts = [pause(0.4)]
             for speech in recordings:
-                speed = 1.0 if repeat == 0 else self.rng.uniform(*self.config.human_speeds)
+                speed = 1.0 if repeat == 0 else self.rng.uniform(*self.config.speeds)
                 parts += [faster(speech, speed), pause(self.rng.uniform(0.2, 1.5))]
                 if sum(len(p.sound) for p in parts) > self.config.session_s * SAMPLE_RATE:
                     yield join(parts)

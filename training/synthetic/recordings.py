@@ -1,10 +1,10 @@
 """Recordings of people reading: a folder of sounds, and transcripts.json with the text and the language of each.
 
-Those whose names begin with ``reading_`` are kept for testing. Phoneme times come from espeak-ng's reading of the text.
+Those whose names begin with ``reading_`` are kept for testing. Phoneme times come by espeak-ng's readings of the text.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from training.synthetic.alignment import align
-from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
+from training.synthetic.phonemes import SAMPLE_RATE, Phoneme, Speech, Synthesiser, Voice
 from training.synthetic.sound import import_soundfile
 
 LEAST_S = 0.5
-ENGLISH = "en-us+f2"
+ENGLISH = "en-us"
+READERS = ("+f2", "+m3", "+klatt2", "+f4", "", "+Andy")  # the first one's phonemes count
+READING_WPM = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Recording:
 
     @property
     def voice(self) -> str:
-        """Whose reading of the text it is aligned to, by espeak-ng's name."""
+        """The plain voice of its language, by espeak-ng's name."""
         return ENGLISH if self.language == "en" else self.language
 
 
@@ -75,7 +77,12 @@ def _bad(what: str) -> RequestError:
     return RequestError("bad_voices", f"--voices: {what}")
 
 
-def human_speech(espeak: Synthesiser, recording: Recording) -> Speech:
-    """A recording with phonemes from an aligned espeak reading of its text."""
-    reading = espeak.speak(recording.text, Voice(recording.voice, 160))
-    return Speech(recording.sound, align(recording.sound, reading))
+def human_speeches(espeak: Synthesiser, recordings: Sequence[Recording]) -> list[Speech]:
+    """Recordings with their phonemes, in the same order; those of a language are aligned together."""
+    found: dict[str, tuple[Phoneme, ...]] = {}
+    for voice in sorted({recording.voice for recording in recordings}):
+        said = [recording for recording in recordings if recording.voice == voice]
+        readings = [[espeak.speak(one.text, Voice(voice + who, READING_WPM)) for who in READERS] for one in said]
+        times = align([one.sound for one in said], readings)
+        found |= {one.name: phonemes for one, phonemes in zip(said, times, strict=True)}
+    return [Speech(one.sound, found[one.name]) for one in recordings]

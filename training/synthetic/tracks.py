@@ -1,7 +1,8 @@
 """How a head behaves while its voice speaks or rests: pose, nods, brows, blinks, gaze and breath, 25 times a second.
 
 Everything here is random but tied to the voice: livelier while speaking, nods and brows on accents, blinks at the ends
-of phrases. Two draws for one voice differ, which is what makes the trained model a generator. Knows no pixels.
+of phrases, now and then a listener's nods while it rests. Two draws for one voice differ, which is what makes the
+trained model a generator. Knows no pixels.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class HeadStyle:
     idle: float = 0.70  # share of the spread that is left when the voice rests
     nod: float = 0.050  # rad down, on an accent
     nod_probability: float = 0.55
+    listening_nods_min: float = 7.0  # while the voice rests for long
+    listening_nod: float = 0.055  # rad down
     brow: float = 0.40
     brow_probability: float = 0.30
     blinks_min: float = 17.0
@@ -60,6 +63,7 @@ def head_tracks(
     out[:, INDEX["roll"]] += 0.15 * out[:, INDEX["yaw"]]
     accents = accent_frames(decibels, speaking, rng)
     _nods(out, accents, rng, style)
+    _listening(out, speaking, rng, style)
     blink = blink_track(frames, phrase_ends(speaking), rng, style.blinks_min * rng.uniform(0.8, 1.2))
     out[:, INDEX["blinkL"]] = blink
     out[:, INDEX["blinkR"]] = np.clip(blink * rng.uniform(0.94, 1.0), 0, 1)
@@ -126,6 +130,18 @@ def _nods(out: FloatArray, accents: list[int], rng: np.random.Generator, style: 
             bump = np.exp(-0.5 * ((t - accent) / rng.uniform(3.5, 7.0)) ** 2)
             out[:, INDEX["brow"]] += style.brow * rng.uniform(0.3, 1.2) * bump
     out[:, INDEX["brow"]] += 0.06 * smooth_noise(len(out), 1.5, rng)
+
+
+def _listening(out: FloatArray, speaking: NDArray[np.bool_], rng: np.random.Generator, style: HeadStyle) -> None:
+    """One to three quick nods, each smaller than the one before, at random while the voice has rested for 0.8 s."""
+    t = np.arange(len(out))
+    resting = np.convolve(~speaking, np.ones(20), "full")[: len(out)] > 19.5
+    for start in np.flatnonzero(resting & (rng.random(len(out)) < style.listening_nods_min / 60 / FPS)):
+        size, period, width = style.listening_nod * rng.uniform(0.5, 1.3), rng.uniform(11, 15), rng.uniform(2.2, 3.2)
+        for number in range(rng.integers(1, 4)):
+            bump = size * 0.65**number * np.exp(-0.5 * ((t - start - 6 - number * period) / width) ** 2)
+            out[:, INDEX["pitch"]] -= bump
+            out[:, INDEX["ty"]] -= 0.12 * bump
 
 
 def blink_track(frames: int, ends: NDArray[np.intp], rng: np.random.Generator, per_minute: float) -> FloatArray:

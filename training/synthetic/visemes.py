@@ -121,7 +121,7 @@ def lip_tracks(phonemes: Sequence[Phoneme], seconds: float, fps: float, blend: B
     blended[:, 0] *= 1 - gate
     blended[:, 3] *= 1 - 0.8 * gate
     fine = np.column_stack([blended[:, 0], blended[:, 1], blended[:, 2], 0.85 * press, blended[:, 3]])
-    frames = int(seconds * fps)
+    frames = int(seconds * fps + 1e-6)  # frames / fps * fps may come out a little less
     middles = np.minimum(((np.arange(frames) + 0.5) / fps * _RATE).astype(int), points - 1)
     at_frames: FloatArray = fine[middles]
     return at_frames
