@@ -18,6 +18,7 @@ from models.codec import Portrait
 from models.motion_codec import FEATURE_STATISTICS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
+from training.synthetic import flite
 from training.synthetic.corpus import held_out_sentences, join, pause, speaking_frames
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
 from training.synthetic.recordings import for_testing, human_speeches, read_recordings
@@ -58,6 +59,24 @@ def synthetic_cases(espeak: Synthesiser) -> list[Case]:
             parts += [espeak.speak(sentence, Voice(voice, wpm)), pause(0.7)]
         out.append(case(f"{voice} {wpm} wpm", join(parts)))
     return out
+
+
+def flite_cases() -> list[Case]:
+    """Held-out sentences in the voice of flite that was kept from training; none where flite is not installed."""
+    try:
+        program = flite.Flite()
+    except MediaError as error:
+        print(f"  flite's voice left out: {error.message}", file=sys.stderr)
+        return []
+    parts = [pause(0.5)]
+    for sentence in held_out_sentences("en"):
+        parts += [program.speak(sentence, flite.HELD_OUT), pause(0.7)]
+    return [case(f"flite {flite.HELD_OUT}", join(parts))]
+
+
+def silent_case(seconds: float) -> Case:
+    """A call in which nothing is said."""
+    return case("silence", pause(seconds))
 
 
 def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:

@@ -137,6 +137,16 @@ def blinks_a_minute(tracks: FloatArray) -> float:
     return float(onsets(tracks).mean() * FPS * 60)
 
 
+def nods_a_minute(tracks: FloatArray, depth: float = 0.04, reach: int = 8) -> float:
+    """How often the head dips: lower by `depth` (rad) than it is at most within `reach` frames on either side."""
+    pitch = tracks[..., INDEX["pitch"]]
+    windows = np.lib.stride_tricks.sliding_window_view(pitch, 2 * reach + 1, axis=-1)
+    lowest = windows[..., reach]
+    before, after = windows[..., :reach].max(-1), windows[..., reach + 1 :].max(-1)
+    nods = (lowest == windows.min(-1)) & (np.minimum(before, after) - lowest > depth)
+    return float(nods.sum() / (nods.size / FPS / 60))
+
+
 def blink_interval_variation(tracks: FloatArray) -> float:
     """Standard deviation over mean of the time between blinks, nan below two intervals."""
     rows = onsets(tracks).reshape(-1, tracks.shape[-2] - 1)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.voice_only [--weights dit.safetensors] [--voices DIR] [--portraits landmarks.json] [--json]
 
-Voices (plain espeak-ng, never trained on), sentences, readers and portraits are held out. Human readers need --voices;
-their truth is an aligned espeak reading. One call a voice, each with a face and a seed of its own; the heads are one
-voice and face with several seeds.
+Voices (plain espeak-ng, and one of flite's, where it is installed, which speaks with a person's spectra), sentences,
+readers and portraits are held out. Human readers need --voices; their truth is an aligner's. One call a voice, each
+with a face and a seed of its own; the heads are one voice and face with several seeds, speaking and silent.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import motion_figures as figures
 from benchmarks.command import make_parser
-from benchmarks.held_out import human_cases, lengthened, synthetic_cases, truth
+from benchmarks.held_out import flite_cases, human_cases, lengthened, silent_case, synthetic_cases, truth
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
@@ -40,19 +40,35 @@ def head_row(tracks: FloatArray, data: FloatArray) -> Row:
     }
 
 
+def listening_row(tracks: FloatArray) -> Row:
+    return {
+        **{f"{name} sd": estimate(figures.sd(name), tracks) for name in HEAD},
+        "nods/min": estimate(figures.nods_a_minute, tracks),
+        "blinks/min": estimate(figures.blinks_a_minute, tracks),
+    }
+
+
 def run(arguments: argparse.Namespace) -> Report:
     espeak, candidate = Synthesiser(), Candidate(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
-    cases = synthetic_cases(espeak) + (human_cases(espeak, arguments.voices) if arguments.voices else [])
+    cases = synthetic_cases(espeak) + flite_cases()
+    cases += human_cases(espeak, arguments.voices) if arguments.voices else []
     own = [faces[i % len(faces)] for i in range(len(cases))]
     made = candidate.roll(OWN, cases, own, range(len(cases)), arguments.seconds)
     lips: Section = {one.name: rounded(lip_figures(motion, one)) for one, motion in zip(cases, made, strict=True)}
     long = lengthened(cases[0], arguments.seconds + 1)
     heads = candidate.seeds_of(OWN, long, faces[0], arguments.seeds, arguments.seconds)
     data = truth(long, arguments.seeds, heads.shape[1])
+    silent = silent_case(arguments.seconds + 1)
+    listening = candidate.seeds_of(OWN, silent, faces[0], arguments.seeds, arguments.seconds)
+    listener = truth(silent, arguments.seeds, listening.shape[1])
     return {
         "lips against their phonemes": lips,
         "heads (sd in rad, jerk over the data's)": {"model": head_row(heads, data), "data": head_row(data, data)},
+        "heads that listen (nods: dips of 0.04 rad)": {
+            "model": listening_row(listening),
+            "data": listening_row(listener),
+        },
     }
 
 

@@ -118,7 +118,8 @@ class _Gaussians:
     def log_likelihood(self, features: FloatArray) -> FloatArray:
         """`[hops, states]`, but for a constant."""
         distance = features**2 @ (1 / self.variance).T - 2 * features @ (self.mean / self.variance).T
-        return -0.5 * (distance + (self.mean**2 / self.variance + np.log(self.variance)).sum(1))
+        likelihood: FloatArray = -0.5 * (distance + (self.mean**2 / self.variance + np.log(self.variance)).sum(1))
+        return likelihood
 
 
 class _Heard:
