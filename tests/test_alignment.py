@@ -82,3 +82,11 @@ def test_a_silence_that_the_reading_lacks_is_cut_in() -> None:
     pauses = [p for p in found if p.name == SILENCE and p.end - p.start > 0.4]
     assert len(pauses) == 1 and abs(pauses[0].start - 0.6) < 0.04
     assert all(a.end == pytest.approx(b.start, abs=1e-6) for a, b in zip(found, found[1:], strict=False))
+
+
+def test_what_comes_before_and_after_the_text_is_silence_also_where_the_room_is_loud() -> None:
+    reading = _said("asomfa_aso", np.array([0.12] * 6 + [0.3] + [0.12] * 3), seed=1)
+    said = _said("_asomfa_aso_", np.array([0.8] + [0.12] * 6 + [0.3] + [0.12] * 3 + [0.7]), seed=2, noise=0.02)
+    (found,) = align([said.sound], [[reading]])
+    assert found[0].name == found[-1].name == SILENCE
+    assert abs(found[0].end - 0.8) < 0.05 and abs(found[-1].start - (len(said.sound) / SAMPLE_RATE - 0.7)) < 0.05

@@ -104,6 +104,18 @@ def test_blinks_are_counted_and_their_independence_is_told() -> None:
     assert 0.8 < figures.blink_coincidence(free) < 1.25
 
 
+def test_nods_are_dips_and_neither_sway_nor_steps() -> None:
+    frames = 1500
+    t = np.arange(frames)
+    made = np.zeros((2, frames, 16))
+    made[..., INDEX["pitch"]] = 0.05 * np.sin(2 * np.pi * t / 100)  # four seconds to and fro
+    made[:, 700:, INDEX["pitch"]] -= 0.08
+    assert figures.nods_a_minute(made) == 0
+    for at in range(100, 1500, 250):
+        made[0, :, INDEX["pitch"]] -= 0.12 * np.exp(-0.5 * ((t - at) / 2.5) ** 2)
+    assert figures.nods_a_minute(made) == pytest.approx(3, rel=0.05)
+
+
 def test_spread_drift_and_stillness() -> None:
     made = tracks(3, 500)
     made[..., INDEX["yaw"]] = np.array([[-0.1], [0.0], [0.1]])

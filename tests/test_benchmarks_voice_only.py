@@ -2,6 +2,7 @@
 
 import ctypes.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from benchmarks import voice_only
-from benchmarks.held_out import LIPS, Case, human_cases, synthetic_cases
+from benchmarks.held_out import LIPS, Case, flite_cases, human_cases, synthetic_cases
 from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
+from training.synthetic import flite
 from training.synthetic.phonemes import SAMPLE_RATE, Synthesiser, Voice
 from training.synthetic.tracks import loudness
 
@@ -83,6 +85,20 @@ def test_the_readers_are_those_that_the_transcripts_name(tmp_path: Path) -> None
     assert {p.name for p in one.speech.phonemes} >= {"m", "s", "t"}
 
 
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+def test_a_voice_made_of_recordings_is_kept_from_training() -> None:
+    [one] = flite_cases()
+    assert one.name == "flite rms" and one.frames > 400 and flite.HELD_OUT not in flite.VOICES
+    assert {p.name for p in one.speech.phonemes} >= {"p", "b", "m", "i:", "u:"}
+
+
+def test_without_flite_its_voice_is_left_out_and_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    assert flite_cases() == [] and "flite's voice left out" in capsys.readouterr().err
+
+
 def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dit = CausalWanDiT(EMBEDDED.dit)
     randomise_(dit)
@@ -90,8 +106,10 @@ def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: p
     words = ["--weights", str(tmp_path / "dit.safetensors"), "--seconds", "8", "--seeds", "3", "--json"]
     voice_only.main(words)
     sections = json.loads(capsys.readouterr().out)["sections"]
-    assert len(sections["lips against their phonemes"]) == 5
-    [heads] = [rows for title, rows in sections.items() if title.startswith("heads")]
+    assert len(sections["lips against their phonemes"]) == 5 + len(flite_cases())
+    [heads] = [rows for title, rows in sections.items() if title.startswith("heads (")]
+    [listening] = [rows for title, rows in sections.items() if title.startswith("heads that listen")]
+    assert listening["data"]["nods/min"]["value"] > 1 and listening["data"]["yaw sd"]["value"] > 0.02
     assert heads["data"]["jerk all"]["value"] == pytest.approx(1) and heads["model"]["yaw sd"]["value"] > 0
     with pytest.raises(SystemExit):
         voice_only.main(["--weights", str(tmp_path / "nothing")])

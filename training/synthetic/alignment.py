@@ -147,7 +147,8 @@ class _Heard:
         self.skips = np.arange(len(self.states)) % (_STATES + 1) == 1
         self.allowed = np.repeat(during(spoken, _CORRIDOR_S), _STATES + 1, axis=1)
         self.allowed = np.pad(self.allowed, ((0, 0), (0, 1)))
-        self.allowed[:, self.states == 0] = (~loud | during(pauses, _CORRIDOR_S).any(1))[:, None]
+        ends = (at < spoken[0].end) | (at > spoken[-1].start)  # the warped reading fills the recording to its ends
+        self.allowed[:, self.states == 0] = (~loud | ends | during(pauses, _CORRIDOR_S).any(1))[:, None]
 
     def walk(self, model: _Gaussians) -> NDArray[np.intp]:
         """The likeliest way through the states: the place in `states` at every hop."""
