@@ -184,7 +184,9 @@ def test_where_critic_and_base_agree_the_generator_rests() -> None:
     critic = CausalWanDiT(TINY.dit)
     critic.load_state_dict(base.state_dict())
     stage = DistillStage(setting(trainable(), base, critic))
-    stage.setting = replace(stage.setting, config=replace(stage.setting.config, guidance=Guidance()))
+    nothing = SimpleNamespace(known=lambda drive: None)
+    config = replace(stage.setting.config, guidance=Guidance())
+    stage.setting = replace(stage.setting, config=config, family=nothing)  # type: ignore[arg-type]
     turn = next(stage.turns(0))
     assert turn.network == "model" and float(next(turn.pieces)[0].detach()) == 0.0
 

@@ -26,7 +26,7 @@ class Family(Protocol):
         ...
 
     def known(self, drive: Tensor) -> Tensor | None:
-        """Which values of latents the drive itself gives, bool [B, F, C, h, w] of [B, F, n, d]; None = none."""
+        """Which values of latents the drive itself tells, bool [B, F, C, h, w] of [B, F, n, d]; None = none."""
         ...
 
     def stretched(self) -> Tensor | None:
@@ -41,6 +41,8 @@ class Family(Protocol):
 class MotionFamily:
     """The embedded model: latents are controls of the rig."""
 
+    # What the voice leaves no choice in is held to the truth like what is given; a base's score knows it less well.
+    VOICED = ("jaw", "pucker", "smile", "press", "upper")
     # Lips follow from the voice, and blinks are all or nothing: neither can be stretched.
     STRETCHED = ("brow", "gazeX", "gazeY", "yaw", "pitch", "roll", "tx", "ty")
     names = NAMES
@@ -54,7 +56,8 @@ class MotionFamily:
     def known(self, drive: Tensor) -> Tensor | None:
         mask = drive[..., -len(NAMES) :]  # [B, F, 4 frames, 16]
         given: Tensor = mask.transpose(2, 3).unflatten(3, (2, 2)) > 0
-        return given
+        voiced = torch.tensor([name in self.VOICED for name in NAMES], device=drive.device)
+        return given | voiced[:, None, None]
 
     def stretched(self) -> Tensor | None:
         return torch.tensor([name in self.STRETCHED for name in NAMES])

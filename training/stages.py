@@ -206,7 +206,7 @@ class DistillStage:
             yield self.generator_loss(batch, truth, draws)
 
     def generator_loss(self, batch: ClipBatch, truth: Tensor, draws: Draws) -> Piece:
-        """The real score is the base's, guided; the fake score the critic's. What the drive gives is no matter of
+        """The real score is the base's, guided; the fake score the critic's. What the drive tells is no matter of
         distribution: it is pulled to the truth [B, F, C, h, w] instead."""
         config, critic = self.setting.config, self.setting.networks["critic"]
         held = replace(batch, latents=batch.latents.detach())
