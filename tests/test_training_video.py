@@ -466,7 +466,8 @@ def test_a_prepared_clip_becomes_an_example(tmp_path: Path, voice: Sound) -> Non
     call = DriveBuffer(model)
     call.push_voice(np.round(voice * 32768).astype(np.int16), 0)
     heard = torch.from_numpy(call.take(0, COUNT // 4).tokens).flatten(0, 1)  # token i: frame i - 3
-    assert torch.equal(batch.drive[0].flatten(0, 1), heard[first : first + 4 * latents])
+    # The same sound in other pieces: on some processors a product of other shape differs in its last bit.
+    torch.testing.assert_close(batch.drive[0].flatten(0, 1), heard[first : first + 4 * latents], rtol=0, atol=1e-5)
     with pytest.raises(RequestError, match="50 fps"):
         example(replace(clip, fps=50), 0, 5, model, encode)
 
