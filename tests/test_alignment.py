@@ -1,11 +1,19 @@
-"""Phoneme times of recordings: what is known of a sound is found again. Needs no espeak-ng."""
+"""Phoneme times of recordings: what is known of a sound is found again."""
+
+import ctypes.util
+import shutil
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from engine.errors import RequestError
+from training.synthetic import alignment
 from training.synthetic.alignment import align, quiet_hops, warp_path
-from training.synthetic.phonemes import SILENCE, Phoneme, Speech
+from training.synthetic.corpus import held_out_sentences, join
+from training.synthetic.flite import Flite
+from training.synthetic.phonemes import SILENCE, Phoneme, Speech, Synthesiser, Voice
+from training.synthetic.recordings import READERS, READING_WPM
 from training.synthetic.sound import SAMPLE_RATE, band_limit
 
 # Each sound is a noise in a band of its own, so that only its place in time is to be found.
@@ -90,3 +98,31 @@ def test_what_comes_before_and_after_the_text_is_silence_also_where_the_room_is_
     (found,) = align([said.sound], [[reading]])
     assert found[0].name == found[-1].name == SILENCE
     assert abs(found[0].end - 0.8) < 0.05 and abs(found[-1].start - (len(said.sound) / SAMPLE_RATE - 0.7)) < 0.05
+
+
+def test_a_recording_too_short_for_its_text_is_told() -> None:
+    reading = _said("asomfa" * 4, np.full(24, 0.12), seed=1)
+    with pytest.raises(RequestError, match=r"0\.5 s are too short for the 24 sounds of the text"):
+        align([reading.sound[:8000]], [[reading]])
+
+
+@pytest.mark.skipif(
+    shutil.which("flite") is None or ctypes.util.find_library("espeak-ng") is None, reason="needs flite and espeak-ng"
+)
+def test_closures_of_a_voice_made_of_recordings_are_found_closer_than_by_warping() -> None:
+    """flite tells its times, espeak-ng reads the same text: the middles of p, b and m."""
+    texts = [sentence for sentence in held_out_sentences("en") if any(letter in sentence for letter in "pbm")]
+    said = join([Flite().speak(text, "rms") for text in texts])
+    espeak = Synthesiser()
+    readings = [espeak.speak(" ".join(texts), Voice("en-us" + who, READING_WPM)) for who in READERS]
+    wanted = [p for p in said.phonemes if p.name in ("p", "b", "m")]
+
+    def missed(phonemes: list[Phoneme]) -> NDArray[np.float64]:
+        found = [p for p in phonemes if p.name in ("p", "b", "m")]
+        assert [p.name for p in found] == [p.name for p in wanted] and len(wanted) > 20
+        return np.abs(_middles(tuple(found)) - _middles(tuple(wanted)))
+
+    (aligned,) = align([said.sound], [readings])
+    closer, warped = missed(list(aligned)), missed(alignment._warped(said.sound, readings[0]))
+    assert np.median(closer) < 0.015 and np.median(closer) < 0.75 * np.median(warped)
+    assert np.percentile(closer, 90) < 0.04

@@ -41,7 +41,7 @@ class StageConfig:
     base model, where it teaches. recompute: trade time for memory in backward. dtype: of the autocast; ``auto`` is bf16
     where the processor computes in it (elsewhere it is three times slower than fp32). seed: of weights, noise and
     clips; another in each stage, or each would meet the same clips in the same order. workers: processes that prepare
-    clips, 0 = the trainer itself. given: in the distillation, weight of the pull to values that the drive gives.
+    clips, 0 = the trainer itself. given: in the distillation, weight of the pull to values that the drive tells.
     """
 
     stage: Literal["base", "causal", "distill"]

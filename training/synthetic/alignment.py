@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import RequestError
 from models.features import StreamingLogMel
 from training.synthetic.phonemes import SILENCE, Phoneme, Speech
 from training.synthetic.sound import SAMPLE_RATE
@@ -32,7 +33,7 @@ _ROUNDS = 6
 
 def align(recordings: Sequence[NDArray[np.float32]], readings: Sequence[Sequence[Speech]]) -> list[tuple[Phoneme, ...]]:
     """Phonemes of `recordings` (16 kHz mono) in one language, each from several readings of its text by synthetic
-    voices; the first reading's phonemes count."""
+    voices; the first reading's phonemes count. Raises RequestError ``bad_voices`` for one too short for its text."""
     names = sorted({p.name for several in readings for one in several for p in one.phonemes} - {SILENCE})
     base = {name: 1 + _STATES * i for i, name in enumerate(names)}  # state 0 is silence
     heard = [
@@ -140,6 +141,9 @@ class _Heard:
         pauses = [p for p in warped if p.name == SILENCE and p.end - p.start > _GAP_S]
         loud = np.resize(~quiet_hops(sound), len(at))
         self.names = [p.name for p in spoken]
+        if len(at) < _STATES * len(spoken):
+            seconds = len(sound) / SAMPLE_RATE
+            raise RequestError("bad_voices", f"{seconds:.1f} s are too short for the {len(spoken)} sounds of the text")
         self.quiet = ~loud | during(pauses, -0.04).any(1)
         chain = [[0, *range(base[name], base[name] + _STATES)] for name in self.names]
         self.states = np.array([state for link in chain for state in link] + [0])

@@ -27,8 +27,6 @@ _ESPEAK_NAMES = {
     "f": "f", "g": "g", "hh": "h", "jh": "dZ", "k": "k", "l": "l", "m": "m", "n": "n", "ng": "N", "p": "p", "r": "r",
     "s": "s", "sh": "S", "t": "t", "th": "T", "v": "v", "w": "w", "y": "j", "z": "z", "zh": "Z", "pau": SILENCE,
 }  # fmt: skip
-
-
 # The English sound that comes nearest, for espeak's names in other languages (beside those above), by their beginning.
 _NEAREST = {
     "n^": "n y", "l^": "l y", "ts": "t s", "dz": "d z", "pF": "p f", "ss": "s", "r/": "d", "a": "aa", "A": "aa",
@@ -47,7 +45,8 @@ class Flite:
         found = shutil.which("flite")
         if found is None:
             raise MediaError(
-                "no_flite", "flite is missing: on Debian, apt-get install flite; or do without: --flite-sessions 0"
+                "no_flite",
+                "flite is missing: on Debian, apt-get install flite (make_data does without: --flite-sessions 0)",
             )
         self._program = found
         self._soundfile = import_soundfile()
@@ -91,7 +90,7 @@ def phonemes_of(told: str, seconds: float) -> tuple[Phoneme, ...]:
         name, _, end = word.rpartition(":")
         until = min(float(end), seconds)
         if until > at:
-            phonemes.append(Phoneme(_ESPEAK_NAMES.get(name, SILENCE), at, until))
+            phonemes.append(Phoneme(_ESPEAK_NAMES[name], at, until))
             at = until
     if at < seconds:
         phonemes.append(Phoneme(SILENCE, at, seconds))
