@@ -169,7 +169,7 @@ def _prior(face: Candidate, shape: tuple[int, ...]) -> float:
 
 
 @lru_cache(maxsize=1)
-def _cascades() -> tuple[cv2.CascadeClassifier, ...]:
+def _cascades() -> "tuple[cv2.CascadeClassifier, ...]":
     return tuple(cv2.CascadeClassifier(cv2.data.haarcascades + name) for name in CASCADES)
 
 

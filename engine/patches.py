@@ -58,5 +58,5 @@ def describe(crop: Image, patch: Patch, at: tuple[float, float] = (0.0, 0.0), an
 
 
 @lru_cache(maxsize=8)
-def _hog(width: int, height: int) -> cv2.HOGDescriptor:
+def _hog(width: int, height: int) -> "cv2.HOGDescriptor":
     return cv2.HOGDescriptor((width, height), (16, 16), (8, 8), (8, 8), 9)

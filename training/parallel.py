@@ -69,10 +69,12 @@ class World:
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """The world as torchrun made it; left at the end."""
-    if not dist.is_torchelastic_launched():
-        yield World(choose_device(device))
-        return
     place = choose_device(device)
+    if place.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, whose rounding is far below training's noise
+    if not dist.is_torchelastic_launched():
+        yield World(place)
+        return
     if place.type == "cuda":
         place = torch.device("cuda", dist.get_node_local_rank())
         torch.cuda.set_device(place)
