@@ -41,6 +41,25 @@ class Attention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
+
+    def fuse(self) -> None:
+        """One product for queries, keys and values from now on. Their weights become views of the joint one, so that
+        names and memory stay as they are."""
+        linears = (self.q, self.k, self.v)
+        self.qkv_weight = torch.cat([linear.weight.detach() for linear in linears])
+        self.qkv_bias = torch.cat([linear.bias.detach() for linear in linears])
+        for linear, weight, bias in zip(linears, self.qkv_weight.chunk(3), self.qkv_bias.chunk(3), strict=True):
+            linear.weight.data, linear.bias.data = weight, bias
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one and the same input, [B, S, H, D] each, not rotated."""
+        if self.qkv_weight is None:
+            return (self.queries(x), *self.keys_values(x))
+        q, k, v = F.linear(x, self.qkv_weight, self.qkv_bias).chunk(3, -1)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return (q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
 
     def queries(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
@@ -54,7 +73,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN."""
+    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN.
+
+    Between the attentions it is three functions of tensors alone, which can be compiled and know no cache.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -79,40 +101,57 @@ class Block(nn.Module):
         text: tuple[Tensor, Tensor] | Tensor | None,
         cache: CacheView,
         layer: int,
+        skip: int = 0,
     ) -> Tensor:
         """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
-        or embedded [B, 512, d]."""
-        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.modulation + time).unsqueeze(3).unbind(2)
-        x = x + gate_sa * self.attend_self(self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer)
-        if text is not None:
-            flat = x.flatten(1, 2)
+        or embedded [B, 512, d]. skip: of so many leading frames only keys and values are made; returns the others,
+        [B, F - skip, T, d], and mask has queries for them alone."""
+        frames, tokens = x.shape[1:3]
+        queries, keys, values = self.project(x, time, angles[0])
+        past = None if cache.positions is None else cache.read(layer)
+        cache.write(layer, keys.unflatten(1, (frames, tokens)), values.unflatten(1, (frames, tokens)))
+        x, time = x[:, skip:], time[:, skip:]
+        if skip == frames:
+            return x
+        keys, values = self.window(past, keys, values, angles[1])
+        x, words = self.after_attention(x, attend(queries[:, skip * tokens :], keys, values, mask), time)
+        crossed = None
+        if words is not None and text is not None:
             keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
             # One prompt may serve a whole batch.
-            keys, values = (z.expand(len(x), -1, -1, -1) for z in (keys, values))
-            attended = attend(self.cross_attn.queries(self.norm3(flat)), keys, values)
-            x = x + self.cross_attn.output(attended).view_as(x)
-        return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
+            crossed = attend(words, *(z.expand(len(x), -1, -1, -1) for z in (keys, values)))
+        return self.feed_forward(x, crossed, time)
 
-    def attend_self(
-        self,
-        x: Tensor,
-        angles: tuple[Angles, Angles],
-        mask: Tensor | FrameRuns | None,
-        cache: CacheView,
-        layer: int,
-    ) -> Tensor:
-        batch, frames, tokens, _ = x.shape
-        flat = x.flatten(1, 2)
-        queries = self.self_attn.queries(flat)
-        keys, values = self.self_attn.keys_values(flat)
-        own_keys, own_values = keys, values
-        if cache.positions is not None:
-            past_keys, past_values = cache.read(layer)
-            keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
-        own_shape = (batch, frames, tokens, *own_keys.shape[2:])
-        cache.write(layer, own_keys.view(own_shape), own_values.view(own_shape))
-        out = attend(rotate(queries, angles[0]), rotate(keys, angles[1]), values, mask)
-        return self.self_attn.output(out).view(batch, frames, tokens, -1)
+    def modulations(self, time: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the feed-forward: [B, F, 1, d] each."""
+        return (self.modulation + time).unsqueeze(3).unbind(2)
+
+    def project(self, x: Tensor, time: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, unrotated keys, values: [B, F*T, H, D]."""
+        shift, scale = self.modulations(time)[:2]
+        flat = (self.norm1(x) * (1 + scale) + shift).flatten(1, 2)
+        queries, keys, values = self.self_attn.queries_keys_values(flat)
+        return rotate(queries, angles), keys, values
+
+    def window(
+        self, past: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of the cached frames and the own ones."""
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
+        return rotate(keys, angles), values
+
+    def after_attention(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x with the self-attention added, and the queries of the text's."""
+        x = x + self.modulations(time)[2] * self.self_attn.output(attended).view_as(x)
+        words = self.cross_attn.queries(self.norm3(x.flatten(1, 2))) if hasattr(self, "cross_attn") else None
+        return x, words
+
+    def feed_forward(self, x: Tensor, crossed: Tensor | None, time: Tensor) -> Tensor:
+        if crossed is not None:
+            x = x + self.cross_attn.output(crossed).view_as(x)
+        shift, scale, gate = self.modulations(time)[3:]
+        return x + gate * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale) + shift))
 
 
 class DriveInjector(nn.Module):
@@ -148,6 +187,13 @@ class Head(nn.Module):
         return cast(Tensor, self.head(self.norm(x) * (1 + scale) + shift))
 
 
+def without_queries(mask: Tensor | FrameRuns | None, skip: int, tokens: int) -> Tensor | FrameRuns | None:
+    """A mask (over tokens, or runs) without its first ``skip`` frames of queries."""
+    if mask is None or not skip:
+        return mask
+    return mask.after(skip) if isinstance(mask, FrameRuns) else mask[skip * tokens :]
+
+
 class CausalWanDiT(nn.Module):
     """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
 
@@ -179,6 +225,18 @@ class CausalWanDiT(nn.Module):
         with torch.device("meta"):
             return cls(config)
 
+    def fuse_projections(self) -> None:
+        """For inference, once the weights are in place."""
+        for block in self.blocks:
+            cast(Block, block).self_attn.fuse()
+
+    def compile_blocks(self) -> None:
+        """For inference. One compilation serves all blocks and all shapes: what remains between the products only
+        moves memory, where shapes known beforehand gain little."""
+        for block in self.blocks:
+            for stage in ("project", "window", "after_attention", "feed_forward"):
+                setattr(block, stage, torch.compile(getattr(block, stage), dynamic=True, fullgraph=True))
+
     @property
     def _recomputes(self) -> bool:
         return self.recompute and torch.is_grad_enabled()
@@ -200,12 +258,14 @@ class CausalWanDiT(nn.Module):
         context: TextContext | Tensor | None,
         cache: CacheView,
         positions: Tensor,
+        skip: int = 0,
     ) -> Tensor:
-        """One denoising pass; returns the prediction [B, F, C, h, w] of the config's type.
+        """One denoising pass; returns the prediction [B, F - skip, C, h, w] of the config's type.
 
         latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
         (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; context: the text as
-        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal.
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. skip: so many leading
+        frames are only written to the cache, nothing is predicted for them.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -218,13 +278,16 @@ class CausalWanDiT(nn.Module):
         mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
         driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
         text = self.text_embedding(context) if isinstance(context, Tensor) else None
+        last = self.config.layers - 1
         for i, block in enumerate(self.blocks):
             words = context[i] if isinstance(context, tuple) else text
-            given = (x, modulation, (own, keys), mask, words, cache, i)
+            spared = skip if i == last else 0
+            seen = without_queries(mask, spared, grid[0] * grid[1])
+            given = (x, modulation, (own, keys), seen, words, cache, i, spared)
             x = checkpoint(block, *given, use_reentrant=False) if self._recomputes else block(*given)
-            if driven is not None and i in self.config.drive_blocks:
-                x = self.drive_injectors[str(i)](x, driven)
-        return self.unpatchify(self.head(x, time), grid)
+            if driven is not None and i in self.config.drive_blocks and spared < latents.shape[1]:
+                x = self.drive_injectors[str(i)](x, driven[:, spared:])
+        return self.unpatchify(self.head(x, time[:, skip:]), grid)
 
     def embed(self, latents: Tensor, condition: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens [B, F, T, d] and the grid (height, width) of a frame."""
@@ -250,8 +313,9 @@ class CausalWanDiT(nn.Module):
         """[B, F, T, pt*ph*pw*C] in Wan's order (pt, ph, pw, C) to [B, F, C, h, w]."""
         _, ph, pw = self.config.patch
         batch, frames = x.shape[:2]
-        x = x.view(batch, frames, grid[0], grid[1], ph, pw, self.config.latent_channels)
-        return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, -1, grid[0] * ph, grid[1] * pw)
+        channels = self.config.latent_channels
+        x = x.view(batch, frames, grid[0], grid[1], ph, pw, channels).permute(0, 1, 6, 2, 4, 3, 5)
+        return x.reshape(batch, frames, channels, grid[0] * ph, grid[1] * pw)
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:
