@@ -107,6 +107,13 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / min(timed(lambda: a @ a, device)[0] for _ in range(10)) / 1e9
 
 
+def copy_bandwidth(device: torch.device) -> float:
+    """GB/s of a copy on the device, read and written bytes together; the best of ten."""
+    source = torch.empty(2**31 if device.type == "cuda" else 2**24, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(timed(lambda: target.copy_(source), device)[0] for _ in range(10)) / 1e6
+
+
 def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
     """Floating-point operations of one chunk in the steady state, two a multiply-add: the denoising steps and the
     clean pass. Weights that are not applied to every latent token are left out (AdaLN's projection, keys and values

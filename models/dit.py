@@ -233,6 +233,7 @@ class CausalWanDiT(nn.Module):
     def compile_blocks(self) -> None:
         """For inference. One compilation serves all blocks and all shapes: what remains between the products only
         moves memory, where shapes known beforehand gain little."""
+        torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
         for block in self.blocks:
             for stage in ("project", "window", "after_attention", "feed_forward"):
                 setattr(block, stage, torch.compile(getattr(block, stage), dynamic=True, fullgraph=True))
