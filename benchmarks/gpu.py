@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.engine import copy_bandwidth, matmul_tflops, memory_mb, timed
 from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards, endurance
-from models.attention import choose_kernel, kernel_for, measure_kernels
+from models.attention import choose_fastest
 from models.config import CONFIGS, WAN21_14B, ModelConfig
 from models.registry import LoadedModel, build_codec, choose_device, choose_dtype, random_dit
 
@@ -81,13 +81,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def attention(config: ModelConfig, device: torch.device) -> dict[str, float] | str:
-    """Measures the kernels at the shapes of a denoising step and takes the best for all that follows."""
-    if device.type != "cuda":
-        return kernel_for(device.type, choose_dtype("auto", device)).__name__
-    tokens = config.tokens_per_latent
-    times = measure_kernels(torch.bfloat16, 4 * tokens, 8 * tokens, config.dit.heads, config.dit.head_dim)
-    choose_kernel("cuda", torch.bfloat16, min(times, key=lambda name: times[name]))
+def attention(bench: Bench) -> dict[str, float]:
+    """Milliseconds of the kernels at the shapes of a denoising step; the best is used in all that follows."""
+    model, spec = bench.model, bench.rollout.spec
+    tokens, own = model.config.tokens_per_latent, bench.rollout.drive_latents
+    dit = model.config.dit
+    keys = (own + spec.context + 1) * tokens
+    times = choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
     return {name: round(ms, 3) for name, ms in times.items()}
 
 
@@ -103,7 +103,7 @@ def decode(bench: Bench, make: Callable[[ModelConfig, torch.device], Callable[[T
 
 def at_size(journal: Journal, bench: Bench, label: str, rounds: int, variants: list[str]) -> None:
     """All steps of one model at one size."""
-    journal.step(f"{label}: attention ms", lambda: attention(bench.model.config, bench.model.device))
+    journal.step(f"{label}: attention ms", partial(attention, bench))
     for name in variants:
         journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
     best = bench.best(journal.report, label)

@@ -114,6 +114,7 @@ class Bench:
 
 def compare(bench: Bench, variant: Variant, rounds: int) -> dict[str, Any]:
     """Chunks of a variant and of the baseline in turn; the first round of each pair begins with the other."""
+    free()
     device, dtype = bench.model.device, bench.model.dtype
     chosen = next(name for name, kernel in KERNELS.items() if kernel is kernel_for(device.type, dtype))
     if variant.kernel:
@@ -162,7 +163,7 @@ def consumer_cards(bench: Bench, fraction: float) -> dict[str, float]:
 
 
 def free() -> None:
-    """Graphs and caches of a variant that is over."""
+    """Graphs and caches of the variant before, also if it failed."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

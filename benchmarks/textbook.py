@@ -61,7 +61,7 @@ class TextbookRunner:
                 x = dit.drive_injectors[str(layer)](x, driven)
         if work.is_commit:
             self.commit(written)
-        return cast(Tensor, dit.unpatchify(dit.head(x, time), grid)[0].float())
+        return dit.unpatchify(dit.head(x, time), grid)[0].float()
 
     def commit(self, written: list[tuple[Tensor, Tensor]]) -> None:
         """The reference comes first and stays, the window keeps its last latents."""

@@ -63,7 +63,11 @@ class Graphs:
     def record(self, work: Work, own: Inputs) -> Callable[[], Tensor]:
         """Nothing runs while it is recorded. One pool serves all recordings, as no two are replayed at once."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        # The outer context brings the caller's stream back where a recording fails: torch's does not then.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+        ):
             answer = work(own)
 
         def replay() -> Tensor:

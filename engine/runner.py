@@ -19,7 +19,7 @@ from engine.graphs import Graphs
 from engine.kv_cache import PINNED, KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
-from models.attention import FrameRuns
+from models.attention import FrameRuns, choose_fastest
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 
@@ -80,6 +80,9 @@ class ModelRunner:
         model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
+        tokens, dit = model.config.tokens_per_latent, model.config.dit
+        # A denoising step of the default rollout: c + k latents see themselves, the context and the reference.
+        choose_fastest(model.device.type, model.dtype, 4 * tokens, (5 + context) * tokens, dit.heads, dit.head_dim)
         return cls(model, slots=config.slots, context=context)
 
     @property

@@ -236,3 +236,15 @@ def measure_kernels(
         marks[-1].synchronize()
         times[name] = min(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False))
     return times
+
+
+def choose_fastest(
+    device: str, dtype: torch.dtype, queries: int, keys: int, heads: int, head_dim: int
+) -> dict[str, float]:
+    """Use the kernel that is fastest here at the shapes of the model; the times, none where there is no choice."""
+    if not half_on_cuda(device, dtype):
+        return {}
+    times = measure_kernels(dtype, queries, keys, heads, head_dim)
+    log.info("attention: milliseconds %s", {name: round(ms, 3) for name, ms in times.items()})
+    choose_kernel(device, dtype, min(times, key=lambda name: times[name]))
+    return times

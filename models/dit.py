@@ -36,6 +36,9 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Projections shared by self-, text and drive attention."""
 
+    qkv_weight: Tensor | None
+    qkv_bias: Tensor | None
+
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
@@ -48,10 +51,11 @@ class Attention(nn.Module):
         """One product for queries, keys and values from now on. Their weights become views of the joint one, so that
         names and memory stay as they are."""
         linears = (self.q, self.k, self.v)
-        self.qkv_weight = torch.cat([linear.weight.detach() for linear in linears])
-        self.qkv_bias = torch.cat([linear.bias.detach() for linear in linears])
-        for linear, weight, bias in zip(linears, self.qkv_weight.chunk(3), self.qkv_bias.chunk(3), strict=True):
-            linear.weight.data, linear.bias.data = weight, bias
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        bias = torch.cat([linear.bias.detach() for linear in linears])
+        for linear, own_weight, own_bias in zip(linears, weight.chunk(3), bias.chunk(3), strict=True):
+            linear.weight.data, linear.bias.data = own_weight, own_bias
+        self.qkv_weight, self.qkv_bias = weight, bias
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of one and the same input, [B, S, H, D] each, not rotated."""
@@ -265,8 +269,8 @@ class CausalWanDiT(nn.Module):
 
         latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
         (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; context: the text as
-        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. skip: so many leading
-        frames are only written to the cache, nothing is predicted for them.
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. skip: so many
+        leading frames are only written to the cache, nothing is predicted for them.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
