@@ -136,14 +136,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if small is not None:
         at_size(journal, Bench(small), "embedded", 4 * rounds, [every[0], every[2]])
     if model is not None:
-        at_size(journal, large_picture, "1.3B 832x480", rounds, every[4:])
+        at_size(journal, large_picture, "1.3B 832x480", max(1, rounds // 2), every[4:])
+        best = square.best(journal.report, "1.3B 512x512")
+        if best is not None:
+            ends = min(journal.ends, time.monotonic() + arguments.seconds / 6)
+            lasting = partial(endurance, square, VARIANTS[best], arguments.chunks, ends)
+            journal.step(f"1.3B 512x512: many chunks, {best}", lasting)
     giant = journal_model(journal, "load 14B", large, device)
     if giant is not None:
         at_size(journal, Bench(giant), "14B 512x512", max(1, rounds // 2), every[:2])
-    best = "" if model is None else square.best(journal.report, "1.3B 512x512")
-    if best:
-        lasting = partial(endurance, square, VARIANTS[best], arguments.chunks, journal.ends)
-        journal.step(f"1.3B 512x512: many chunks, {best}", lasting)
     return journal.report
 
 

@@ -1,4 +1,4 @@
-"""The script for a GPU machine runs whole, on the CPU and a tiny model, and keeps what failed apart from what did not."""
+"""The script for a GPU machine runs whole, on the CPU and a tiny model, and a failed step stops no other."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import benchmarks.gpu
 from benchmarks.gpu import Journal
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda stage, **options: compile_(stage, **options, backend="eager"))

@@ -94,9 +94,11 @@ def test_the_textbook_gives_the_same_latents(config) -> None:
     """Where the reference stays at index 0; then keys rotated at absolute positions are what the engine reads."""
     engine = runner(PLAIN, config)
     plain = toy_rollout(config)
-    rollout = FixedReference(replace(plain.spec, start=0), plain.schedule)
+    rollout = FixedReference(plain.spec, plain.schedule)
     book = TextbookRunner(engine.model, 3)
     states = [new_state(rollout, config=config) for _ in range(2)]
+    for state in states:
+        state.reference_index = 0
     drive, held = toy_drive(19, config=config), None
     for index in range(6):
         span = drive[3 * index : 3 * index + 4]
