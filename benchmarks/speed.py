@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import Call, chunk_flops, percentiles, timed
+from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import Execution, ModelRunner
@@ -28,11 +29,13 @@ CARDS = {"RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0}  # dense bf16 T
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """execution None: the textbook. joined: commits ride with the next chunk's first pass. kernel: '' = the chosen."""
+    """execution None: the textbook. joined: commits ride with the next chunk's first pass. kernel: '' = the chosen.
+    float8: linear layers in 8-bit floats."""
 
     execution: Execution | None = Execution()
     joined: bool = True
     kernel: str = ""
+    float8: bool = False
 
 
 _PLAIN = Execution(graphs=False, fused=False, runs=False, spare=False)
@@ -43,6 +46,7 @@ VARIANTS: dict[str, Variant] = {
     "all (compiled too)": Variant(_BEST),
     "plain passes, joined": Variant(_PLAIN),
     "plain passes, apart": Variant(_PLAIN, joined=False),
+    "all, linear layers in float8": Variant(replace(_BEST, fused=False), float8=True),
     "all but graphs": Variant(replace(_BEST, graphs=False)),
     "all but joined commits": Variant(_BEST, joined=False),
     "all but fused": Variant(replace(_BEST, fused=False)),
@@ -75,7 +79,11 @@ class Bench:
         if variant.execution is None:
             chunk = self.textbook()
         else:
-            runner = ModelRunner(self.twin(), slots=1, context=self.rollout.spec.context, execution=variant.execution)
+            model = self.twin()
+            if variant.float8:
+                in_float8(model.dit.blocks)
+            context = self.rollout.spec.context
+            runner = ModelRunner(model, slots=1, context=context, execution=variant.execution)
             chunk = partial(Call(runner, 0, self.rollout).denoise, variant.joined)
         for _ in range(WARM_UP):
             chunk()
