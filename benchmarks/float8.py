@@ -35,7 +35,7 @@ class Float8Linear(nn.Module):
         out: Tensor = torch._scaled_mm(
             rows, self.weight.t(), scale, self.scale.t(), bias=self.bias, out_dtype=x.dtype, use_fast_accum=True
         )
-        return out.unflatten(0, x.shape[:-1])
+        return out.view(*x.shape[:-1], -1)
 
 
 def in_float8(blocks: nn.Module) -> None:
