@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.engine import copy_bandwidth, matmul_tflops, memory_mb, timed
+from benchmarks.chunks import copy_bandwidth, matmul_tflops, memory_mb, timed
 from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards, endurance
 from models.attention import choose_fastest
 from models.config import CONFIGS, WAN21_14B, ModelConfig

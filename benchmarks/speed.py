@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.engine import Call, chunk_flops, percentiles, timed
+from benchmarks.chunks import Call, chunk_flops, percentiles, timed
 from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
 from engine.rollout.strategies import default_spec, make_rollout
