@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from models.attention import rotary_angles, rotate, sdpa
-from models.dit import Block
+from models.block import Block
 from models.registry import LoadedModel
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import benchmarks.gpu
-from benchmarks.gpu import Journal
+from benchmarks.engine import ablation
+from benchmarks.gpu import Journal, random_model
+from training.configs import WAN_TINY
 
 
 @pytest.mark.slow
@@ -26,6 +28,17 @@ def test_every_step_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mon
     measured = [name for name, entry in report.items() if isinstance(entry, dict) and "faster" in entry]
     assert len(measured) > 18 and any(name.startswith("14B") for name in measured)
     assert any("decoder" in name for name in report) and any("many chunks" in name for name in report)
+
+
+def test_an_ablation_has_a_figure_of_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(stage: object, **options: object) -> None:
+        raise RuntimeError("no compiler here\nmore of it")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    found = ablation(random_model(WAN_TINY, torch.device("cpu")), 2, 1.0)
+    assert found["graphs, fused"]["faster"] > 0 and found["plain passes, apart"]["ms"]["p50"] > 0
+    assert found["all (compiled too)"] == {"error": "no compiler here"}
+    assert set(found["predicted_realtime_factor"]) == {"RTX 3090", "RTX 4090", "RTX 5090"}
 
 
 def test_a_failed_step_is_told_and_the_next_runs(tmp_path: Path) -> None:
