@@ -5,8 +5,9 @@ Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of 
     python -m benchmarks.engine --model embedded --json
     python -m benchmarks.engine --model wan2.1-1.3b --random-weights --size 832x480 --json
     python -m benchmarks.engine --chunks 2000 --json
+    python -m benchmarks.engine --ablation --json
 
-The last one tells whether a long call stays flat in time and memory.
+The third tells whether a long call stays flat in time and memory, the last what each part of the speed is worth.
 The commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit
 run apart are the baseline of the same run, interleaved. Figures exclude loading and warm-up.
 """
@@ -14,123 +15,21 @@ run apart are the baseline of the same run, interleaved. Figures exclude loading
 import argparse
 import json
 import platform
-import re
-import resource
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from benchmarks.chunks import Call, chunk_flops, copy_bandwidth, matmul_tflops, memory_mb, percentiles, timed
+from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards
 from engine.errors import one_line_errors
-from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.rollout.base import Rollout
 from engine.rollout.strategies import default_spec, make_rollout
-from engine.runner import ModelRunner, SlottedPass
+from engine.runner import ModelRunner
 from models.attention import kernel_for
-from models.codec import Portrait
-from models.config import ModelConfig
-from models.dit import CausalWanDiT
-from models.motion_codec import FEATURE_STATISTICS
-from models.registry import load_model
+from models.registry import LoadedModel, load_model
 from training.arguments import at_least
-
-
-class Call:
-    """One call's worth of state that makes chunk after chunk of the same length."""
-
-    def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout) -> None:
-        self.runner, self.slot, self.rollout = runner, slot, rollout
-        config = runner.config
-        self.reference = None
-        features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=runner.device)
-        latent = torch.zeros(config.latent_shape, device=runner.device)
-        if runner.model.codec is not None:
-            self.reference = runner.encode_reference(Portrait(grey_face(), average_landmarks()))
-            latent, features = self.reference.latent, self.reference.features
-            self.decoder = runner.codec.initial_state()
-        self.state: RolloutState = rollout.new_state(latent, features, seed=0)
-        self.held: Pass | None = None
-
-    def denoise(self, joined: bool) -> Tensor:
-        config = self.runner.config.dit
-        drive = torch.zeros(
-            self.rollout.drive_latents, config.drive_tokens, config.drive_dim, device=self.runner.device
-        )
-        latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
-        if not joined and self.held is not None:
-            self.runner.run([SlottedPass(self.slot, self.held)])
-            self.held = None
-        return latents
-
-    def decode(self, latents: Tensor) -> np.ndarray:
-        assert self.reference is not None
-        frames, self.decoder = self.runner.decode(latents, self.reference, self.decoder)
-        return self.runner.to_i420(frames)
-
-
-TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
-
-
-def average_landmarks() -> dict[str, float]:
-    """A benchmark needs a face's geometry, not a face."""
-    return {name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}
-
-
-def grey_face(size: int = 256) -> np.ndarray:
-    """uint8 [size, size, 3]: texture enough that the decoder has work to do."""
-    return np.random.default_rng(0).integers(64, 192, (size, size, 3), dtype=np.uint8)
-
-
-def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Milliseconds, with the device's queue empty before and after."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - began), result
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
-
-
-def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The ceiling of this machine in this run: a large square product, best of ten."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    return 2 * size**3 / min(timed(lambda: a @ a, device)[0] for _ in range(10)) / 1e9
-
-
-def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
-    """Floating-point operations of one chunk in the steady state, two a multiply-add: the denoising steps and the
-    clean pass. Weights that are not applied to every latent token are left out (AdaLN's projection, keys and values
-    of the text and of the drive): they are a per cent or are cached.
-    """
-    per_token = sum(
-        parameter.numel()
-        for name, parameter in CausalWanDiT.on_meta(config.dit).named_parameters()
-        if name.endswith("weight") and parameter.dim() > 1 and not re.search(NOT_PER_TOKEN, name)
-    )
-
-    def one_pass(frames: int, keys: int) -> float:
-        queries, width = frames * config.tokens_per_latent, config.dit.dim * config.dit.layers
-        attended = keys * config.tokens_per_latent + (TEXT_TOKENS if config.dit.text_dim is not None else 0)
-        return 2.0 * queries * (per_token + 2 * attended * width)
-
-    spec, own = rollout.spec, rollout.drive_latents
-    return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
-
-
-def memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> dict[str, Any]:
@@ -186,6 +85,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     runner = ModelRunner(model, slots=2, context=rollout.spec.context)
     report = measure(runner, rollout, arguments.chunks, arguments.warmup)
     ceiling = matmul_tflops(model.device, model.dtype)
+    if arguments.ablation:
+        report["ablation"] = ablation(model, max(1, arguments.chunks // 10), ceiling)
     return {
         "model": model.config.name,
         "random_weights": arguments.random_weights,
@@ -201,6 +102,25 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "matmul_tflops": round(ceiling, 3),
         "fraction_of_matmul": round(report["denoise_tflops"] / ceiling, 3),
         "memory_mb": round(memory_mb(model.device), 1),
+    }
+
+
+def ablation(model: LoadedModel, rounds: int, ceiling: float) -> dict[str, Any]:
+    """Every way to run the passes, its chunks in turn with those of a textbook rollout; one that does not run here (no
+    compiler, no 8-bit floats) says why. Realtime factors of consumer cards assume that a card reaches the fraction of
+    its data sheet's bf16 ceiling that the best way reaches here."""
+    bench = Bench(model)
+    found: dict[str, Any] = {}
+    for name, variant in VARIANTS.items():
+        try:
+            found[name] = compare(bench, variant, rounds)
+        except RuntimeError as reason:
+            found[name] = {"error": str(reason).splitlines()[0]}
+    best = max((entry["tflops"] for entry in found.values() if "tflops" in entry), default=0.0)
+    return {
+        **found,
+        "copy_gb_per_second": round(copy_bandwidth(model.device), 1),
+        "predicted_realtime_factor": consumer_cards(bench, best / ceiling),
     }
 
 
@@ -222,6 +142,7 @@ def main() -> None:
     parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")
     parser.add_argument("--chunks", type=at_least(1), default=60)
     parser.add_argument("--warmup", type=at_least(1), default=8)
+    parser.add_argument("--ablation", action="store_true", help="each part of the speed, against a textbook rollout")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     with one_line_errors("knotcast"):

@@ -30,8 +30,9 @@ from benchmarks.variants import Variant
 from engine.rollout.base import REFERENCE_SLOT, Pass
 from engine.rollout.job import ChunkJob
 from engine.runner import ModelRunner, SlottedPass
+from models.block import Block
 from models.config import EMBEDDED
-from models.dit import Block, CausalWanDiT
+from models.dit import CausalWanDiT
 from models.motion_codec import reference_features
 from training.arguments import at_least
 from training.files import replacing

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.engine import average_landmarks, grey_face
+from benchmarks.chunks import average_landmarks, grey_face
 from engine.config import EngineConfig
 from engine.errors import MediaError, one_line_errors
 from engine.frame_ring import FrameRing

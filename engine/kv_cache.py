@@ -5,11 +5,10 @@ the reference is free. Counters are the caller's integers; eviction is a ring in
 frames they read (slot in the cache, position) and where their own frames go.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from models.attention import FrameRuns, take
 from models.config import ModelConfig
 
 PINNED = 1  # the reference
@@ -37,40 +36,38 @@ class KVCache:
 
     def view(
         self,
-        slots: Sequence[int],
-        reads: Sequence[Sequence[tuple[int, int]]],
-        commits: Sequence[Sequence[int]],
-        mask: Tensor | None = None,
+        slots: Tensor,
+        frames: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        kept: tuple[int, ...] = (),
+        mask: Tensor | FrameRuns | None = None,
     ) -> "BatchView":
-        """A view for a batch of passes, one row a call.
+        """A view for a batch of passes, one row a call; all integers, on the cache's device.
 
-        reads: per row (cached frame, temporal position) pairs, all rows equally long. commits: per row, for each own
-        frame the cached frame it is written to, -1 = nowhere.
+        slots: [B]. frames, positions: [B, K], the cached frames that are read and their temporal positions. targets:
+        [B, N], the cached frames that the N ``kept`` own frames are written to.
         """
-        return BatchView(self, slots, reads, commits, mask)
+        return BatchView(self, slots, frames, positions, targets, kept, mask)
 
 
 class BatchView:
-    """``models.attention.CacheView`` of one batched pass."""
+    """``models.attention.CacheView`` of one batched pass. What it holds are device tensors and constants, so that a
+    pass can be recorded and run again with other numbers in the tensors."""
 
     def __init__(
         self,
         cache: KVCache,
-        slots: Sequence[int],
-        reads: Sequence[Sequence[tuple[int, int]]],
-        commits: Sequence[Sequence[int]],
-        mask: Tensor | None,
+        slots: Tensor,
+        frames: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        kept: tuple[int, ...],
+        mask: Tensor | FrameRuns | None,
     ) -> None:
-        device = cache.keys.device
-        self.cache = cache
-        self.mask = mask
-        self.slots = torch.tensor(slots, device=device)[:, None]
-        self.frames = torch.tensor([[frame for frame, _ in row] for row in reads], device=device)
-        self.positions = torch.tensor([[at for _, at in row] for row in reads], device=device) if reads[0] else None
-        kept = [
-            (row, own, frame) for row, frames in enumerate(commits) for own, frame in enumerate(frames) if frame >= 0
-        ]
-        self.kept = torch.tensor(kept, device=device).T if kept else None  # rows: batch row, own frame, cached frame
+        self.cache, self.kept, self.mask = cache, kept, mask
+        self.slots, self.frames, self.targets = slots[:, None], frames, targets
+        self.positions = positions if frames.shape[1] else None
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         keys = self.cache.keys[layer][self.slots, self.frames]
@@ -78,9 +75,6 @@ class BatchView:
         return keys.flatten(1, 2), values.flatten(1, 2)
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        if self.kept is None:
-            return
-        row, own, frame = self.kept
-        slot = self.slots[row, 0]
-        self.cache.keys[layer][slot, frame] = keys[row, own]
-        self.cache.values[layer][slot, frame] = values[row, own]
+        if self.kept:
+            self.cache.keys[layer][self.slots, self.targets] = take(keys, self.kept, 1)
+            self.cache.values[layer][self.slots, self.targets] = take(values, self.kept, 1)

@@ -6,6 +6,7 @@ The only code that knows dtypes, devices and inference mode. It is told what to 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.errors import EngineError
+from engine.graphs import Graphs
 from engine.kv_cache import PINNED, KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
+from models.attention import FrameRuns, choose_fastest
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 
@@ -34,14 +37,34 @@ def default_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
+    fused: one product for queries, keys and values. compiled: blocks through torch.compile (minutes at the start).
+    runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare: frames that are only
+    committed leave the last block after their keys and values."""
+
+    graphs: bool = True
+    fused: bool = True
+    compiled: bool = False
+    runs: bool = True
+    spare: bool = True
+
+
 class ModelRunner:
     """Runs one loaded model. ``slots`` calls have a place in its cache; ``context`` past latents each."""
 
-    def __init__(self, model: LoadedModel, *, slots: int, context: int) -> None:
+    def __init__(self, model: LoadedModel, *, slots: int, context: int, execution: Execution = Execution()) -> None:
         self.model = model
         self.config = model.config
+        self.execution = execution
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
+        self.graphs = Graphs(self.device) if execution.graphs and self.device.type == "cuda" else None
+        if execution.fused:
+            model.dit.fuse_projections()
+        if execution.compiled:
+            model.dit.compile_blocks()
 
     @property
     def codec(self) -> Codec[Any]:
@@ -57,6 +80,9 @@ class ModelRunner:
         model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
+        tokens, dit = model.config.tokens_per_latent, model.config.dit
+        # A denoising step of the default rollout: c + k latents see themselves, the context and the reference.
+        choose_fastest(model.device.type, model.dtype, 4 * tokens, (5 + context) * tokens, dit.heads, dit.head_dim)
         return cls(model, slots=config.slots, context=context)
 
     @property
@@ -79,24 +105,53 @@ class ModelRunner:
         return answers
 
     def _run_batch(self, group: Sequence[SlottedPass]) -> Tensor:
-        """[B, F, C, h, w] in fp32; all passes of the group share a shape key."""
+        """[B, F, C, h, w] in fp32 of the frames that are not clean; all passes of the group share a shape key."""
         first = group[0].work
-        view = self.cache.view(
-            [item.slot for item in group],
-            [item.work.reads for item in group],
-            [item.work.commits for item in group],
-            None if first.mask is None else torch.tensor(first.mask, device=self.device),
-        )
-        prediction = self.model.dit(
+        inputs = (
+            self._numbers(group),
             torch.stack([item.work.latents for item in group]),
-            torch.tensor([item.work.sigmas for item in group], device=self.device),
             torch.stack([item.work.condition for item in group]),
             torch.stack([item.work.drive for item in group]),
-            self.model.context,
-            view,
-            torch.tensor([item.work.positions for item in group], device=self.device),
         )
-        return cast(Tensor, prediction.float())
+        work = partial(self._forward, first)
+        if self.graphs is None:
+            return work(inputs)
+        return self.graphs.run((first.shape_key, len(group)), work, inputs)
+
+    def _numbers(self, group: Sequence[SlottedPass]) -> Tensor:
+        """All numbers of the passes in one copy that nobody waits for, [B, 1 + 2 K + N + 2 F]: slot, frames and
+        positions read, frames written to, own positions, noise levels. Doubles hold both kinds exactly."""
+        rows = [
+            [
+                item.slot,
+                *(frame for frame, _ in item.work.reads),
+                *(at for _, at in item.work.reads),
+                *(frame for frame in item.work.commits if frame >= 0),
+                *item.work.positions,
+                *item.work.sigmas,
+            ]
+            for item in group
+        ]
+        numbers = torch.tensor(rows, dtype=torch.float64, pin_memory=self.device.type == "cuda")
+        return numbers.to(self.device, non_blocking=True)
+
+    def _forward(self, like: Pass, inputs: tuple[Tensor, ...]) -> Tensor:
+        """From tensors of the device alone; ``like`` gives what all passes of the shape have in common."""
+        numbers, latents, condition, drive = inputs
+        reads, kept, frames = len(like.reads), like.kept, like.frames
+        sizes = [1, reads, reads, len(kept), frames]
+        slots, read, read_at, targets, positions = numbers[:, :-frames].long().split(sizes, 1)
+        clean = like.clean if self.execution.spare else 0
+        view = self.cache.view(slots[:, 0], read, read_at, targets, kept, self._mask(like))
+        prediction = self.model.dit(
+            latents, numbers[:, -frames:].float(), condition, drive, self.model.context, view, positions, clean
+        )
+        return cast(Tensor, prediction[:, like.clean - clean :].float())
+
+    def _mask(self, like: Pass) -> Tensor | FrameRuns | None:
+        if like.mask is None:
+            return None
+        return FrameRuns.of(like.mask) if self.execution.runs else torch.tensor(like.mask, device=self.device)
 
     def make_chunk(
         self, slot: int, rollout: Rollout, state: RolloutState, drive: Tensor, held: Pass | None = None

@@ -1,13 +1,12 @@
 """Attention as the transformer sees it: one kernel facade, rotary angles, and the view of a cache it reads and writes.
 
-The kernel is picked once per device and logged; every other kernel is held against plain SDPA by a test on a GPU.
+The kernel is chosen once per device and logged; every other kernel is held against plain SDPA by a test on a GPU.
 Knows nothing of rollouts, calls or what the cached frames mean.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 import torch
@@ -30,11 +29,17 @@ class FrameRuns:
     runs: tuple[tuple[int, int, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, mask: Tensor) -> "FrameRuns":
+    def of(cls, mask: Tensor | Sequence[Sequence[bool]]) -> "FrameRuns":
         """mask [F, K] bool."""
-        rows = [tuple(i for i, seen in enumerate(row) if seen) for row in mask.tolist()]
+        given = mask.tolist() if isinstance(mask, Tensor) else mask
+        rows = [tuple(i for i, seen in enumerate(row) if seen) for row in given]
         starts = [i for i, row in enumerate(rows) if i == 0 or row != rows[i - 1]]
         return cls(tuple((a, b, rows[a]) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)))
+
+    def after(self, skip: int) -> "FrameRuns":
+        """The same without the first ``skip`` query frames."""
+        kept = [run for run in self.runs if run[1] > skip]
+        return FrameRuns(tuple((max(0, first - skip), end - skip, seen) for first, end, seen in kept))
 
 
 class CacheView(Protocol):
@@ -123,14 +128,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | FrameRuns | None = No
 def attend_runs(q: Tensor, k: Tensor, v: Tensor, mask: FrameRuns) -> Tensor:
     """Run by run, each against the frames it sees."""
     tokens = q.shape[1] // mask.runs[-1][1]
-    keys, values = k.unflatten(1, (-1, tokens)), v.unflatten(1, (-1, tokens))
     parts = [
-        attend(
-            q[:, first * tokens : end * tokens], keys[:, list(seen)].flatten(1, 2), values[:, list(seen)].flatten(1, 2)
-        )
+        attend(q[:, first * tokens : end * tokens], take(k, seen, tokens), take(v, seen, tokens))
         for first, end, seen in mask.runs
     ]
     return torch.cat(parts, 1)
+
+
+def take(x: Tensor, frames: tuple[int, ...], tokens: int) -> Tensor:
+    """Some whole frames of x [B, F*T, ...], by slices: an index tensor would have to go to the device each time."""
+    starts = [i for i, at in enumerate(frames) if i == 0 or at != frames[i - 1] + 1]
+    spans = zip(starts, [*starts[1:], len(frames)], strict=True)
+    parts = [x[:, frames[a] * tokens : (frames[b - 1] + 1) * tokens] for a, b in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -141,6 +151,11 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return sdpa(q, k, v)
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         return sdpa(q, k, v)
 
 
@@ -158,27 +173,78 @@ def flash_attention_2(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-# Best first. Plain SDPA needs nothing and ends the list.
+# Best first, where nothing is measured. Plain SDPA needs nothing and ends the list.
 KERNELS: dict[str, Kernel] = {
     "flash-attention-3": flash_attention_3,
     "flash-attention-2": flash_attention_2,
     "cudnn": cudnn,
+    "flash": flash,
     "sdpa": sdpa,
 }
+_chosen: dict[tuple[str, torch.dtype], str] = {}  # one choice a device and dtype, for the whole process
 
 
-@cache
 def kernel_for(device: str, dtype: torch.dtype) -> Kernel:
-    """The first kernel that runs on this device and dtype. Tried once on a small input, then kept for the process."""
-    if device == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        probe = torch.randn(1, 128, 2, 128, device=device, dtype=dtype)
-        for name, kernel in KERNELS.items():
-            try:
-                kernel(probe, probe, probe)
-            except (ImportError, RuntimeError) as reason:
-                log.debug("attention: %s not used (%s)", name, reason)
-                continue
-            log.info("attention: %s on %s %s", name, device, dtype)
-            return kernel
-    log.info("attention: sdpa on %s %s", device, dtype)
-    return sdpa
+    """The kernel in use; unless one was chosen, the first that runs on a small input, kept for the process."""
+    if (device, dtype) not in _chosen:
+        runs = half_on_cuda(device, dtype)
+        name = next((name for name in KERNELS if kernel_runs(name, _probe(dtype))), "sdpa") if runs else "sdpa"
+        choose_kernel(device, dtype, name)
+    return KERNELS[_chosen[device, dtype]]
+
+
+def choose_kernel(device: str, dtype: torch.dtype, name: str) -> None:
+    """Use this kernel from now on. What a CUDA graph has recorded keeps the one it was recorded with."""
+    log.info("attention: %s on %s %s", name, device, dtype)
+    _chosen[device, dtype] = name
+
+
+def half_on_cuda(device: str, dtype: torch.dtype) -> bool:
+    """Where there is a choice at all."""
+    return device == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def _probe(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(1, 128, 2, 128, device="cuda", dtype=dtype)
+    return x, x, x
+
+
+def kernel_runs(name: str, inputs: tuple[Tensor, Tensor, Tensor]) -> bool:
+    try:
+        KERNELS[name](*inputs)
+    except (ImportError, RuntimeError) as reason:
+        log.debug("attention: %s not used (%s)", name, reason)
+        return False
+    return True
+
+
+def measure_kernels(
+    dtype: torch.dtype, queries: int, keys: int, heads: int, head_dim: int, repeats: int = 10
+) -> dict[str, float]:
+    """Milliseconds of each kernel that runs on the CUDA device, for one row of so many tokens; the best of some."""
+    q = torch.randn(1, queries, heads, head_dim, device="cuda", dtype=dtype)
+    k, v = (torch.randn(1, keys, heads, head_dim, device="cuda", dtype=dtype) for _ in range(2))
+    times: dict[str, float] = {}
+    for name, kernel in KERNELS.items():
+        if not kernel_runs(name, (q, k, v)):
+            continue
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+        marks[0].record()
+        for mark in marks[1:]:
+            kernel(q, k, v)
+            mark.record()
+        marks[-1].synchronize()
+        times[name] = min(a.elapsed_time(b) for a, b in zip(marks, marks[1:], strict=False))
+    return times
+
+
+def choose_fastest(
+    device: str, dtype: torch.dtype, queries: int, keys: int, heads: int, head_dim: int
+) -> dict[str, float]:
+    """Use the kernel that is fastest here at the shapes of the model; the times, none where there is no choice."""
+    if not half_on_cuda(device, dtype):
+        return {}
+    times = measure_kernels(dtype, queries, keys, heads, head_dim)
+    log.info("attention: milliseconds %s", {name: round(ms, 3) for name, ms in times.items()})
+    choose_kernel(device, dtype, min(times, key=lambda name: times[name]))
+    return times

@@ -143,4 +143,14 @@ WAN21_1_3B = ModelConfig(
     codec="",
 )
 
-CONFIGS: dict[str, ModelConfig] = {config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B)}
+WAN21_14B = replace(
+    WAN21_1_3B,
+    name="wan2.1-14b",
+    dit=replace(
+        WAN21_1_3B.dit, dim=5120, layers=40, heads=40, ffn_dim=13824, drive_blocks=(0, 4, 8, 12, 16, 20, 24, 28, 32, 36)
+    ),
+)
+
+CONFIGS: dict[str, ModelConfig] = {
+    config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B)
+}

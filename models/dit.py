@@ -13,106 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.attention import CacheView, FrameRuns, attend, rotary_angles, rotate, token_mask
+from models.attention import CacheView, FrameRuns, attend, rotary_angles, token_mask
+from models.block import Attention, Block
 from models.config import DiTConfig
 
-Angles = tuple[Tensor, Tensor]
 TextContext = tuple[tuple[Tensor, Tensor], ...]
-
-
-class RMSNorm(nn.Module):
-    """Root mean square norm over the full width, before the split into heads (Wan2.1's qk-norm)."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
-        return normed * self.weight
-
-
-class Attention(nn.Module):
-    """Projections shared by self-, text and drive attention."""
-
-    def __init__(self, dim: int, heads: int, eps: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-
-    def queries(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, H, D] each, keys not rotated."""
-        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
-
-    def output(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.o(x.flatten(-2)))
-
-
-class Block(nn.Module):
-    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN."""
-
-    def __init__(self, config: DiTConfig) -> None:
-        super().__init__()
-        dim, eps = config.dim, config.eps
-        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.self_attn = Attention(dim, config.heads, eps)
-        if config.text_dim is not None:
-            self.norm3 = nn.LayerNorm(dim, eps)
-            self.cross_attn = Attention(dim, config.heads, eps)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
-        )
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        angles: tuple[Angles, Angles],
-        mask: Tensor | FrameRuns | None,
-        text: tuple[Tensor, Tensor] | Tensor | None,
-        cache: CacheView,
-        layer: int,
-    ) -> Tensor:
-        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
-        or embedded [B, 512, d]."""
-        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.modulation + time).unsqueeze(3).unbind(2)
-        x = x + gate_sa * self.attend_self(self.norm1(x) * (1 + scale_sa) + shift_sa, angles, mask, cache, layer)
-        if text is not None:
-            flat = x.flatten(1, 2)
-            keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
-            # One prompt may serve a whole batch.
-            keys, values = (z.expand(len(x), -1, -1, -1) for z in (keys, values))
-            attended = attend(self.cross_attn.queries(self.norm3(flat)), keys, values)
-            x = x + self.cross_attn.output(attended).view_as(x)
-        return x + gate_ff * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale_ff) + shift_ff))
-
-    def attend_self(
-        self,
-        x: Tensor,
-        angles: tuple[Angles, Angles],
-        mask: Tensor | FrameRuns | None,
-        cache: CacheView,
-        layer: int,
-    ) -> Tensor:
-        batch, frames, tokens, _ = x.shape
-        flat = x.flatten(1, 2)
-        queries = self.self_attn.queries(flat)
-        keys, values = self.self_attn.keys_values(flat)
-        own_keys, own_values = keys, values
-        if cache.positions is not None:
-            past_keys, past_values = cache.read(layer)
-            keys, values = torch.cat([past_keys, keys], 1), torch.cat([past_values, values], 1)
-        own_shape = (batch, frames, tokens, *own_keys.shape[2:])
-        cache.write(layer, own_keys.view(own_shape), own_values.view(own_shape))
-        out = attend(rotate(queries, angles[0]), rotate(keys, angles[1]), values, mask)
-        return self.self_attn.output(out).view(batch, frames, tokens, -1)
 
 
 class DriveInjector(nn.Module):
@@ -148,6 +53,13 @@ class Head(nn.Module):
         return cast(Tensor, self.head(self.norm(x) * (1 + scale) + shift))
 
 
+def without_queries(mask: Tensor | FrameRuns | None, skip: int, tokens: int) -> Tensor | FrameRuns | None:
+    """A mask (over tokens, or runs) without its first ``skip`` frames of queries."""
+    if mask is None or not skip:
+        return mask
+    return mask.after(skip) if isinstance(mask, FrameRuns) else mask[skip * tokens :]
+
+
 class CausalWanDiT(nn.Module):
     """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
 
@@ -179,6 +91,19 @@ class CausalWanDiT(nn.Module):
         with torch.device("meta"):
             return cls(config)
 
+    def fuse_projections(self) -> None:
+        """For inference, once the weights are in place."""
+        for block in self.blocks:
+            cast(Block, block).self_attn.fuse()
+
+    def compile_blocks(self) -> None:
+        """For inference. One compilation serves all blocks and all shapes: what remains between the products only
+        moves memory, where shapes known beforehand gain little."""
+        torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
+        for block in self.blocks:
+            for stage in ("project", "window", "after_attention", "feed_forward"):
+                setattr(block, stage, torch.compile(getattr(block, stage), dynamic=True, fullgraph=True))
+
     @property
     def _recomputes(self) -> bool:
         return self.recompute and torch.is_grad_enabled()
@@ -200,12 +125,14 @@ class CausalWanDiT(nn.Module):
         context: TextContext | Tensor | None,
         cache: CacheView,
         positions: Tensor,
+        skip: int = 0,
     ) -> Tensor:
-        """One denoising pass; returns the prediction [B, F, C, h, w] of the config's type.
+        """One denoising pass; returns the prediction [B, F - skip, C, h, w] of the config's type.
 
         latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
         (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; context: the text as
-        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal.
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. skip: so many
+        leading frames are only written to the cache, nothing is predicted for them.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -218,13 +145,16 @@ class CausalWanDiT(nn.Module):
         mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
         driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
         text = self.text_embedding(context) if isinstance(context, Tensor) else None
+        last = self.config.layers - 1
         for i, block in enumerate(self.blocks):
             words = context[i] if isinstance(context, tuple) else text
-            given = (x, modulation, (own, keys), mask, words, cache, i)
+            spared = skip if i == last else 0
+            seen = without_queries(mask, spared, grid[0] * grid[1])
+            given = (x, modulation, (own, keys), seen, words, cache, i, spared)
             x = checkpoint(block, *given, use_reentrant=False) if self._recomputes else block(*given)
-            if driven is not None and i in self.config.drive_blocks:
-                x = self.drive_injectors[str(i)](x, driven)
-        return self.unpatchify(self.head(x, time), grid)
+            if driven is not None and i in self.config.drive_blocks and spared < latents.shape[1]:
+                x = self.drive_injectors[str(i)](x, driven[:, spared:])
+        return self.unpatchify(self.head(x, time[:, skip:]), grid)
 
     def embed(self, latents: Tensor, condition: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens [B, F, T, d] and the grid (height, width) of a frame."""
@@ -250,8 +180,9 @@ class CausalWanDiT(nn.Module):
         """[B, F, T, pt*ph*pw*C] in Wan's order (pt, ph, pw, C) to [B, F, C, h, w]."""
         _, ph, pw = self.config.patch
         batch, frames = x.shape[:2]
-        x = x.view(batch, frames, grid[0], grid[1], ph, pw, self.config.latent_channels)
-        return x.permute(0, 1, 6, 2, 4, 3, 5).reshape(batch, frames, -1, grid[0] * ph, grid[1] * pw)
+        channels = self.config.latent_channels
+        x = x.view(batch, frames, grid[0], grid[1], ph, pw, channels).permute(0, 1, 6, 2, 4, 3, 5)
+        return x.reshape(batch, frames, channels, grid[0] * ph, grid[1] * pw)
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:

@@ -15,7 +15,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from benchmarks.engine import chunk_flops, main
+from benchmarks.chunks import chunk_flops
+from benchmarks.engine import main
 from cli.main import app
 from cli.mp4 import Mp4Writer
 from engine.errors import MediaError

@@ -31,7 +31,9 @@ def model() -> CausalWanDiT:
 
 
 def _run(model: CausalWanDiT, cache: KVCache, work: Pass) -> torch.Tensor:
-    view = cache.view([0], [work.reads], [work.commits])
+    read = torch.tensor([work.reads]).view(1, -1, 2).long()
+    targets = torch.tensor([[work.commits[own] for own in work.kept]]).long()
+    view = cache.view(torch.tensor([0]), read[..., 0], read[..., 1], targets, work.kept)
     out: torch.Tensor = model(
         work.latents[None], torch.tensor([work.sigmas]), work.condition[None], work.drive[None], None, view,
         torch.tensor([work.positions]),

@@ -25,7 +25,8 @@ class Pass:
     given, reference features); drive [F, n, d]; positions: temporal position per frame, relative to ``origin``, the
     latent index of window position 0. reads: (cached frame, position) attended besides the own frames. commits: for
     each own frame the cached frame that takes its keys and values, -1 = none. mask: [F, K + F] which frames see
-    which, None = all see all. A commit pass (all frames clean, nothing predicted) is answered with None.
+    which, None = all see all. Nothing is predicted for the clean frames that a pass commits; a commit pass (all frames
+    clean) is answered with None.
     """
 
     latents: Tensor
@@ -47,9 +48,19 @@ class Pass:
         return bool(self.commits) and not any(self.sigmas)
 
     @property
+    def clean(self) -> int:
+        """How many leading frames are committed and not predicted; the answer is for the others."""
+        return sum(sigma == 0.0 for sigma in self.sigmas) if self.commits else 0
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Own frames that go to the cache."""
+        return tuple(own for own, frame in enumerate(self.commits) if frame >= 0)
+
+    @property
     def shape_key(self) -> tuple[object, ...]:
-        """Passes with equal keys can run as one batch."""
-        return (tuple(self.latents.shape), len(self.reads), self.is_commit, bool(self.commits), self.mask)
+        """Passes with equal keys can run as one batch: what differs is in numbers of the same count."""
+        return (tuple(self.latents.shape), len(self.reads), self.clean, self.kept, self.mask)
 
 
 @dataclass(slots=True)
@@ -115,8 +126,7 @@ def join(commit: Pass, first: Pass) -> Pass:
 
     The committed frames see what they would have seen alone (never a noisy frame); the noisy frames see them as own
     frames instead of through the cache. The reference stands twice among the keys when the two passes read it at
-    different positions, each copy seen by its own queries. A prediction of it covers the noisy frames only: take
-    ``[commit.frames:]``.
+    different positions, each copy seen by its own queries. The prediction is of the noisy frames.
     """
     shift = commit.origin - first.origin  # bring the commit's window positions into the first pass's
     committed = {slot for slot in commit.commits if slot >= 0}

@@ -16,20 +16,15 @@ class ChunkJob:
 
     def __init__(self, denoise: Denoise, held: Pass | None = None) -> None:
         self._denoise = denoise
-        self._joined_frames = 0
         self.held = held
         self.latents: Tensor | None = None
         self.next_pass: Pass | None = next(denoise)
         if held is not None and not self.next_pass.is_commit:
             self.next_pass = join(held, self.next_pass)
-            self._joined_frames = held.frames
             self.held = None
 
     def answer(self, prediction: Tensor | None) -> None:
-        """The prediction for ``next_pass``: [F, C, h, w], None for a commit."""
-        if prediction is not None:
-            prediction = prediction[self._joined_frames :]
-        self._joined_frames = 0
+        """The prediction for ``next_pass``, of its noisy frames: [F, C, h, w], None for a commit."""
         try:
             following = self._denoise.send(prediction)
             if following.is_commit:

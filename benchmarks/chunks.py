@@ -1,0 +1,122 @@
+"""Chunks of a call without a call, and what they are measured by: time, operations, memory, the machine's ceilings.
+
+Runs on a bare GPU machine; the benchmarks of the engine's speed share it.
+"""
+
+import re
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.runner import ModelRunner, SlottedPass
+from models.codec import Portrait
+from models.config import ModelConfig
+from models.dit import CausalWanDiT
+from models.motion_codec import FEATURE_STATISTICS
+
+TEXT_TOKENS = 512  # always all of them (Wan2.1)
+NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+
+
+class Call:
+    """One call's worth of state that makes chunk after chunk of the same length."""
+
+    def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout) -> None:
+        self.runner, self.slot, self.rollout = runner, slot, rollout
+        config = runner.config
+        self.reference = None
+        features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=runner.device)
+        latent = torch.zeros(config.latent_shape, device=runner.device)
+        if runner.model.codec is not None:
+            self.reference = runner.encode_reference(Portrait(grey_face(), average_landmarks()))
+            latent, features = self.reference.latent, self.reference.features
+            self.decoder = runner.codec.initial_state()
+        self.state: RolloutState = rollout.new_state(latent, features, seed=0)
+        self.held: Pass | None = None
+
+    def denoise(self, joined: bool) -> Tensor:
+        config = self.runner.config.dit
+        drive = torch.zeros(
+            self.rollout.drive_latents, config.drive_tokens, config.drive_dim, device=self.runner.device
+        )
+        latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
+        if not joined and self.held is not None:
+            self.runner.run([SlottedPass(self.slot, self.held)])
+            self.held = None
+        return latents
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        assert self.reference is not None
+        frames, self.decoder = self.runner.decode(latents, self.reference, self.decoder)
+        return self.runner.to_i420(frames)
+
+
+def average_landmarks() -> dict[str, float]:
+    """A benchmark needs a face's geometry, not a face."""
+    return {name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}
+
+
+def grey_face(size: int = 256) -> np.ndarray:
+    """uint8 [size, size, 3]: texture enough that the decoder has work to do."""
+    return np.random.default_rng(0).integers(64, 192, (size, size, 3), dtype=np.uint8)
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Milliseconds, with the device's queue empty before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - began), result
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """The ceiling of this machine in this run: a large square product, best of ten."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / min(timed(lambda: a @ a, device)[0] for _ in range(10)) / 1e9
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """GB/s of a copy on the device, read and written bytes together; the best of ten."""
+    source = torch.empty(2**31 if device.type == "cuda" else 2**24, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(timed(lambda: target.copy_(source), device)[0] for _ in range(10)) / 1e6
+
+
+def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
+    """Floating-point operations of one chunk in the steady state, two a multiply-add: the denoising steps and the
+    clean pass. Weights that are not applied to every latent token are left out (AdaLN's projection, keys and values
+    of the text and of the drive): they are a per cent or are cached.
+    """
+    per_token = sum(
+        parameter.numel()
+        for name, parameter in CausalWanDiT.on_meta(config.dit).named_parameters()
+        if name.endswith("weight") and parameter.dim() > 1 and not re.search(NOT_PER_TOKEN, name)
+    )
+
+    def one_pass(frames: int, keys: int) -> float:
+        queries, width = frames * config.tokens_per_latent, config.dit.dim * config.dit.layers
+        attended = keys * config.tokens_per_latent + (TEXT_TOKENS if config.dit.text_dim is not None else 0)
+        return 2.0 * queries * (per_token + 2 * attended * width)
+
+    spec, own = rollout.spec, rollout.drive_latents
+    return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
+
+
+def memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,79 @@
+"""The yardstick of the speed figures: the same network and passes in plain eager PyTorch, as Self Forcing is written.
+
+Keys are cached after rotation at absolute positions, window and chunk are concatenated anew in every layer of every
+pass, each commit is a pass of its own through all blocks and the head, numbers go to the device one tensor at a time,
+and torch chooses the attention. A reference cached so cannot run ahead: this is for times, its pictures are not Knot
+Forcing's.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.rollout.job import ChunkJob
+from models.attention import rotary_angles, rotate, sdpa
+from models.block import Block
+from models.registry import LoadedModel
+
+
+class TextbookRunner:
+    """One call of one model. ``context``: latents that are remembered besides the reference."""
+
+    def __init__(self, model: LoadedModel, context: int) -> None:
+        self.model, self.config, self.device = model, model.config, model.device
+        self.kept = context * model.config.tokens_per_latent
+        self.cache: list[tuple[Tensor, Tensor]] = []  # a layer: reference, then the window, [1, S, H, D]
+
+    @torch.inference_mode()
+    def make_chunk(self, rollout: Rollout, state: RolloutState, drive: Tensor) -> Tensor:
+        """Clean latents [c, C, h, w]; their commit has been run."""
+        job = ChunkJob(rollout.denoise(state, drive))
+        while job.next_pass is not None:
+            prediction = self.forward(job.next_pass)
+            job.answer(None if job.next_pass.is_commit else prediction)
+        assert job.latents is not None and job.held is not None
+        self.forward(job.held)
+        return job.latents
+
+    def forward(self, work: Pass) -> Tensor:
+        """[F, C, h, w] in fp32; a commit pass also moves the window on."""
+        dit = self.model.dit
+        positions = torch.tensor([[at + work.origin for at in work.positions]], device=self.device)
+        x, grid = dit.embed(work.latents[None], work.condition[None])
+        time = dit.embed_time(torch.tensor([work.sigmas], device=self.device), x.dtype)
+        modulation = dit.time_projection(time).unflatten(-1, (6, -1))
+        angles = rotary_angles(positions, grid, dit.config.rope_split)
+        driven = dit.drive_embedding(work.drive[None].to(x.dtype))
+        written = []
+        for layer, module in enumerate(dit.blocks):
+            block = cast(Block, module)
+            queries, keys, values = block.project(x, modulation, angles)
+            keys = rotate(keys, angles)
+            written.append((keys, values))
+            if self.cache:
+                keys, values = (torch.cat(pair, 1) for pair in zip(self.cache[layer], (keys, values), strict=True))
+            x, words = block.after_attention(x, sdpa(queries, keys, values), modulation)
+            crossed = None if words is None or self.model.context is None else sdpa(words, *self.model.context[layer])
+            x = block.feed_forward(x, crossed, modulation)
+            if layer in dit.config.drive_blocks:
+                x = dit.drive_injectors[str(layer)](x, driven)
+        if work.is_commit:
+            self.commit(written)
+        return dit.unpatchify(dit.head(x, time), grid)[0].float()
+
+    def commit(self, written: list[tuple[Tensor, Tensor]]) -> None:
+        """The reference comes first and stays, the window keeps its last latents."""
+        if not self.cache:
+            self.cache = written
+            return
+        tokens = self.config.tokens_per_latent
+
+        def moved(old: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([old[:, :tokens], torch.cat([old[:, tokens:], new], 1)[:, -self.kept :]], 1)
+
+        self.cache = [
+            (moved(keys, own_keys), moved(values, own_values))
+            for (keys, values), (own_keys, own_values) in zip(self.cache, written, strict=True)
+        ]

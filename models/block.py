@@ -1,0 +1,153 @@
+"""Wan2.1's transformer block, cut into stages: what compilers and other caches may do with it, without its knowing.
+
+Knows no network around it, and of a cache only that it is read and written.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import CacheView, FrameRuns, attend, rotate
+from models.config import DiTConfig
+
+Angles = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the full width, before the split into heads (Wan2.1's qk-norm)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+        return normed * self.weight
+
+
+class Attention(nn.Module):
+    """Projections shared by self-, text and drive attention."""
+
+    qkv_weight: Tensor | None
+    qkv_bias: Tensor | None
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        self.register_buffer("qkv_weight", None, persistent=False)
+        self.register_buffer("qkv_bias", None, persistent=False)
+
+    def fuse(self) -> None:
+        """One product for queries, keys and values from now on. Their weights become views of the joint one, so that
+        names and memory stay as they are."""
+        linears = (self.q, self.k, self.v)
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        bias = torch.cat([linear.bias.detach() for linear in linears])
+        for linear, own_weight, own_bias in zip(linears, weight.chunk(3), bias.chunk(3), strict=True):
+            linear.weight.data, linear.bias.data = own_weight, own_bias
+        self.qkv_weight, self.qkv_bias = weight, bias
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one and the same input, [B, S, H, D] each, not rotated."""
+        if self.qkv_weight is None:
+            return (self.queries(x), *self.keys_values(x))
+        q, k, v = F.linear(x, self.qkv_weight, self.qkv_bias).chunk(3, -1)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return (q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, H, D] each, keys not rotated."""
+        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
+
+    def output(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.o(x.flatten(-2)))
+
+
+class Block(nn.Module):
+    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN.
+
+    Between the attentions it is three functions of tensors alone, which can be compiled and know no cache.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.self_attn = Attention(dim, config.heads, eps)
+        if config.text_dim is not None:
+            self.norm3 = nn.LayerNorm(dim, eps)
+            self.cross_attn = Attention(dim, config.heads, eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        angles: tuple[Angles, Angles],
+        mask: Tensor | FrameRuns | None,
+        text: tuple[Tensor, Tensor] | Tensor | None,
+        cache: CacheView,
+        layer: int,
+        skip: int = 0,
+    ) -> Tensor:
+        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
+        or embedded [B, 512, d]. skip: of so many leading frames only keys and values are made; returns the others,
+        [B, F - skip, T, d], and mask has queries for them alone."""
+        frames, tokens = x.shape[1:3]
+        queries, keys, values = self.project(x, time, angles[0])
+        past = None if cache.positions is None else cache.read(layer)
+        cache.write(layer, keys.unflatten(1, (frames, tokens)), values.unflatten(1, (frames, tokens)))
+        x, time = x[:, skip:], time[:, skip:]
+        if skip == frames:
+            return x
+        keys, values = self.window(past, keys, values, angles[1])
+        x, words = self.after_attention(x, attend(queries[:, skip * tokens :], keys, values, mask), time)
+        crossed = None
+        if words is not None and text is not None:
+            keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
+            # One prompt may serve a whole batch.
+            crossed = attend(words, *(z.expand(len(x), -1, -1, -1) for z in (keys, values)))
+        return self.feed_forward(x, crossed, time)
+
+    def modulations(self, time: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the feed-forward: [B, F, 1, d] each."""
+        return (self.modulation + time).unsqueeze(3).unbind(2)
+
+    def project(self, x: Tensor, time: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, unrotated keys, values: [B, F*T, H, D]."""
+        shift, scale = self.modulations(time)[:2]
+        flat = (self.norm1(x) * (1 + scale) + shift).flatten(1, 2)
+        queries, keys, values = self.self_attn.queries_keys_values(flat)
+        return rotate(queries, angles), keys, values
+
+    def window(
+        self, past: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of the cached frames and the own ones."""
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
+        return rotate(keys, angles), values
+
+    def after_attention(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x with the self-attention added, and the queries of the text's."""
+        x = x + self.modulations(time)[2] * self.self_attn.output(attended).view_as(x)
+        words = self.cross_attn.queries(self.norm3(x.flatten(1, 2))) if hasattr(self, "cross_attn") else None
+        return x, words
+
+    def feed_forward(self, x: Tensor, crossed: Tensor | None, time: Tensor) -> Tensor:
+        if crossed is not None:
+            x = x + self.cross_attn.output(crossed).view_as(x)
+        shift, scale, gate = self.modulations(time)[3:]
+        return x + gate * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale) + shift))

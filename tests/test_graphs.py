@@ -1,0 +1,95 @@
+"""Passes recorded and replayed: exact on a stand-in for CUDA graphs, and on the GPU itself where there is one."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.graphs import Graphs, Inputs, Work
+from engine.runner import Execution, ModelRunner
+from models.registry import load_model
+from tests.toy import record, toy_rollout, toy_runner
+
+
+class HostGraphs(Graphs):
+    """Records by remembering the work, which reads its own buffers at every replay as a graph does."""
+
+    def __init__(self, limit: int = 32, broken: bool = False) -> None:
+        self._limit, self.broken, self.runs = limit, broken, 0
+        self._replays = {}
+
+    def warm_up(self, work: Work, own: Inputs) -> Tensor:
+        self.runs += 1
+        return work(own).clone()
+
+    def record(self, work: Work, own: Inputs) -> Callable[[], Tensor]:
+        if self.broken:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return lambda: work(own)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_replayed_passes_equal_plain_ones(joined: bool) -> None:
+    rollout = toy_rollout(running_ahead="countdown")
+    plain, _ = record(toy_runner(), rollout, chunks=12, joined=joined)
+    runner = toy_runner()
+    runner.graphs = HostGraphs()
+    replayed, trace = record(runner, rollout, chunks=12, joined=joined)
+    assert torch.equal(replayed, plain)
+    assert 4 <= len(runner.graphs) == runner.graphs.runs < 8 < len(trace), "a few shapes serve all passes"
+
+
+def test_two_calls_share_recordings_and_keep_their_slots() -> None:
+    rollout = toy_rollout()
+    alone, _ = record(toy_runner(), rollout, chunks=4, seed=2)
+    runner = toy_runner()
+    runner.graphs = HostGraphs()
+    record(runner, rollout, chunks=4, seed=1, slot=0)
+    before = len(runner.graphs)
+    other, _ = record(runner, rollout, chunks=4, seed=2, slot=1)
+    assert torch.equal(other, alone) and len(runner.graphs) == before
+
+
+def test_an_answer_is_kept_when_the_next_is_made() -> None:
+    graphs = HostGraphs()
+    buffer = torch.zeros(1)
+
+    def work(inputs: Inputs) -> Tensor:
+        return buffer.copy_(inputs[0])
+
+    answers = [graphs.run("key", work, (torch.full((1,), float(i)),)) for i in range(3)]
+    assert [answer.item() for answer in answers] == [0.0, 1.0, 2.0]
+
+
+def test_what_cannot_be_recorded_or_is_too_much_runs_plainly(caplog: pytest.LogCaptureFixture) -> None:
+    rollout = toy_rollout()
+    plain, _ = record(toy_runner(), rollout, chunks=3)
+    for graphs, recorded in ((HostGraphs(broken=True), 0), (HostGraphs(limit=2), 2)):
+        runner = toy_runner()
+        runner.graphs = graphs
+        latents, _ = record(runner, rollout, chunks=3)
+        assert torch.equal(latents, plain) and len(graphs) == recorded
+    assert "without a CUDA graph" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs_equal_eager() -> None:
+    rollout = toy_rollout()
+    answers = []
+    for graphs in (False, True):
+        model = load_model("embedded", device="cuda", dtype="float32")
+        runner = ModelRunner(model, slots=1, context=3, execution=Execution(graphs=graphs))
+        config = model.config
+        generator = torch.Generator().manual_seed(0)
+        reference = torch.randn(config.latent_shape, generator=generator).cuda()
+        features = torch.randn(config.dit.reference_channels, *config.latent_size, generator=generator).cuda()
+        state, held, out = rollout.new_state(reference, features, 0), None, []
+        for _ in range(6):
+            drive = torch.randn(4, config.dit.drive_tokens, config.dit.drive_dim, generator=generator)
+            latents, held = runner.make_chunk(0, rollout, state, drive, held)
+            out.append(latents)
+        answers.append(torch.cat(out))
+        assert runner.graphs is None or len(runner.graphs) >= 4
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-4, rtol=1e-4)
