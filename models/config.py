@@ -59,6 +59,22 @@ class DiTConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VAEConfig:
+    """Shape of Wan2.1's autoencoder and of the tiny decoder of its latents; the defaults are the published ones.
+
+    width, multiples: channels of the stages, from the pictures inwards. blocks: residual blocks a stage (one more in the
+    decoder). in_time: which of the encoder's downsamplings are in time too. tiny_widths: channels of the tiny decoder.
+    """
+
+    width: int = 96
+    multiples: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    in_time: tuple[bool, ...] = (False, True, True)
+    latent_channels: int = 16
+    tiny_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
 
