@@ -1,4 +1,5 @@
-"""What causal layers remember between two calls of a stream, as a value: read in the order of the layers, collected anew.
+"""What causal layers remember between two calls of a stream, as a value: read in the order of the layers,
+collected anew.
 
 A ``Carry`` lives for one call of one stream; the modules it is handed through keep nothing themselves, so one set of
 weights serves every stream at once.

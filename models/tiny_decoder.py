@@ -69,7 +69,7 @@ class TinyDecoder(nn.Module):
         """
         carry = Carry(state)
         x = LIMIT * torch.tanh(latents.float() / LIMIT)
-        x = x.to(self.decoder["1"].weight.dtype).contiguous(memory_format=torch.channels_last)
+        x = x.to(next(self.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.decoder["1"](x))
         for number in ("3", "4", "5", "7", "8", "9", "10", "11", "13", "14", "15", "16", "17", "19", "20"):
             layer = self.decoder[number]
