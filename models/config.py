@@ -80,9 +80,10 @@ class ModelConfig:
 
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
-    trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default
-    of ``RolloutSpec``. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
-    encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it runs with, empty = its own.
+    trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
+    ``RolloutSpec``. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
+    encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it
+    runs with, empty = its own.
     """
 
     name: str
@@ -162,8 +163,10 @@ WAN21_1_3B = ModelConfig(
 
 WAN_TINY_TEST = replace(
     WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
-    vae=VAEConfig(width=8, tiny_widths=(32, 16, 16, 16)),
-    dit=replace(WAN21_1_3B.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_blocks=(0,), frequency_dim=32),
+    vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
+    dit=replace(
+        WAN21_1_3B.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_blocks=(0,), frequency_dim=32,
+    ),
 )  # fmt: skip
 """All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
 

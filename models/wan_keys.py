@@ -1,4 +1,4 @@
-"""Names of the parameters of Wan2.1's autoencoder: the official ones, which ours are, from those that diffusers uses."""
+"""Names of parameters of Wan2.1's autoencoder: the official ones, which ours are, from those that diffusers uses."""
 
 import re
 

@@ -47,7 +47,13 @@ class CausalConv3d(nn.Conv3d):
         super().__init__(channels, out, 3, padding=(0, 1, 1))
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:  # type: ignore[override]
-        return super().forward(carry.lead(x, 2, dim=2))
+        x = carry.lead(x, 2, dim=2)
+        if x.device.type != "cpu":
+            return super().forward(x)
+        # A CPU takes up to fifteen times as long for a narrow conv3d in fp32 as for three frames beside each other.
+        frames, weight = _frames(x), self.weight.transpose(1, 2).flatten(1, 2)
+        beside = torch.cat([frames[:-2], frames[1:-1], frames[2:]], 1)
+        return _video(F.conv2d(beside, weight, self.bias, padding=1))
 
 
 class ResidualBlock(nn.Module):

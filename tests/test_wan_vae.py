@@ -58,7 +58,7 @@ def test_decoding_in_any_split_is_their_decoding(
     mean, deviation = STATISTICS
     latents = some_latents()
     whole = theirs.decode((latents * deviation + mean).transpose(0, 1)[None]).sample[0].transpose(0, 1)
-    assert 0.1 < whole.std() and (whole.abs() == 1).float().mean() < 0.05
+    assert whole.std() > 0.1 and (whole.abs() == 1).float().mean() < 0.05
     made = streamed(decoder, latents.split(list(sizes)))
     assert made.shape == (FRAMES, 3, 32, 48)
     assert (2 * made - 1 - whole).abs().max() < CLOSE
