@@ -47,7 +47,7 @@ class ModelRunner:
     def codec(self) -> Codec[Any]:
         if self.model.codec is None:
             raise EngineError(
-                "no_codec", f"the model {self.config.name} has no codec yet: it can be benchmarked, not called"
+                "no_codec", f"the model {self.config.name} has no codec: it can be benchmarked, not called"
             )
         return self.model.codec
 

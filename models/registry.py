@@ -28,7 +28,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device. codec is None where none is built yet (throughput only). context: the text, encoded
+    """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
     once."""
 
     config: ModelConfig

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from models.carry import StreamState
+from models.carry import Carry, StreamState
 from models.config import VAEConfig
 from models.wan_codec import build_decoder, build_encoder, on_meta
 from models.wan_keys import official_name
-from models.wan_vae import DEVIATION, MEAN, WanDecoder, WanEncoder
+from models.wan_vae import DEVIATION, MEAN, CausalConv3d, WanDecoder, WanEncoder
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other packages say of themselves when they are imported
@@ -114,6 +115,14 @@ def test_the_state_does_not_grow(coders: tuple[WanEncoder, WanDecoder, Autoencod
             )
         assert sizes == sizes[:1] * 4
     assert state.tails is not None and len(state.tails) == 32  # official: 33 causal convolutions, the last unused
+
+
+def test_three_frames_beside_each_other_are_the_convolution_in_time() -> None:
+    """A CPU takes the one, a GPU the other."""
+    torch.manual_seed(0)
+    convolution, x = CausalConv3d(4, 6), torch.randn(1, 4, 5, 8, 8)
+    wanted = nn.Conv3d.forward(convolution, F.pad(x, (0, 0, 0, 0, 2, 0)))
+    torch.testing.assert_close(convolution(x, Carry(StreamState())), wanted)
 
 
 def test_names_and_shapes_at_full_size() -> None:
