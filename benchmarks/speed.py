@@ -32,14 +32,14 @@ class Variant:
     """execution None: the textbook. joined: commits ride with the next chunk's first pass. kernel: '' = the chosen.
     float8: linear layers in 8-bit floats."""
 
-    execution: Execution | None = Execution()
+    execution: Execution | None = Execution(graphs=True)
     joined: bool = True
     kernel: str = ""
     float8: bool = False
 
 
 _PLAIN = Execution(graphs=False, fused=False, runs=False, spare=False)
-_BEST = Execution(compiled=True)
+_BEST = Execution(graphs=True, compiled=True)
 # Most valuable first. What "all" is compared with: the same with one part taken away.
 VARIANTS: dict[str, Variant] = {
     "graphs, fused": Variant(),

@@ -234,3 +234,10 @@ class DriveBuffer:
         last = bisect_right(self._poses, time, key=lambda pose: pose.frame) - 1
         if last > 0:
             del self._poses[:last]
+
+
+def lookahead_ms(config: ModelConfig, features: LogMelConfig | None = None) -> float:
+    """Voice that the last token of a latent needs beyond the end of the latent's last frame."""
+    mel = features or LogMelConfig()
+    reach = ((mel.hops_from - 1) * mel.hop + mel.window) / mel.sample_rate
+    return 1000 * reach - 1000 * config.frames_per_latent / (config.dit.drive_tokens * config.fps)

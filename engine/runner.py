@@ -39,12 +39,13 @@ def default_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
-    fused: one product for queries, keys and values. compiled: blocks through torch.compile (minutes at the start).
-    runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare: frames that are only
-    committed leave the last block after their keys and values."""
+    """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect;
+    off until a GPU has shown them right and faster: `python -m benchmarks.gpu`). fused: one product for queries, keys
+    and values. compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of
+    its frames, not under a mask over tokens. spare: frames that are only committed leave the last block after their
+    keys and values."""
 
-    graphs: bool = True
+    graphs: bool = False
     fused: bool = True
     compiled: bool = False
     runs: bool = True
@@ -70,7 +71,7 @@ class ModelRunner:
     def codec(self) -> Codec[Any]:
         if self.model.codec is None:
             raise EngineError(
-                "no_codec", f"the model {self.config.name} has no codec yet: it can be benchmarked, not called"
+                "no_codec", f"the model {self.config.name} has no codec: it can be benchmarked, not called"
             )
         return self.model.codec
 

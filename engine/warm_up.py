@@ -10,12 +10,12 @@ import psutil
 import torch
 
 from engine.config import EngineConfig
+from engine.drive import lookahead_ms
 from engine.frame_ring import FrameRing
 from engine.messages import ModelInfo, OpenStream, Rollout
 from engine.rollout.strategies import default_spec
 from engine.runner import ModelRunner
 from engine.stream import Stream, chunk_frames
-from models.features import LogMelConfig
 from models.motion_codec import FEATURE_STATISTICS
 
 CHUNKS = 4  # the first reads an empty window, the second and third still fill it
@@ -23,7 +23,7 @@ CHUNKS = 4  # the first reads an empty window, the second and third still fill i
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     """Make some chunks in slot 0. Raises EngineError ``no_codec`` for a model that makes no pictures."""
-    model, spec, mel = runner.config, default_spec(runner.config), LogMelConfig()
+    model, spec = runner.config, default_spec(runner.config)
     width, height = model.pixel_size
     frames = chunk_frames(spec.chunk, model.frames_per_latent, 1)
     opened = OpenStream(
@@ -37,7 +37,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
         name=model.name, width=width, height=height, fps=model.fps, chunk_frames=frames,
         first_chunk_frames=chunk_frames(spec.chunk, model.frames_per_latent, 0),
         drive_ahead_frames=spec.knot * model.frames_per_latent,
-        lookahead_ms=1000 * mel.lookahead_samples / mel.sample_rate, slots=config.slots, device=str(runner.device),
+        lookahead_ms=lookahead_ms(model), slots=config.slots, device=str(runner.device),
         dtype=str(runner.dtype).removeprefix("torch."), torch=str(torch.__version__), cpu=_cpu_name(),
         warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device),
     )  # fmt: skip

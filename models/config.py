@@ -59,14 +59,31 @@ class DiTConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VAEConfig:
+    """Shape of Wan2.1's autoencoder and of the tiny decoder of its latents; the defaults are the published ones.
+
+    width, multiples: channels of the stages, from the pictures inwards. blocks: residual blocks a stage (one more in
+    the decoder). in_time: which of the encoder's downsamplings are in time too. tiny_widths: of the tiny decoder.
+    """
+
+    width: int = 96
+    multiples: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    in_time: tuple[bool, ...] = (False, True, True)
+    latent_channels: int = 16
+    tiny_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
 
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
-    trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default
-    of ``RolloutSpec``. codec: which codec turns pictures into latents and back, empty = none is built yet (throughput
-    only). weights: whose weights it runs with, empty = its own.
+    trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
+    ``RolloutSpec``. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
+    encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it
+    runs with, empty = its own.
     """
 
     name: str
@@ -81,6 +98,7 @@ class ModelConfig:
     trained_latents: int = 21
     running_ahead: str = "countdown"
     weights: str = ""
+    vae: VAEConfig = VAEConfig()
 
     @property
     def tokens_per_latent(self) -> int:
@@ -140,7 +158,7 @@ WAN21_1_3B = ModelConfig(
     fps=25,
     latent_size=(60, 104),
     pixel_size=(832, 480),
-    codec="",
+    codec="wan",
 )
 
 WAN21_14B = replace(
@@ -151,6 +169,15 @@ WAN21_14B = replace(
     ),
 )
 
+WAN_TINY_TEST = replace(
+    WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
+    vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
+    dit=replace(
+        WAN21_1_3B.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_blocks=(0,), frequency_dim=32,
+    ),
+)  # fmt: skip
+"""All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
+
 CONFIGS: dict[str, ModelConfig] = {
-    config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B)
+    config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST)
 }

@@ -194,5 +194,7 @@ def randomise_(model: nn.Module, seed: int = 0) -> None:
         for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
             parameter.normal_(0.0, fan_in**-0.5, generator=generator)
-            if "norm" in name and name.endswith("weight"):
+            if name.endswith("gamma"):  # a scale by itself
+                parameter.fill_(1.0)
+            elif "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from torch import nn
 
 from engine.errors import EngineError, RequestError
 from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.motion_codec import MotionCodec
+from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta
+from models.wan_keys import official_name
+from models.wan_vae import WanEncoder
 
 log = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -25,7 +28,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device. codec is None where none is built yet (throughput only). context: the text, encoded
+    """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
     once."""
 
     config: ModelConfig
@@ -90,7 +93,7 @@ def load_model(
         dit = CausalWanDiT.on_meta(config.dit)
         load_weights(dit, WEIGHTS / (config.weights or name) / "dit.safetensors", place, kind)
     dit.eval().requires_grad_(False)
-    codec = build_codec(config, place)
+    codec = build_codec(config, place, kind, random_weights=random_weights)
     context = None
     if config.dit.text_dim is not None:  # an empty prompt: 512 zero embeddings, which are attended (Wan2.1)
         with torch.inference_mode():
@@ -98,8 +101,25 @@ def load_model(
     return LoadedModel(config, dit, codec, context, place, kind)
 
 
-def build_codec(config: ModelConfig, device: torch.device) -> Codec[Any] | None:
-    return MotionCodec(device, config.pixel_size[0]) if config.codec == "motion" else None
+def build_codec(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, random_weights: bool
+) -> Codec[Any] | None:
+    """Wan2.1's from ``vae.safetensors`` (official names or those of diffusers) and ``tiny.safetensors`` (TAEHV's)."""
+    if config.codec == "motion":
+        return MotionCodec(device, config.pixel_size[0])
+    if config.codec not in DECODERS:
+        return None
+    if random_weights:
+        encoder = build_encoder(device, dtype, config.vae)
+        return WanCodec(encoder, build_decoder(config.codec, device, dtype, config.vae), config.pixel_size)
+    folder = WEIGHTS / (config.weights or config.name)
+    encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(DECODERS[config.codec], config.vae)
+    load_weights(encoder, folder / "vae.safetensors", device, dtype, part=("encoder.", "conv1."))
+    if config.codec == "wan":
+        load_weights(decoder, folder / "vae.safetensors", device, dtype, part=("decoder.", "conv2."))
+    else:
+        load_weights(decoder, folder / "tiny.safetensors", device, dtype, part=("decoder.",))
+    return WanCodec(finished(encoder), finished(decoder), config.pixel_size)
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:
@@ -109,8 +129,13 @@ def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
     return dit
 
 
-def load_weights(dit: CausalWanDiT, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Fill a transformer that stands on the meta device; names and shapes are compared before anything is read."""
+def load_weights(
+    module: nn.Module, path: Path, device: torch.device, dtype: torch.dtype, part: tuple[str, ...] = ("",)
+) -> None:
+    """Fill a module that stands on the meta device; names and shapes are compared before anything is read.
+
+    part: how the official names begin that the module is made of; the rest of the file is for others.
+    """
     if not path.is_file():
         raise EngineError(
             "checkpoint_missing",
@@ -118,16 +143,20 @@ def load_weights(dit: CausalWanDiT, path: Path, device: torch.device, dtype: tor
         )
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            names = {key: official_name(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {
+                name: tuple(file.get_slice(key).get_shape()) for key, name in names.items() if name.startswith(part)
+            }
     except SafetensorError as error:
         raise EngineError("checkpoint_broken", f"{path.name} is not a readable safetensors file") from error
-    wanted = {key: tuple(value.shape) for key, value in dit.state_dict().items()}
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:
         raise EngineError(
             "checkpoint_mismatch",
             f"{path.name} does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
         )
-    state = {key: value.to(dtype) for key, value in load_file(path, device=str(device)).items()}
-    dit.load_state_dict(state, assign=True)
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        state = {name: file.get_tensor(key).to(dtype) for key, name in names.items() if name in wanted}
+    module.load_state_dict(state, assign=True)
     log.info("loaded %s: %d tensors on %s %s", path.name, len(state), device, dtype)

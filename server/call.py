@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from engine.clock import monotonic
 from engine.errors import AvatarError, RequestError
+from engine.fitting import fit_picture
 from engine.messages import ModelInfo
 from engine.pool import WorkerPool
 from engine.stream_client import StreamSpec
@@ -275,7 +276,7 @@ def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
     """The portrait itself as I420 uint8 [H*3/2, W]: seen from the first moment, until the engine's frames come."""
     rgb = spec.portrait
     if rgb.shape[:2] != (info.height, info.width):
-        rgb = cv2.resize(rgb, (info.width, info.height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        rgb = fit_picture(rgb, info.width, info.height)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
 
 

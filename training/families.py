@@ -69,7 +69,7 @@ class MotionFamily:
 
 
 class VideoFamily:
-    """Wan2.1: latents of a video autoencoder, which is not built yet, so there is nothing to look at."""
+    """Wan2.1: latents of a video autoencoder, which training does not load, so there is nothing to look at."""
 
     def __init__(self, channels: int) -> None:
         self.names = tuple(f"channel {i}" for i in range(channels))

@@ -1,0 +1,53 @@
+"""What causal layers remember between two calls of a stream, as a value: read in the order of the layers,
+collected anew.
+
+A ``Carry`` lives for one call of one stream; the modules it is handed through keep nothing themselves, so one set of
+weights serves every stream at once.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamState:
+    """tails: the last frames before each causal layer, in the order of the layers; None before the first call."""
+
+    tails: tuple[Tensor, ...] | None = None
+
+
+class Carry:
+    """Every layer that remembers takes its tail and keeps the next one, in the same order in each call."""
+
+    def __init__(self, state: StreamState) -> None:
+        self.fresh = state.tails is None
+        self._given = iter(state.tails or ())
+        self._kept: list[Tensor] = []
+
+    def take(self) -> Tensor:
+        """What this layer kept in the call before; only of a stream that is not fresh."""
+        return next(self._given)
+
+    def keep(self, tail: Tensor) -> None:
+        """Copied: a view would hold on to all of the tensor it was cut from."""
+        self._kept.append(tail.clone())
+
+    def lead(self, x: Tensor, frames: int, dim: int) -> Tensor:
+        """x behind the `frames` that came before it along `dim`: zeros before a stream's first."""
+        if self.fresh:
+            shape = list(x.shape)
+            shape[dim] = frames
+            past = x.new_zeros(shape)
+        else:
+            past = self.take()
+        joined = torch.cat([past, x], dim)
+        self.keep(joined.narrow(dim, joined.shape[dim] - frames, frames))
+        return joined
+
+    @property
+    def state(self) -> StreamState:
+        """For the next call, once all layers have run."""
+        assert next(self._given, None) is None, "the state is of another network"
+        return StreamState(tuple(self._kept))

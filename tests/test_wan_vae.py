@@ -1,0 +1,138 @@
+"""Wan2.1's autoencoder against diffusers' on equal random weights: streamed in any split equals whole, in fp32."""
+
+import warnings
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.carry import Carry, StreamState
+from models.config import VAEConfig
+from models.wan_codec import build_decoder, build_encoder, on_meta
+from models.wan_keys import official_name
+from models.wan_vae import DEVIATION, MEAN, CausalConv3d, WanDecoder, WanEncoder
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what other packages say of themselves when they are imported
+    from diffusers import AutoencoderKLWan
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+CONFIG = VAEConfig(width=8)
+LATENTS, FRAMES = 7, 25
+CLOSE = 1e-5  # measured: 2e-6
+STATISTICS = tuple(torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+
+
+@pytest.fixture(scope="module")
+def coders() -> tuple[WanEncoder, WanDecoder, AutoencoderKLWan]:
+    """Ours and theirs with the same weights, brought over under the official names by diffusers' own converter."""
+    encoder = build_encoder("cpu", torch.float32, CONFIG)
+    decoder = build_decoder("wan", "cpu", torch.float32, CONFIG)
+    assert isinstance(decoder, WanDecoder)
+    for gamma in (value for part in (encoder, decoder) for name, value in part.named_parameters() if "gamma" in name):
+        gamma.data.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    decoder.decoder.head["2"].weight.data.mul_(0.2)  # or the pictures would be cut off at black and white
+    theirs = AutoencoderKLWan(base_dim=CONFIG.width).eval().requires_grad_(False)
+    theirs.load_state_dict(convert_wan_vae_to_diffusers({**encoder.state_dict(), **decoder.state_dict()}))
+    return encoder, decoder, theirs
+
+
+def streamed(coder: WanEncoder | WanDecoder, parts: Sequence[Tensor]) -> Tensor:
+    state, made = StreamState(), []
+    for part in parts:
+        out, state = coder(part, state)
+        made.append(out)
+    return torch.cat(made)
+
+
+def some_latents(seed: int = 0) -> Tensor:
+    return torch.randn(LATENTS, 16, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 7, (3, 3, 1), (2, 5), (7,), (1, 6)])
+def test_decoding_in_any_split_is_their_decoding(
+    coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan], sizes: tuple[int, ...]
+) -> None:
+    _, decoder, theirs = coders
+    mean, deviation = STATISTICS
+    latents = some_latents()
+    whole = theirs.decode((latents * deviation + mean).transpose(0, 1)[None]).sample[0].transpose(0, 1)
+    assert whole.std() > 0.1 and (whole.abs() == 1).float().mean() < 0.05
+    made = streamed(decoder, latents.split(list(sizes)))
+    assert made.shape == (FRAMES, 3, 32, 48)
+    assert (2 * made - 1 - whole).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("sizes", [(25,), (1,) + (4,) * 6, (9, 12, 4), (1, 24)])
+def test_encoding_in_any_split_is_their_encoding(
+    coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan], sizes: tuple[int, ...]
+) -> None:
+    encoder, _, theirs = coders
+    mean, deviation = STATISTICS
+    pictures = torch.rand(FRAMES, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    whole = theirs.encode((2 * pictures - 1).transpose(0, 1)[None]).latent_dist.mode()[0].transpose(0, 1)
+    made = streamed(encoder, pictures.split(list(sizes)))
+    assert made.shape == (LATENTS, 16, 4, 6)
+    assert (made * deviation + mean - whole).abs().max() < CLOSE
+
+
+def test_two_calls_do_not_disturb_each_other(coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan]) -> None:
+    encoder, decoder, _ = coders
+    before = [vars(module).copy() for part in (encoder, decoder) for module in part.modules()]
+    one, two = some_latents(1), some_latents(2)
+    alone = [streamed(decoder, latents.split(3)) for latents in (one, two)]
+    states, made = [StreamState(), StreamState()], [[], []]  # type: ignore[var-annotated]
+    for parts in zip(one.split(3), two.split(3), strict=True):
+        for call, part in enumerate(parts):
+            kept = [tail.clone() for tail in states[call].tails or ()]
+            out, following = decoder(part, states[call])
+            made[call].append(out)
+            assert all(torch.equal(a, b) for a, b in zip(kept, states[call].tails or (), strict=True)), (
+                "a state is kept"
+            )
+            states[call] = following
+    assert all(torch.equal(torch.cat(parts), whole) for parts, whole in zip(made, alone, strict=True))
+    assert before == [vars(module) for part in (encoder, decoder) for module in part.modules()]
+
+
+def test_the_state_does_not_grow(coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan]) -> None:
+    encoder, decoder, _ = coders
+    for coder, first, later in (
+        (encoder, torch.rand(1, 3, 32, 48), torch.rand(4, 3, 32, 48)),
+        (decoder, some_latents()[:1], some_latents()[:1]),
+        (decoder, some_latents()[:3], some_latents()[:3]),
+    ):
+        _, state = coder(first, StreamState())
+        sizes = []
+        for _ in range(4):
+            _, state = coder(later, state)
+            assert state.tails is not None
+            sizes.append([tuple(tail.shape) for tail in state.tails])
+            assert all(tail.untyped_storage().nbytes() == tail.nbytes for tail in state.tails), (
+                "nothing hangs on a view"
+            )
+        assert sizes == sizes[:1] * 4
+    assert state.tails is not None and len(state.tails) == 32  # official: 33 causal convolutions, the last unused
+
+
+def test_three_frames_beside_each_other_are_the_convolution_in_time() -> None:
+    """A CPU takes the one, a GPU the other."""
+    torch.manual_seed(0)
+    convolution, x = CausalConv3d(4, 6), torch.randn(1, 4, 5, 8, 8)
+    wanted = nn.Conv3d.forward(convolution, F.pad(x, (0, 0, 0, 0, 2, 0)))
+    torch.testing.assert_close(convolution(x, Carry(StreamState())), wanted)
+
+
+def test_names_and_shapes_at_full_size() -> None:
+    """Ours are the official names; those of diffusers come to the same, and every one of either is there."""
+    parts = (on_meta(WanEncoder, VAEConfig()), on_meta(WanDecoder, VAEConfig()))
+    ours = {name: tuple(value.shape) for part in parts for name, value in part.state_dict().items()}
+    with torch.device("meta"):
+        theirs = {name: tuple(value.shape) for name, value in AutoencoderKLWan().state_dict().items()}
+    assert {official_name(name): shape for name, shape in theirs.items()} == ours
+    assert {official_name(name): shape for name, shape in ours.items()} == ours
+    official = convert_wan_vae_to_diffusers(ours)
+    assert official == theirs
+    assert sum(p.numel() for p in parts[1].parameters()) == 73_295_603
