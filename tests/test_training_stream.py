@@ -26,7 +26,7 @@ def test_batches_made_ahead_are_the_same_and_go_on_the_same() -> None:
     later.number = 3
     assert all(torch.equal(later.next().latents, one[1:]) for one in wanted[3:])
     assert not torch.equal(wanted[0], wanted[1])
-    assert {PRESETS[f"{name}-h200"].workers for name in STAGES} == {12}
+    assert {PRESETS[f"{name}-h200"].workers for name in STAGES} == {6}
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
