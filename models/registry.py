@@ -139,7 +139,8 @@ def load_weights(
     if not path.is_file():
         raise EngineError(
             "checkpoint_missing",
-            f"the weights of this model are missing ({path.name}): reinstall, or start with random weights",
+            f"the weights of this model are missing: there is no {path}; put them there (those of embedded: reinstall), "
+            "or start with random weights",
         )
     try:
         with safe_open(path, framework="pt") as file:
