@@ -139,7 +139,7 @@ def load_weights(
     if not path.is_file():
         raise EngineError(
             "checkpoint_missing",
-            f"the weights of this model are missing: there is no {path}; put them there (those of embedded: reinstall), "
+            f"the weights of this model are missing: there is no {path}; put them there (embedded's: reinstall), "
             "or start with random weights",
         )
     try:
