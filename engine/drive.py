@@ -236,8 +236,8 @@ class DriveBuffer:
             del self._poses[:last]
 
 
-def lookahead_ms(config: ModelConfig, features: LogMelConfig | None = None) -> float:
+def lookahead_ms(config: ModelConfig) -> float:
     """Voice that the last token of a latent needs beyond the end of the latent's last frame."""
-    mel = features or LogMelConfig()
-    reach = ((mel.hops_from - 1) * mel.hop + mel.window) / mel.sample_rate
-    return 1000 * reach - 1000 * config.frames_per_latent / (config.dit.drive_tokens * config.fps)
+    mel = LogMelConfig()
+    token_ms = 1000 * config.frames_per_latent / (config.dit.drive_tokens * config.fps)
+    return 1000 * mel.reach_samples / mel.sample_rate - token_ms

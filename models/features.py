@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float32]
 class LogMelConfig:
     """Shape of the features. A hop h uses samples `hop * h .. hop * h + window - 1` (center=False).
 
-    A frame's token holds hops `4n - 8 .. 4n + 7`: it reaches 55 ms (`lookahead_samples`) beyond the frame's own end.
+    A frame's token holds hops `4n - 8 .. 4n + 7`: it reaches 95 ms (`reach_samples`) from the frame's start on.
     """
 
     sample_rate: int = 16000
@@ -38,9 +38,9 @@ class LogMelConfig:
         return (self.hops_before + self.hops_from) * self.mels
 
     @property
-    def lookahead_samples(self) -> int:
-        """How far a frame's token reaches beyond the frame's own end."""
-        return (self.hops_from - 1 - self.hops_per_frame) * self.hop + self.window
+    def reach_samples(self) -> int:
+        """How far a frame's token reaches from the frame's start on."""
+        return (self.hops_from - 1) * self.hop + self.window
 
     @property
     def silence(self) -> float:

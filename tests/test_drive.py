@@ -96,7 +96,7 @@ def test_packets_of_any_size_give_the_same_tokens_to_the_bit(config: ModelConfig
 
 def test_ready_until_follows_the_look_ahead_to_the_sample() -> None:
     for latent, last_frame in ((0, 0), (3, 12), (4, 16)):
-        needed = (last_frame + 1) * 640 + MEL.lookahead_samples  # latents 0 .. 3, a first chunk: 13 frames and 55 ms
+        needed = last_frame * 640 + MEL.reach_samples  # latents 0 .. 3, a first chunk: 13 frames and 55 ms
         buffer = DriveBuffer(EMBEDDED)
         buffer.push_voice(noise(needed - 1), 0)
         assert buffer.ready_until() == latent

@@ -97,5 +97,5 @@ def test_a_token_needs_its_frame_and_the_look_ahead_to_the_sample(frame: int, ne
             frame_tokens(MEL.whole(_voice(need - 1)), frame, CONFIG)
 
 
-def test_lookahead_is_55_ms() -> None:
-    assert CONFIG.lookahead_samples == 880
+def test_a_token_reaches_95_ms_from_its_frames_start() -> None:
+    assert CONFIG.reach_samples == 640 + 880
