@@ -70,7 +70,6 @@ class VAEConfig:
     multiples: tuple[int, ...] = (1, 2, 4, 4)
     blocks: int = 2
     in_time: tuple[bool, ...] = (False, True, True)
-    latent_channels: int = 16
     tiny_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from models.carry import Carry, StreamState
 from models.config import VAEConfig
+from models.wan_vae import FRAMES_PER_LATENT, LATENT_CHANNELS
 
-FRAMES_PER_LATENT = 4
 LIMIT = 3.0  # latents are pressed into -3..3
 
 
@@ -54,7 +54,7 @@ class TinyDecoder(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         widths = config.tiny_widths
-        layers: dict[str, nn.Module] = {"1": _conv(config.latent_channels, widths[0])}
+        layers: dict[str, nn.Module] = {"1": _conv(LATENT_CHANNELS, widths[0])}
         for stage, times in enumerate((1, 2, 2)):
             first, width = 3 + 6 * stage, widths[stage]
             layers |= {str(first + i): MemoryBlock(width) for i in range(3)}

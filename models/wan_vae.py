@@ -6,6 +6,7 @@ last in memory, where convolutions are fastest and the norm reads rows. Needs to
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ DEVIATION = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
+LATENT_CHANNELS = len(MEAN)
 FRAMES_PER_LATENT = 4
 TINY = 1e-24  # under the root of a norm: only keeps a row of zeros from dividing by nothing
 
@@ -165,7 +167,7 @@ class Encoder(_Coder):
 
     def __init__(self, config: VAEConfig) -> None:
         widths = [config.width * multiple for multiple in config.multiples]
-        super().__init__(3, config.width, widths[-1], widths[-1], 2 * config.latent_channels)
+        super().__init__(3, config.width, widths[-1], widths[-1], 2 * LATENT_CHANNELS)
         layers: list[nn.Module] = []
         channels = config.width
         for stage, width in enumerate(widths):
@@ -185,7 +187,7 @@ class Decoder(_Coder):
 
     def __init__(self, config: VAEConfig) -> None:
         widths = [config.width * multiple for multiple in reversed(config.multiples)]
-        super().__init__(config.latent_channels, widths[0], widths[0], widths[-1], 3)
+        super().__init__(LATENT_CHANNELS, widths[0], widths[0], widths[-1], 3)
         layers: list[nn.Module] = []
         channels = widths[0]
         for stage, width in enumerate(widths):
@@ -200,26 +202,22 @@ class Decoder(_Coder):
         return self.finish(_run(self.upsamples, x, carry), carry)
 
 
-class _Normalised(nn.Module):
-    """Holds the statistics of the latents; they are no part of a checkpoint."""
-
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__()
-        assert config.latent_channels == len(MEAN), "the statistics are those of z = 16"
-
-    def statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation [16, 1, 1] in fp32."""
-        mean, deviation = (torch.tensor(values, device=like.device)[:, None, None] for values in (MEAN, DEVIATION))
-        return mean, deviation
+@lru_cache(maxsize=8)
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of latents, [16, 1, 1] in fp32; no part of a checkpoint. Kept on the device: to bring them
+    there would wait for it in every call."""
+    with torch.inference_mode(False):
+        mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, DEVIATION))
+    return mean, deviation
 
 
-class WanEncoder(_Normalised):
+class WanEncoder(nn.Module):
     """Pictures of a stream to the latents that the transformer knows."""
 
     def __init__(self, config: VAEConfig) -> None:
-        super().__init__(config)
+        super().__init__()
         self.encoder = Encoder(config)
-        self.conv1 = nn.Conv3d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.conv1 = nn.Conv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
 
     def forward(self, pictures: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """RGB [N, 3, H, W] in 0..1 to normalised latents [F, 16, H/8, W/8] in fp32 (the mean; nothing is drawn) and the
@@ -228,23 +226,23 @@ class WanEncoder(_Normalised):
         assert (len(pictures) - carry.fresh) % FRAMES_PER_LATENT == 0, "a latent is four pictures, a stream's first one"
         x = (2 * pictures - 1).to(weight.dtype).contiguous(memory_format=torch.channels_last)
         moments = self.conv1(self.encoder(_video(x), carry))
-        mean, deviation = self.statistics(x)
+        mean, deviation = statistics(x.device)
         return (_frames(moments).chunk(2, dim=1)[0].float() - mean) / deviation, carry.state
 
 
-class WanDecoder(_Normalised):
+class WanDecoder(nn.Module):
     """Latents of a stream, as the transformer knows them, to its pictures."""
 
     def __init__(self, config: VAEConfig) -> None:
-        super().__init__(config)
+        super().__init__()
         self.decoder = Decoder(config)
-        self.conv2 = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
+        self.conv2 = nn.Conv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
 
     def forward(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """Normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32, and the next state.
 
         N = 4F, or 4F - 3 when the state is fresh."""
-        mean, deviation = self.statistics(latents)
+        mean, deviation = statistics(latents.device)
         x = (latents.float() * deviation + mean).to(self.conv2.weight.dtype)
         carry = Carry(state)
         x = self.decoder(self.conv2(_video(x.contiguous(memory_format=torch.channels_last))), carry)
