@@ -24,7 +24,7 @@ from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards, endurance
 from models.attention import choose_fastest
 from models.carry import StreamState
 from models.config import CONFIGS, WAN21_14B, ModelConfig, VAEConfig
-from models.registry import LoadedModel, build_codec, choose_device, choose_dtype, random_dit
+from models.registry import LoadedModel, build_model, choose_device, choose_dtype
 from models.wan_codec import DECODERS, build_decoder
 
 log = logging.getLogger(__name__)
@@ -60,16 +60,9 @@ class Journal:
 
 
 def random_model(config: ModelConfig, device: torch.device) -> LoadedModel:
-    """As the registry builds it, of a config that need not be in its table."""
-    dtype = choose_dtype("auto", device)
-    dit = random_dit(config, device, dtype).eval().requires_grad_(False)
-    context = None
-    if config.dit.text_dim is not None:
-        with torch.inference_mode():
-            context = dit.encode_text(torch.zeros(1, 512, config.dit.text_dim, device=device, dtype=dtype))
-    # A video's decoder is measured by itself.
-    codec = build_codec(config, device, dtype, random_weights=True) if config.codec == "motion" else None
-    return LoadedModel(config, dit, codec, context, device, dtype)
+    """A video's decoders are measured by themselves."""
+    model = build_model(config, device, choose_dtype("auto", device), random_weights=True)
+    return model if config.codec == "motion" else replace(model, codec=None)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -86,12 +86,16 @@ def load_model(
     if size is not None:
         config = config.at_size(*size)
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
+    return build_model(config, place, choose_dtype(dtype, place), random_weights=random_weights)
+
+
+def build_model(config: ModelConfig, place: torch.device, kind: torch.dtype, *, random_weights: bool) -> LoadedModel:
+    """The same of a config that need not be in the table."""
     if random_weights:
         dit = random_dit(config, place, kind)
     else:
         dit = CausalWanDiT.on_meta(config.dit)
-        load_weights(dit, WEIGHTS / (config.weights or name) / "dit.safetensors", place, kind)
+        load_weights(dit, WEIGHTS / (config.weights or config.name) / "dit.safetensors", place, kind)
     dit.eval().requires_grad_(False)
     codec = build_codec(config, place, kind, random_weights=random_weights)
     context = None
