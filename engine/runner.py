@@ -19,6 +19,7 @@ from engine.graphs import Graphs
 from engine.kv_cache import PINNED, KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
+from engine.rollout.strategies import default_spec
 from models.attention import FrameRuns, choose_fastest
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
@@ -81,9 +82,10 @@ class ModelRunner:
         model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
-        tokens, dit = model.config.tokens_per_latent, model.config.dit
-        # A denoising step of the default rollout: c + k latents see themselves, the context and the reference.
-        choose_fastest(model.device.type, model.dtype, 4 * tokens, (5 + context) * tokens, dit.heads, dit.head_dim)
+        tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)
+        own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
+        keys = (own + context + PINNED) * tokens
+        choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
         return cls(model, slots=config.slots, context=context)
 
     @property

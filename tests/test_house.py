@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_pickles_are_neither_read_nor_written() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             assert not unsafe.search(path.read_text()), path
+
+
+def test_what_runs_on_a_bare_gpu_machine_imports_with_its_opencv_5() -> None:
+    """OpenCV 5 has no HOG descriptor and no cascades; there they are never used, so they must not be asked for."""
+    words = (
+        "import cv2; del cv2.HOGDescriptor, cv2.CascadeClassifier; "
+        "import benchmarks.engine, benchmarks.gpu, cli.main, training.export, training.run"
+    )
+    subprocess.run([sys.executable, "-c", words], cwd=ROOT, check=True, timeout=120)
 
 
 def test_scripts_parse() -> None:
