@@ -74,7 +74,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN.
 
-    Between the attentions it is three functions of tensors alone, which can be compiled and know no cache.
+    Between the attentions it is four functions of tensors alone, which can be compiled and know no cache.
     """
 
     def __init__(self, config: DiTConfig) -> None:
