@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.i420 import to_i420
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.runner import ModelRunner, SlottedPass
 from models.codec import Portrait
@@ -54,7 +55,7 @@ class Call:
     def decode(self, latents: Tensor) -> np.ndarray:
         assert self.reference is not None
         frames, self.decoder = self.runner.decode(latents, self.reference, self.decoder)
-        return self.runner.to_i420(frames)
+        return to_i420(frames)
 
 
 def average_landmarks() -> dict[str, float]:
@@ -70,11 +71,11 @@ def grey_face(size: int = 256) -> np.ndarray:
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Milliseconds, with the device's queue empty before and after."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     began = time.perf_counter()
     result = work()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return 1000 * (time.perf_counter() - began), result
 
 
@@ -118,5 +119,5 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
 
 def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

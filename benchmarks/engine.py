@@ -116,7 +116,8 @@ def ablation(model: LoadedModel, rounds: int, ceiling: float) -> dict[str, Any]:
             found[name] = compare(bench, variant, rounds)
         except RuntimeError as reason:
             found[name] = {"error": str(reason).splitlines()[0]}
-    best = max((entry["tflops"] for entry in found.values() if "tflops" in entry), default=0.0)
+    bf16 = (entry for name, entry in found.items() if "tflops" in entry and not VARIANTS[name].float8)
+    best = max((entry["tflops"] for entry in bf16), default=0.0)
     return {
         **found,
         "copy_gb_per_second": round(copy_bandwidth(model.device), 1),

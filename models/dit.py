@@ -97,12 +97,12 @@ class CausalWanDiT(nn.Module):
             cast(Block, block).self_attn.fuse()
 
     def compile_blocks(self) -> None:
-        """For inference. One compilation serves all blocks and all shapes: what remains between the products only
-        moves memory, where shapes known beforehand gain little."""
+        """For inference. One compilation serves all blocks; a second one, which leaves open what differed, serves all
+        further shapes. Widths and heads stay constants: with them open, a rotation took ten times its bytes' time."""
         torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
         for block in self.blocks:
             for stage in ("project", "window", "after_attention", "feed_forward"):
-                setattr(block, stage, torch.compile(getattr(block, stage), dynamic=True, fullgraph=True))
+                setattr(block, stage, torch.compile(getattr(block, stage), fullgraph=True))
 
     @property
     def _recomputes(self) -> bool:

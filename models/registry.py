@@ -58,6 +58,8 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EngineError("no_device", f"torch sees no device {name}: use cpu, or install a CUDA build of torch")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what names no device (streams, graphs, measurements) means this one
     return device
 
 
