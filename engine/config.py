@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import RequestError
 
-STRATEGIES = ("knot_forcing", "self_forcing")
+STRATEGIES = ("knot_forcing", "self_forcing", "overlap_chunks")
 RUNNING_AHEAD = ("constant", "countdown")
 
 
@@ -15,8 +15,10 @@ RUNNING_AHEAD = ("constant", "countdown")
 class RolloutSpec:
     """How one call's latents are rolled out (Knot Forcing, Algorithm 1; Self Forcing with the same fields).
 
-    chunk: latents emitted together (c). knot: latents denoised ahead and shared with the next chunk (k).
-    window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached.
+    chunk: latents emitted together (c). knot: latents denoised ahead and shared with the next chunk (k); of
+    overlap_chunks, latents that the chunk before has shown, which begin the next and are not shown again.
+    window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached (of
+    overlap_chunks, none).
     steps: indices into the schedule's 1000-point grid, high noise first.
     running_ahead: ``countdown`` is the paper's rule (the reference jumps ``stride`` ahead when the rollout comes
     near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the chunk.
@@ -40,8 +42,10 @@ class RolloutSpec:
             )  # fmt: skip
         if self.running_ahead not in RUNNING_AHEAD:
             raise RequestError("invalid_rollout", f"running_ahead must be one of {', '.join(RUNNING_AHEAD)}")
-        if not 0 <= self.knot <= self.chunk < self.window:
+        if not self.overlaps and not 0 <= self.knot <= self.chunk < self.window:
             raise RequestError("invalid_rollout", "a rollout needs 0 <= knot <= chunk < window")
+        if self.overlaps and not 0 < self.knot <= self.chunk:
+            raise RequestError("invalid_rollout", "chunks that overlap need 0 < knot <= chunk")
         if not self.steps or list(self.steps) != sorted(set(self.steps), reverse=True) or self.steps[-1] <= 0:
             raise RequestError("invalid_rollout", "steps must be positive and strictly falling")
         if self.steps[0] > 1000:
@@ -52,9 +56,24 @@ class RolloutSpec:
             )
 
     @property
+    def overlaps(self) -> bool:
+        """Each chunk is a clip by itself, which begins with the last pictures of the one before."""
+        return self.strategy == "overlap_chunks"
+
+    @property
     def context(self) -> int:
         """Past latents attended (L - c)."""
-        return self.window - self.chunk
+        return 0 if self.overlaps else self.window - self.chunk
+
+    @property
+    def ahead(self) -> int:
+        """Latents whose drive a chunk needs beyond those it emits."""
+        return 0 if self.overlaps else self.knot
+
+    def emitted_frames(self, index: int, frames_per_latent: int) -> int:
+        """Pictures of a stream's chunk number ``index``. A stream's first latent shows one, every later one all of its
+        own; where chunks overlap, that latent is never among the emitted."""
+        return self.chunk * frames_per_latent - (frames_per_latent - 1 if index == 0 and not self.overlaps else 0)
 
 
 @dataclass(frozen=True, slots=True)

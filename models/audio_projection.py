@@ -43,7 +43,9 @@ def group(features: Tensor, latents: int, config: AudioConfig) -> Tensor:
     """
     half = config.window // 2
     frames = 1 + (latents - 1) * config.stride
-    assert len(features) == half + frames, f"{len(features)} frames of features, the clip has {frames} and {half} before"
+    assert len(features) == half + frames, (
+        f"{len(features)} frames of features, the clip has {frames} and {half} before"
+    )
     flat = torch.cat([features, features[-1:].expand(half, -1, -1)]).flatten(1)
     # Entries of consecutive windows overlap so that a latent's are the frames from ``half`` before its first to ``half``
     # after its last.

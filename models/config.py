@@ -228,9 +228,7 @@ WAN_TINY_TEST = replace(
 
 FLASHHEAD_PRO = ModelConfig(
     name="flashhead-pro",
-    dit=replace(
-        WAN21_T2V_1_3B, text_dim=None, reference_channels=WAN21_T2V_1_3B.latent_channels, audio=AudioConfig()
-    ),
+    dit=replace(WAN21_T2V_1_3B, text_dim=None, reference_channels=WAN21_T2V_1_3B.latent_channels, audio=AudioConfig()),
     fps=25,
     latent_size=(64, 64),
     pixel_size=(512, 512),

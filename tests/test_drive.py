@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.drive import HORIZON_SECONDS, MAX_POSES, DriveBuffer, DriveChunk
+from engine.drive import MAX_POSES, DriveBuffer, DriveChunk
 from engine.errors import EngineError
+from engine.voice_buffer import HORIZON_SECONDS
 from models.config import EMBEDDED, ModelConfig
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX
