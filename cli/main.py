@@ -38,6 +38,8 @@ def serve(
     slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
     tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
     advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,
+    prompt: Annotated[str | None, typer.Option(help="text for models that attend to text")] = None,
+    text_embedding: Annotated[str | None, typer.Option(help="or its embedding, .safetensors")] = None,
     random_weights: Annotated[bool | None, typer.Option(help="noise instead of a checkpoint, for tests")] = None,
 ) -> None:
     """Serve the page and the API. Options left out come from KNOTCAST_* variables, then from the defaults."""
@@ -73,6 +75,8 @@ def animate(
     report: Annotated[Path | None, typer.Option(help="write figures of the run as JSON")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto")] = "auto",
+    prompt: Annotated[str, typer.Option(help="text for models that attend to text")] = "",
+    text_embedding: Annotated[str, typer.Option(help="or its embedding, .safetensors")] = "",
     random_weights: Annotated[bool, typer.Option(help="noise instead of a checkpoint, for tests")] = False,
 ) -> None:
     """Make a video of a portrait speaking a recording, by the same worker as a live call."""
@@ -88,7 +92,10 @@ def animate(
                 audio=audio,
                 out=out,
                 pose=pose,
-                engine=EngineConfig(model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights),
+                engine=EngineConfig(
+                    model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights,
+                    prompt=prompt, text=text_embedding,
+                ),  # fmt: skip
                 rollout=Rollout(rollout or "", running_ahead or ""),
                 seed=seed,
                 seconds=seconds,

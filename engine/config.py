@@ -83,6 +83,8 @@ class EngineConfig:
     model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
     ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
     threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
+    prompt: what a model that attends to text is told; text: or a file with its embedding. models_dir: where the text
+    encoder lies.
     """
 
     model: str = "embedded"
@@ -91,3 +93,6 @@ class EngineConfig:
     slots: int = 2
     threads: int = 0
     random_weights: bool = False
+    prompt: str = ""
+    text: str = ""
+    models_dir: str = ""

@@ -23,6 +23,7 @@ from engine.rollout.strategies import default_spec
 from models.attention import FrameRuns, choose_fastest
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
+from models.text_encoder import TextSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +80,10 @@ class ModelRunner:
     @classmethod
     def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
         """Load the model that the config names and allocate the cache."""
-        model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
+        model = load_model(
+            config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights,
+            text=TextSource(config.prompt, config.text, config.models_dir),
+        )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
         tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)

@@ -18,6 +18,7 @@ from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.motion_codec import MotionCodec
+from models.text_encoder import TextSource, embed_text
 from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta
 from models.wan_keys import official_name
 from models.wan_vae import WanEncoder
@@ -79,18 +80,31 @@ def load_model(
     dtype: str = "auto",
     random_weights: bool = False,
     size: tuple[int, int] | None = None,
+    text: TextSource = TextSource(),  # noqa: B008 (frozen)
 ) -> LoadedModel:
     """Build a model. random_weights: seeded noise instead of a checkpoint, for tests and throughput figures.
-    size: (width, height) in pixels, None = the model's own."""
+    size: (width, height) in pixels, None = the model's own. text: what a model that attends to text is told."""
     config = find_config(name)
     if size is not None:
         config = config.at_size(*size)
     place = choose_device(device)
-    return build_model(config, place, choose_dtype(dtype, place), random_weights=random_weights)
+    return build_model(config, place, choose_dtype(dtype, place), random_weights=random_weights, text=text)
 
 
-def build_model(config: ModelConfig, place: torch.device, kind: torch.dtype, *, random_weights: bool) -> LoadedModel:
+def build_model(
+    config: ModelConfig,
+    place: torch.device,
+    kind: torch.dtype,
+    *,
+    random_weights: bool,
+    text: TextSource = TextSource(),  # noqa: B008 (frozen)
+) -> LoadedModel:
     """The same of a config that need not be in the table."""
+    words = None
+    if config.dit.text_dim is not None:  # before anything large is loaded: the encoder is large as well
+        words = embed_text(text, config.dit.text_dim, random_weights=random_weights)
+    elif text.prompt or text.embedding:
+        raise RequestError("no_text", f"the model {config.name} takes no text: leave out the prompt", param="prompt")
     if random_weights:
         dit = random_dit(config, place, kind)
     else:
@@ -99,9 +113,9 @@ def build_model(config: ModelConfig, place: torch.device, kind: torch.dtype, *, 
     dit.eval().requires_grad_(False)
     codec = build_codec(config, place, kind, random_weights=random_weights)
     context = None
-    if config.dit.text_dim is not None:  # an empty prompt: 512 zero embeddings, which are attended (Wan2.1)
+    if words is not None:
         with torch.inference_mode():
-            context = dit.encode_text(torch.zeros(1, 512, config.dit.text_dim, device=place, dtype=kind))
+            context = dit.encode_text(words[None].to(device=place, dtype=kind))
     return LoadedModel(config, dit, codec, context, place, kind)
 
 

@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     slots: int = Field(2, ge=1, le=64)
     threads: int = Field(0, ge=0, le=256)
     random_weights: bool = False
+    prompt: str = ""  # for models that attend to text
+    text_embedding: str = ""  # or a file with its embedding
 
     # Portraits
     data_dir: Path | None = None  # None: a temporary folder that goes when the server ends
@@ -119,4 +121,6 @@ def engine_config(settings: Settings) -> EngineConfig:
         slots=settings.slots,
         threads=settings.threads,
         random_weights=settings.random_weights,
+        prompt=settings.prompt,
+        text=settings.text_embedding,
     )
