@@ -80,7 +80,7 @@ class ModelConfig:
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
+    ``RolloutSpec``. rollout, window: its own strategy and how many latents that attends. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
     encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it
     runs with, empty = its own.
     """
@@ -96,6 +96,8 @@ class ModelConfig:
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     trained_latents: int = 21
     running_ahead: str = "countdown"
+    rollout: str = "knot_forcing"
+    window: int = 6
     weights: str = ""
     vae: VAEConfig = VAEConfig()
 
@@ -168,6 +170,25 @@ WAN21_14B = replace(
     ),
 )
 
+# Text to video without a portrait: what Wan2.1 itself, Self Forcing and LongLive publish. Nothing drives them, so they are
+# for throughput, as a start for training, and for other front ends than a call. The base is not distilled: its pictures
+# want fifty steps and guidance, which no rollout here does.
+WAN21_T2V = ModelConfig(
+    name="wan2.1-t2v-1.3b",
+    dit=WAN21_T2V_1_3B,
+    fps=16,
+    latent_size=(60, 104),
+    pixel_size=(832, 480),
+    codec="wan",
+    rollout="self_forcing",
+    window=21,
+)
+WAN21_T2V_14B = replace(
+    WAN21_T2V, name="wan2.1-t2v-14b", dit=replace(WAN21_T2V.dit, dim=5120, layers=40, heads=40, ffn_dim=13824)
+)
+SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
+LONGLIVE = replace(WAN21_T2V, name="longlive", window=12)
+
 WAN_TINY_TEST = replace(
     WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
     vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
@@ -177,6 +198,16 @@ WAN_TINY_TEST = replace(
 )  # fmt: skip
 """All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
 
+T2V_TINY_TEST = replace(
+    WAN21_T2V, name="t2v-tiny-test", latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
+    dit=replace(WAN_TINY_TEST.dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()),
+)  # fmt: skip
+"""The same of text to video alone."""
+
 CONFIGS: dict[str, ModelConfig] = {
-    config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST)
-}
+    config.name: config
+    for config in (
+        EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN21_T2V, WAN21_T2V_14B, SELF_FORCING, LONGLIVE,
+        WAN_TINY_TEST, T2V_TINY_TEST,
+    )
+}  # fmt: skip

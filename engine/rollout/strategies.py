@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from engine.config import RolloutSpec
+from engine.errors import RequestError
 from engine.flow import FewStepSchedule
 from engine.rollout.base import Rollout
 from engine.rollout.knot_forcing import KnotForcing
@@ -17,11 +18,23 @@ STRATEGIES: dict[str, Callable[[RolloutSpec, FewStepSchedule], Rollout]] = {
 
 
 def default_spec(config: ModelConfig, *, strategy: str = "", running_ahead: str = "") -> RolloutSpec:
-    """The model's own rollout; n0 = N_train + k and s = N_train keep the trained distances. Empty = the default."""
+    """The model's own rollout; n0 = N_train + k and s = N_train keep the trained distances. Empty = the default.
+
+    Raises RequestError ``invalid_rollout`` for one that wants inputs which the model does not have.
+    """
     spec = RolloutSpec()
+    strategy = strategy or config.rollout
+    if strategy == "knot_forcing" and not config.dit.inpainting:
+        raise RequestError(
+            "invalid_rollout",
+            f"{config.name} has no input for knots: roll it out with {config.rollout}",
+            param="rollout",
+        )
     return replace(
         spec,
-        strategy=strategy or spec.strategy,
+        strategy=strategy,
+        window=config.window,
+        reference=config.dit.inpainting,
         steps=config.steps,
         running_ahead=running_ahead or config.running_ahead,
         start=config.trained_latents + spec.knot,
