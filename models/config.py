@@ -80,9 +80,9 @@ class ModelConfig:
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. rollout, window: its own strategy and how many latents that attends. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
-    encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it
-    runs with, empty = its own.
+    ``RolloutSpec``. rollout, window: its own strategy, and how many latents that attends. codec: what turns pictures
+    into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), empty = nothing
+    (throughput only). vae: shape of Wan2.1's. weights: whose weights it runs with, empty = its own.
     """
 
     name: str
@@ -170,9 +170,9 @@ WAN21_14B = replace(
     ),
 )
 
-# Text to video without a portrait: what Wan2.1 itself, Self Forcing and LongLive publish. Nothing drives them, so they are
-# for throughput, as a start for training, and for other front ends than a call. The base is not distilled: its pictures
-# want fifty steps and guidance, which no rollout here does.
+# Text to video without a portrait: what Wan2.1 itself, Self Forcing and LongLive publish. Nothing drives them, so they
+# take no calls: they are for throughput, and a start for training. Wan2.1 itself is not distilled: its pictures want
+# fifty steps and guidance, which no rollout here does.
 WAN21_T2V = ModelConfig(
     name="wan2.1-t2v-1.3b",
     dit=WAN21_T2V_1_3B,

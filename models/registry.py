@@ -141,8 +141,8 @@ def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
 def load_weights(
     module: nn.Module, path: Path, device: torch.device, dtype: torch.dtype, part: tuple[str, ...] = ("",)
 ) -> None:
-    """Fill a module that stands on the meta device, by a file or its shards; names, shapes and types are compared before
-    anything is read.
+    """Fill a module that stands on the meta device, from a file or its shards; names, shapes and types are compared
+    before anything is read.
 
     part: how the official names begin that the module is made of; the rest of the file is for others. Raises
     EngineError ``checkpoint_missing``, ``checkpoint_broken``, ``checkpoint_mismatch``.

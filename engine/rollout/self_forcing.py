@@ -2,8 +2,8 @@
 frame.
 
 Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
-image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead. A model of text
-alone has none; nothing is pinned then.
+image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead. A model
+of text alone has none, and nothing is pinned.
 """
 
 import torch
