@@ -101,7 +101,11 @@ def test_other_rules_are_not_merged_by_this_one(tmp_path: Path, rule: dict[str, 
     ("name", "value", "words"),
     [
         ("base_model.model.blocks.9.self_attn.q.lora_A.weight", None, "half of the pair for blocks.9"),
-        ("base_model.model.blocks.0.self_attn.q.lora_A.weight", torch.zeros(RANK, 3), "does not fit .* self_attn.q"),
+        (
+            "base_model.model.blocks.0.self_attn.q.lora_A.weight",
+            torch.zeros(RANK, 3),
+            "its pair for blocks.0.self_attn.q",
+        ),
         ("base_model.model.blocks.0.self_attn.q.lora_magnitude_vector", torch.zeros(48), "no half of a LoRA pair"),
     ],
     ids=["half", "shape", "other"],
