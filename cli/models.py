@@ -91,10 +91,11 @@ def _count(shape: tuple[int, ...]) -> int:
 def fetched(name: str, models_dir: str, accept_licence: bool) -> str:
     """Raises AvatarError."""
     known = find_known(name)
-    console = Console(stderr=True)
-    console.print(f"{name}: {known.licence}, {', '.join(known.repositories)}", markup=False, highlight=False)
+    print(f"{name}: licence {known.licence}, from {', '.join(known.repositories)}", flush=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bars:
         tasks: dict[str, int] = {}
 
         def progress(file: str, done: int, size: int) -> None:

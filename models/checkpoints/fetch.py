@@ -58,12 +58,10 @@ def fetch(
         pages = ", ".join(f"https://huggingface.co/{repository}" for repository in known.repositories)
         raise RequestError(
             "licence_not_accepted",
-            f"the licence of {name} ({known.licence}) has conditions: read it at {pages}, then add --accept-licence",
+            f"read the licence of {name} ({known.licence}) at {pages}, then add --accept-licence",
         )
     hub = Hub(endpoint)
     jobs = [Job(file, hub.look_up(file), _place(folder, file)) for file in lacking]
-    for job in jobs:
-        _same_as_known(job)
     _room(name, folder, jobs)
     for job in jobs:
         hub.download(job.remote, job.path, lambda done, job=job: progress(job.file.path, done, job.remote.size))  # type: ignore[misc]
@@ -84,15 +82,6 @@ def missing(known: Known, folder: Path) -> list[HubFile]:
 
 def _place(folder: Path, file: HubFile) -> Path:
     return folder / WORK / file.repository.replace("/", "--") / file.path
-
-
-def _same_as_known(job: Job) -> None:
-    """The hub's file is the one that the table speaks of."""
-    known, remote = job.file, job.remote
-    if known.size not in (None, remote.size) or (known.sha256 and remote.sha256 not in ("", known.sha256)):
-        raise EngineError(
-            "checkpoint_mismatch", f"the hub's {known.path} of {known.repository} is not the file known here any more"
-        )
 
 
 def _room(name: str, folder: Path, jobs: list[Job]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from engine.errors import EngineError
 from models.checkpoints.manifest import HubFile
 
-CHUNK_BYTES = 2**20
 STALLED_S = 60.0
 HINTS = {401: " (a token may be needed: HF_TOKEN)", 403: " (accept its conditions on its page)"}
 
@@ -55,7 +54,8 @@ class Hub:
         self._endpoint = endpoint
 
     def look_up(self, file: HubFile) -> Remote:
-        """Raises EngineError ``hub_unreachable``, ``hub_refused``."""
+        """Raises EngineError ``hub_unreachable``, ``hub_refused``; ``checkpoint_mismatch`` where the hub's file is not
+        the one that the table speaks of."""
         url = self._hub.hf_hub_url(file.repository, file.path, endpoint=self._endpoint)
         try:
             found = self._hub.get_hf_file_metadata(url, endpoint=self._endpoint)
@@ -64,8 +64,12 @@ class Hub:
         if not (found.etag and found.size is not None and found.commit_hash):
             raise EngineError("hub_refused", f"the hub does not say what {file.path} of {file.repository} is")
         pinned = self._hub.hf_hub_url(file.repository, file.path, revision=found.commit_hash, endpoint=self._endpoint)
-        sha256 = file.sha256 or (found.etag if re.fullmatch("[0-9a-f]{64}", found.etag) else "")
-        return Remote(file.path, pinned, found.size, found.etag, sha256, found.commit_hash)
+        sha256 = found.etag if re.fullmatch("[0-9a-f]{64}", found.etag) else ""
+        if file.size not in (None, found.size) or (file.sha256 and sha256 not in ("", file.sha256)):
+            raise EngineError(
+                "checkpoint_mismatch", f"the hub's {file.path} of {file.repository} is not the file known here any more"
+            )
+        return Remote(file.path, pinned, found.size, found.etag, file.sha256 or sha256, found.commit_hash)
 
     def download(self, remote: Remote, path: Path, progress: Callable[[int], None]) -> None:
         """path is there afterwards, with the digest it should have; a part of it stays where it was cut off.
@@ -101,7 +105,7 @@ class Hub:
             self._hub.utils.hf_raise_for_status(response)
             if done and response.status_code != 206:  # it sends all of it
                 done = file.truncate(0)
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_bytes():  # as they come: none is lost where it is cut off
                 file.write(chunk)
                 done += len(chunk)
                 progress(done)

@@ -29,8 +29,8 @@ class HubFile:
 @dataclass(frozen=True, slots=True)
 class Known:
     """model: name of its config. licence: of the weights, as their page states it. memory_gb: of the device, as their
-    authors state it, None = they do not. adapter: path of a LoRA that is merged in, alpha: its scale. source: where to
-    read on. note: what to know before downloading."""
+    authors state it, None = they do not. adapter: path of a LoRA that is merged in, alpha: its scale. note: what to
+    know before downloading."""
 
     model: str
     title: str
@@ -150,7 +150,7 @@ KNOWN: dict[str, Known] = {
                 HubFile("Efficient-Large-Model/LongLive-1.3B", "models/lora.pt", ""),
                 WAN_VAE,
             ),
-            licence="see its page",
+            licence="stated on its page",
             driven_by=TEXT_ONLY,
             rollout="self_forcing",
             adapter="models/lora.pt",
