@@ -14,7 +14,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @dataclass
 class HubStub:
     """files: by repository/path. cut: after how many bytes of an answer the connection is closed. etags: another than
-    the file's digest. ranges: whether it honours them. asked: (method, path, range) of each request."""
+    the file's digest. ranges: whether it honours them. asked: (method, path, range) of each request for
+    a file."""
 
     files: dict[str, bytes]
     url: str = ""
@@ -41,8 +42,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         stub, span = self.stub, self.headers.get("Range", "")
-        stub.asked.append((self.command, self.path, span))
-        repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+        repository, resolve, rest = self.path.lstrip("/").partition("/resolve/")
+        if resolve:  # the library asks for other things besides
+            stub.asked.append((self.command, self.path, span))
         revision, _, path = rest.partition("/")
         data = stub.files.get(f"{repository}/{path}")
         if stub.gated or data is None or revision not in ("main", COMMIT):
