@@ -155,7 +155,7 @@ def load_weights(
         model = path.parent.name
         remedy = "install knotcast again" if path.parent.parent == WEIGHTS else advice(model, path.name)
         raise EngineError(
-            "checkpoint_missing", f"{model} lacks {path.name} ({error.message}): {remedy}; or start with random weights"
+            "checkpoint_missing", f"{model} lacks {path.name} in {path.parent}: {remedy}; or start with random weights"
         ) from error
     checkpoint = checkpoint.renamed(kind_of(checkpoint.tensors)[1])
     mine = {name: info for name, info in checkpoint.tensors.items() if name.startswith(part)}

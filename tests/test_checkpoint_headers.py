@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.errors import EngineError
+from models.checkpoints.convert import Conversion, convert
+from models.checkpoints.fit import shapes_of
 from models.checkpoints.headers import MAX_HEADER_BYTES, TensorInfo, read_header
 from models.checkpoints.reading import Checkpoint, open_checkpoint
+from models.checkpoints.verify import verify_file
 from models.checkpoints.writing import write
+from models.config import WAN21_T2V_1_3B
+from models.dit import CausalWanDiT
 
 
 def made(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
@@ -50,6 +55,8 @@ def entry(shape: Any = (2,), begin: Any = 0, end: Any = 8, dtype: Any = "F32") -
         ({"a": entry(), "b": entry(begin=4, end=12)}, b"x" * 12, "b overlaps"),
         ({"a": entry(), "b": entry()}, b"x" * 8, "b overlaps"),
         ({"a": entry(), "b": entry(begin=12, end=20)}, b"x" * 20, "b leaves a gap"),
+        ({"a\n\x1b[2J": entry()}, b"x" * 8, "a name that is none"),
+        ({"a" * 301: entry()}, b"x" * 8, "a name that is none"),
         ({"a": entry()}, b"x" * 7, "cut off, 1 bytes"),
         ({"a": entry()}, b"x" * 11, "3 bytes at its end"),
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "a": {}}', b"x" * 8, "stands twice"),
@@ -89,6 +96,47 @@ def test_one_changed_byte_never_raises_anything_else(
         assert error.code == "checkpoint_broken" and "\n" not in error.message
     else:
         assert {name: TensorInfo(t.dtype, tuple(t.shape)) for name, t in read.items()} == dict(checkpoint.tensors)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4), new=st.booleans()
+)
+def test_a_changed_pickle_never_raises_anything_else(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], new: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.pt"
+    state = {"generator": {"model.one": torch.ones(3, 4), "model.two": torch.zeros(5)}}
+    torch.save(state, path, _use_new_zipfile_serialization=new)
+    data = bytearray(path.read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    path.write_bytes(data)
+    try:
+        checkpoint = open_checkpoint(path)
+    except EngineError as error:
+        assert error.code == "checkpoint_broken" and error.message.isprintable()
+    else:
+        assert all(checkpoint.read(name).shape == info.shape for name, info in checkpoint.tensors.items())
+
+
+def test_a_checkpoint_of_full_size_is_judged_without_its_memory(tmp_path: Path) -> None:
+    """Wan2.1 1.3B in fp32: a true header over a file that holds nothing."""
+    shapes = shapes_of(CausalWanDiT.on_meta(WAN21_T2V_1_3B))
+    at, header = 0, {}
+    for name, shape in shapes.items():
+        size = TensorInfo(torch.float32, shape).bytes
+        header[name] = entry(shape, at, at + size)
+        at += size
+    path = made(tmp_path / "diffusion_pytorch_model.safetensors", header)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + at)
+    assert at == 4 * 1_418_996_800 and path.stat().st_blocks * 512 < 2**20
+    report = verify_file(path)
+    assert report.good and "of wan2.1-t2v-1.3b, self-forcing, longlive" in report.lines[0]
+    with pytest.raises(EngineError, match=r"does not fit wan2\.1-1\.3b: .* missing \(drive_embedding"):
+        convert(Conversion(path, "wan2.1-1.3b"), str(tmp_path))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_written_is_what_the_library_reads(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ import torch
 
 import models.checkpoints.fetch as fetching
 from engine.errors import AvatarError
+from engine.files import held
 from models.checkpoints.folders import DIT, VAE
 from models.checkpoints.manifest import KNOWN, HubFile, Known
 from models.config import T2V_TINY_TEST
 from models.registry import load_model
-from tests.checkpoints import random_state, self_forcing, vae_state
+from tests.checkpoints import official, random_state, self_forcing, vae_state
 from tests.hub_stub import COMMIT, HubStub, serving_hub
 from tests.test_lora import halves, trainers
 
@@ -52,7 +53,9 @@ def hub(tmp_path: Path, known: Known) -> Iterator[HubStub]:
 
 def fetch(folder: Path, hub: HubStub, **options: Any) -> tuple[Path | None, list[tuple[str, int, int]]]:
     told: list[tuple[str, int, int]] = []
-    made = fetching.fetch(TINY, str(folder), lambda *of: told.append(of), endpoint=hub.url, **options)
+    made = fetching.fetch(
+        TINY, str(folder), lambda file, done, size: told.append((file, done, size)), endpoint=hub.url, **options
+    )
     return made, told
 
 
@@ -176,6 +179,25 @@ def test_an_adapter_that_comes_along_is_merged(
     loaded = load_model(TINY, device="cpu", dtype="float32", models_dir=str(tmp_path / "models")).dit.state_dict()
     for target, (a, b) in halves(state).items():
         torch.testing.assert_close(loaded[f"{target}.weight"], state[f"{target}.weight"] + 2 * b @ a)
+
+
+def test_two_fetches_do_not_write_into_each_others_files(tmp_path: Path, hub: HubStub) -> None:
+    with held(tmp_path / "models" / TINY / ".fetch", "fetching into"):
+        refused(tmp_path / "models", hub, "another run is fetching into")
+    assert hub.downloads() == []
+    fetch(tmp_path / "models", hub)
+
+
+def test_a_file_that_is_as_it_should_be_only_moves(
+    tmp_path: Path, hub: HubStub, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = random_state()
+    hub.files["nobody/tiny/model.safetensors"] = official(tmp_path, state).read_bytes()
+    files = (HubFile("nobody/tiny", "model.safetensors", DIT), *known.files[1:])
+    monkeypatch.setitem(KNOWN, TINY, replace(known, files=files))
+    fetch(tmp_path / "models", hub)
+    made = tmp_path / "models" / TINY / DIT
+    assert made.read_bytes() == hub.files["nobody/tiny/model.safetensors"], "byte by byte, not written anew"
 
 
 def test_the_table_is_consistent() -> None:

@@ -7,12 +7,13 @@ its name when it is whole and fits, and not before.
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from engine.errors import EngineError, RequestError
-from engine.files import replacing
+from engine.files import held, replacing
 from models.checkpoints.convert import Conversion, convert, take
 from models.checkpoints.folders import DIT, TINY, VAE, model_folder
 from models.checkpoints.hub import Hub, Remote
@@ -21,7 +22,11 @@ from models.checkpoints.manifest import KNOWN, HubFile, Known
 SPARE_BYTES = 256 * 2**20
 WORK = ".fetch"
 
-Progress = Callable[[str, int, int], None]
+
+class Progress(Protocol):
+    """Told again and again of one file: bytes there, and in all."""
+
+    def __call__(self, file: str, done: int, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,9 @@ def find_known(name: str) -> Known:
 def fetch(
     name: str, models_dir: str, progress: Progress, *, accept_licence: bool = False, endpoint: str | None = None
 ) -> Path | None:
-    """The model's folder, None if all of it was there. progress: (file, bytes there, bytes in all), again and again.
+    """The model's folder, None if all of it was there.
 
-    Raises RequestError ``unknown_checkpoint``, ``licence_not_accepted``, EngineError ``hub_unreachable``,
+    Raises RequestError ``unknown_checkpoint``, ``licence_not_accepted``, ``in_use``, EngineError ``hub_unreachable``,
     ``no_space``, ``checkpoint_broken``, ``checkpoint_mismatch``.
     """
     known = find_known(name)
@@ -63,9 +68,11 @@ def fetch(
     hub = Hub(endpoint)
     jobs = [Job(file, hub.look_up(file), _place(folder, file)) for file in lacking]
     _room(name, folder, jobs)
-    for job in jobs:
-        hub.download(job.remote, job.path, lambda done, job=job: progress(job.file.path, done, job.remote.size))  # type: ignore[misc]
-    _turn_into_model(known, jobs, folder, models_dir)
+    with held(folder / WORK, "fetching into"):
+        for job in jobs:
+            hub.download(job.remote, job.path, partial(progress, job.file.path, size=job.remote.size))
+        _turn_into_model(known, jobs, folder, models_dir)
+    shutil.rmtree(folder / WORK)
     return folder
 
 
@@ -110,6 +117,5 @@ def _turn_into_model(known: Known, jobs: list[Job], folder: Path, models_dir: st
         f"{job.file.repository}/{job.file.path}": {"commit": job.remote.commit, "sha256": job.remote.sha256}
         for job in jobs
     }
-    with replacing(folder / "source.json") as partial:
-        partial.write_text(json.dumps({"licence": known.licence, "files": told}, indent=1) + "\n")
-    shutil.rmtree(folder / WORK)
+    with replacing(folder / "source.json") as written:
+        written.write_text(json.dumps({"licence": known.licence, "files": told}, indent=1) + "\n")

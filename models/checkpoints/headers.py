@@ -17,6 +17,7 @@ import torch
 from engine.errors import EngineError
 
 MAX_HEADER_BYTES = 100 * 2**20  # the library's own limit
+MAX_NAME = 300
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
@@ -62,6 +63,12 @@ def broken(path: Path, reason: str) -> EngineError:
     return EngineError("checkpoint_broken", f"{path.name} is not a readable checkpoint: {reason}")
 
 
+def check_name(path: Path, name: Any) -> None:
+    """Names are shown to people, and must not bring lines or escapes of their own. Raises EngineError."""
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_NAME:
+        raise broken(path, f"it holds a name that is none, {ascii(name)[:60]}")
+
+
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
@@ -84,6 +91,7 @@ def _check(path: Path, header: dict[str, Any], size: int) -> dict[str, TensorInf
     """Every tensor is as long as its shape says; together they fill the file without a gap or an overlap."""
     tensors, spans = {}, []
     for name, entry in header.items():
+        check_name(path, name)
         tensors[name], span = _entry(path, name, entry)
         spans.append((*span, name))
     at = 0

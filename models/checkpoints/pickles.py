@@ -6,6 +6,7 @@ Nothing runs on weights read here: they are converted to safetensors once. Knows
 
 import pickle  # its exception only
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.headers import TensorInfo, broken
+from models.checkpoints.headers import TensorInfo, broken, check_name
 from models.checkpoints.reading import Checkpoint
 
 # What Self Forcing and its relatives keep side by side; averaged weights first, as their demos do. The critic is for
@@ -31,7 +32,9 @@ def open_pickle(path: Path) -> Checkpoint:
     """The weights in a trainer's file, left on the disk until they are read. Raises EngineError
     ``checkpoint_broken``."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():  # of torch, about files that are refused, or read, in a moment
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except REASONS as error:
         unsafe = "weights_only" in str(error).lower()
         reason = "it holds more than tensors, and nothing else is loaded" if unsafe else "torch cannot read it"
@@ -41,8 +44,9 @@ def open_pickle(path: Path) -> Checkpoint:
         raise broken(path, f"it holds no tensors by name, at its top or under {', '.join(WITHIN)}")
     tensors = {}
     for name, value in weights.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise broken(path, f"{str(name)[:80]} is no plain tensor")
+        check_name(path, name)
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise broken(path, f"{name} is no plain tensor")
         tensors[name] = TensorInfo(value.dtype, tuple(value.shape))
     return Checkpoint(path.name + (f" ({part})" if part else ""), tensors, lambda name: weights[name].contiguous())
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import EngineError
-from models.checkpoints.headers import TensorInfo, broken, read_header
+from models.checkpoints.headers import TensorInfo, broken, check_name, read_header
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 INDEX = ".safetensors.index.json"
@@ -102,13 +102,15 @@ def _shards(index: Path, device: str) -> Checkpoint:
         raise broken(index, "it is no index of shards") from error
     if not isinstance(place, dict) or not all(isinstance(name, str) for name in place.values()):
         raise broken(index, "it is no index of shards")
+    for key in place:
+        check_name(index, key)
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, Callable[[str], Tensor]] = {}
     for name in sorted(set(place.values())):
         if not re.fullmatch(r"[\w.-]+\.safetensors", name):  # beside the index, and nowhere else
             raise broken(index, f"it names a shard that is no file beside it, {name[:60]!r}")
         if not (path := index.with_name(name)).is_file():
-            raise EngineError("checkpoint_missing", f"the shard {name} of {index.name} is missing")
+            raise broken(index, f"its shard {name} is missing")
         shard = _file(path, device)
         readers[name] = shard.read
         if strange := sorted(key for key in shard.tensors if place.get(key) != name):

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
-from engine.files import replacing
-from training.files import held
+from engine.files import held, replacing
 from training.video.clips import MANIFEST
 from training.video.source import RECORD, ClipFormat
 
