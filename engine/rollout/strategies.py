@@ -24,7 +24,7 @@ def default_spec(config: ModelConfig, *, strategy: str = "", running_ahead: str 
     """
     spec = RolloutSpec()
     strategy = strategy or config.rollout
-    if strategy == "knot_forcing" and not config.dit.inpainting:
+    if strategy == "knot_forcing" != config.rollout and not config.dit.inpainting:
         raise RequestError(
             "invalid_rollout",
             f"{config.name} has no input for knots: roll it out with {config.rollout}",
