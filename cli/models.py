@@ -61,7 +61,8 @@ def told(name: str, models_dir: str) -> str:
     if name in CONFIGS:
         config = CONFIGS[name]
         size = sum(_count(shape) for shape in (parts_of(config)[0].wanted or {}).values())
-        lines.append(f"  transformer: {size / 1e6:,.1f} million values, rolled out by {config.rollout}")
+        lines.append(f"  transformer: {size / 1e6:,.1f} million values")
+        lines.append(f"  rollout: {config.rollout}")
     else:
         lines.append("  this version has no transformer for it yet: its files can be fetched, not run")
     if name in KNOWN:

@@ -23,6 +23,7 @@ from models.checkpoints.reading import Checkpoint, open_checkpoint
 from models.config import T2V_TINY_TEST, WAN21_T2V_1_3B
 from models.dit import CausalWanDiT
 from models.registry import load_model
+from models.wan_codec import build_decoder
 from tests.checkpoints import FORMATS, diffusers_model, official, random_state, self_forcing, shards, vae_state
 from training.start import read_weights
 
@@ -88,6 +89,22 @@ def test_image_keys_have_their_official_names() -> None:
         "blocks.3.attn2.norm_added_k.weight": "blocks.3.cross_attn.norm_k_img.weight",
     }
     assert {name: transformer_name(name) for name in names} == names
+
+
+def test_the_autoencoder_of_diffusers_becomes_the_official_one(tmp_path: Path) -> None:
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    state = vae_state()
+    (tmp_path / "vae").mkdir()
+    save_file(convert_wan_vae_to_diffusers(dict(state)), tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert same(converted(tmp_path / "vae", tmp_path), state)
+
+
+def test_the_tiny_decoder_is_taken_without_its_encoder(tmp_path: Path) -> None:
+    state = build_decoder("wan-tiny", "cpu", torch.float32, T2V_TINY_TEST.vae).state_dict()
+    torch.save({**state, "encoder.0.weight": torch.zeros(3)}, tmp_path / "taew2_1.pth")
+    assert same(converted(tmp_path / "taew2_1.pth", tmp_path), state)
+    assert (tmp_path / TINY / "tiny.safetensors").is_file()
 
 
 # A chunk of a checkpoint

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import models.checkpoints.fetch as fetching
 from engine.errors import AvatarError
 from engine.files import held
-from models.checkpoints.folders import DIT, VAE
+from models.checkpoints.folders import DIT, VAE, WAV2VEC
 from models.checkpoints.manifest import KNOWN, HubFile, Known
 from models.config import T2V_TINY_TEST
 from models.registry import load_model
@@ -24,7 +25,7 @@ from tests.test_lora import halves, trainers
 
 TINY = T2V_TINY_TEST.name
 ENTRY = Known(
-    model=TINY, title="tiny", licence="Apache-2.0", driven_by="text", rollout="self_forcing",
+    model=TINY, title="tiny", licence="Apache-2.0", driven_by="text",
     files=(
         HubFile("nobody/tiny", "checkpoints/self_forcing_dmd.pt", DIT),
         HubFile("nobody/vae", "Wan2.1_VAE.pth", VAE),
@@ -198,6 +199,26 @@ def test_a_file_that_is_as_it_should_be_only_moves(
     fetch(tmp_path / "models", hub)
     made = tmp_path / "models" / TINY / DIT
     assert made.read_bytes() == hub.files["nobody/tiny/model.safetensors"], "byte by byte, not written anew"
+
+
+def test_what_no_network_here_looks_into_is_taken_as_it_is(
+    tmp_path: Path, hub: HubStub, known: Known, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A speech encoder is handed to its library; a model may be published before this version can run it."""
+    state = {"wav2vec2.encoder.layers.0.attention.k_proj.bias": torch.ones(4)}
+    save_file(state, tmp_path / "w.safetensors")
+    hub.files["nobody/voice/model.safetensors"] = (tmp_path / "w.safetensors").read_bytes()
+    voice = HubFile("nobody/voice", "model.safetensors", WAV2VEC)
+    monkeypatch.setitem(KNOWN, "later", replace(known, model="later", files=(*known.files, voice)))
+    made = fetching.fetch("later", str(tmp_path / "models"), lambda file, done, size: None, endpoint=hub.url)
+    assert made is not None
+    assert (made / WAV2VEC).read_bytes() == hub.files["nobody/voice/model.safetensors"]
+    assert load_file(made / DIT).keys() == random_state().keys() and load_file(made / VAE).keys() == vae_state().keys()
+    hub.files["nobody/voice/model.safetensors"] = b"<html>"
+    (made / WAV2VEC).unlink()
+    with pytest.raises(AvatarError, match="not a readable checkpoint"):
+        fetching.fetch("later", str(tmp_path / "models"), lambda file, done, size: None, endpoint=hub.url)
+    assert not (made / WAV2VEC).exists()
 
 
 def test_the_table_is_consistent() -> None:

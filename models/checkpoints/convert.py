@@ -14,7 +14,7 @@ from models.checkpoints.headers import read_header
 from models.checkpoints.lora import is_adapter, merge, open_adapter
 from models.checkpoints.manifest import KNOWN
 from models.checkpoints.names import transformer_name
-from models.checkpoints.parts import Part, ignored_in, kind_of, parts_of
+from models.checkpoints.parts import Part, accepted_by, ignored_in, kind_of
 from models.checkpoints.reading import Checkpoint, open_checkpoint
 from models.checkpoints.writing import write
 from models.config import CONFIGS, ModelConfig
@@ -75,7 +75,7 @@ def fitted(checkpoint: Checkpoint, config: ModelConfig | None) -> tuple[Checkpoi
     file = kind_of(checkpoint.tensors)[0]
     if config is None or file in (LTX, WAV2VEC):
         return checkpoint, Part(file, None)
-    parts = {part.file: part for part in parts_of(config)}
+    parts = {part.file: part for part in accepted_by(config)}
     part = parts.get(file)
     if part is None or part.wanted is None:
         raise RequestError(

@@ -1,7 +1,7 @@
 """Checkpoints that are published, and that run here or will: where they lie, what they are, what drives them.
 
-A table and nothing else. Sizes and digests are those the hub states for the files; None = not known to us, and then the
-hub's own are used. Whether a licence lets you do what you want to do is yours to read.
+A table and nothing else. Sizes and digests are those that public projects record of the hub's files; None = not known
+to us, and then the hub's own are used. Whether a licence lets you do what you want to do is yours to read.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,6 @@ class Known:
     files: tuple[HubFile, ...]
     licence: str
     driven_by: str
-    rollout: str
     memory_gb: float | None = None
     adapter: str = ""
     alpha: float | None = None
@@ -81,7 +80,6 @@ KNOWN: dict[str, Known] = {
             ),
             licence="Apache-2.0",
             driven_by="voice (wav2vec2) and a portrait",
-            rollout="overlap_chunks",
             note="its authors: 10.8 frames a second on one RTX 4090, real time on two RTX 5090",
         ),
         Known(
@@ -96,7 +94,6 @@ KNOWN: dict[str, Known] = {
             ),
             licence="Apache-2.0",
             driven_by="voice (wav2vec2) and a portrait",
-            rollout="overlap_chunks",
             note="its authors: 96 frames a second on one RTX 4090; users report about 25 there",
         ),
         Known(
@@ -111,7 +108,6 @@ KNOWN: dict[str, Known] = {
             ),
             licence="Apache-2.0",
             driven_by=TEXT_ONLY,
-            rollout="self_forcing",
             memory_gb=8.19,
             note="not distilled: four steps of it are no pictures; a start for training",
         ),
@@ -128,7 +124,6 @@ KNOWN: dict[str, Known] = {
             ),
             licence="Apache-2.0",
             driven_by=TEXT_ONLY,
-            rollout="self_forcing",
             memory_gb=40,
             note="not distilled: four steps of it are no pictures; a start for training",
         ),
@@ -138,7 +133,6 @@ KNOWN: dict[str, Known] = {
             files=(HubFile("gdhe17/Self-Forcing", "checkpoints/self_forcing_dmd.pt", DIT), WAN_VAE),
             licence="CC-BY-NC-SA-4.0",
             driven_by=TEXT_ONLY,
-            rollout="self_forcing",
             memory_gb=24,
             note="its code is Apache-2.0, its weights are not: no commercial use",
         ),
@@ -152,7 +146,6 @@ KNOWN: dict[str, Known] = {
             ),
             licence="stated on its page",
             driven_by=TEXT_ONLY,
-            rollout="self_forcing",
             adapter="models/lora.pt",
             alpha=256,
             note="tuned with its first 3 latents always in view, which Self Forcing's rollout here does not keep",

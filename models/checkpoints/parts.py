@@ -64,5 +64,13 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
     return (dit,)
 
 
+def accepted_by(config: ModelConfig) -> tuple[Part, ...]:
+    """What may lie in a model's folder: its parts, and the tiny decoder that a model of Wan2.1's latents may use."""
+    parts = parts_of(config)
+    if config.codec != "wan":
+        return parts
+    return (*parts, Part(TINY, shapes_of(on_meta(TinyDecoder, config.vae)), ("encoder.",)))
+
+
 def ignored_in(part: Part, names: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     return part.ignored + (ignored_prefixes(names) if part.file == DIT else ())

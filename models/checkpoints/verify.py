@@ -8,7 +8,7 @@ from models.checkpoints.fit import Fit, compare
 from models.checkpoints.folders import model_folder
 from models.checkpoints.lora import is_adapter
 from models.checkpoints.manifest import KNOWN, advice
-from models.checkpoints.parts import ignored_in, kind_of, parts_of
+from models.checkpoints.parts import accepted_by, ignored_in, kind_of, parts_of
 from models.checkpoints.reading import open_checkpoint
 from models.config import CONFIGS
 
@@ -58,7 +58,7 @@ def verify_file(path: Path) -> Report:
     checkpoint = checkpoint.renamed(names)
     fits: list[tuple[str, Fit]] = []
     for config in CONFIGS.values():
-        for part in parts_of(config):
+        for part in accepted_by(config):
             if part.file == file and part.wanted is not None:
                 fits.append((config.name, compare(checkpoint, part.wanted, ignored_in(part, checkpoint.tensors))))
     loads = [name for name, fit in fits if fit.good]
