@@ -22,6 +22,7 @@ class RolloutSpec:
     steps: indices into the schedule's 1000-point grid, high noise first.
     running_ahead: ``countdown`` is the paper's rule (the reference jumps ``stride`` ahead when the rollout comes
     near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the chunk.
+    reference: a portrait is pinned in front of the past; without, there is only the text.
     start, stride: n0 = N_train + k and s = N_train for a model trained on N_train latents.
     """
 
@@ -33,6 +34,7 @@ class RolloutSpec:
     running_ahead: str = "countdown"
     start: int = 22
     stride: int = 21
+    reference: bool = True
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -83,8 +85,8 @@ class EngineConfig:
     model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
     ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
     threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
-    prompt: what a model that attends to text is told; text: or a file with its embedding. models_dir: where the text
-    encoder lies.
+    prompt: what a model that attends to text is told; text: or a file with its embedding.
+    models_dir: folder of the models that are not in the package, empty = ``~/.cache/knotcast/models``.
     """
 
     model: str = "embedded"

@@ -50,9 +50,14 @@ class DriveBuffer:
     """One call's drive. Latent 0 is the call's first; it ends with ``first_frame`` of media time.
 
     Sound before ``first_frame`` gives the first features their past if it was pushed, and is silence if not.
+    Raises EngineError ``no_drive`` for a model that nothing drives.
     """
 
     def __init__(self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None) -> None:
+        if not config.dit.drive_dim:
+            raise EngineError(
+                "no_drive", f"nothing drives the model {config.name}: it is of text alone and takes no calls"
+            )
         self._features = StreamingLogMel(features)
         self._mel = self._features.config
         self._fps, self._frames, self._tokens = config.fps, config.frames_per_latent, config.dit.drive_tokens

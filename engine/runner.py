@@ -78,15 +78,16 @@ class ModelRunner:
         return self.model.codec
 
     @classmethod
-    def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
-        """Load the model that the config names and allocate the cache."""
+    def start(cls, config: EngineConfig) -> "ModelRunner":
+        """Load the model that the config names and allocate the cache for its own rollout."""
         model = load_model(
             config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights,
-            text=TextSource(config.prompt, config.text, config.models_dir),
+            models_dir=config.models_dir, text=TextSource(config.prompt, config.text, config.models_dir),
         )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
         tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)
+        context = spec.context
         own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
         keys = (own + context + PINNED) * tokens
         choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
@@ -144,7 +145,10 @@ class ModelRunner:
 
     def _forward(self, like: Pass, inputs: tuple[Tensor, ...]) -> Tensor:
         """From tensors of the device alone; ``like`` gives what all passes of the shape have in common."""
-        numbers, latents, condition, drive = inputs
+        numbers, latents, *given = inputs
+        dit = self.config.dit  # what a model has no input for is not handed to it
+        condition = given[0] if dit.condition_channels else None
+        drive = given[1] if dit.drive_dim else None
         reads, kept, frames = len(like.reads), like.kept, like.frames
         sizes = [1, reads, reads, len(kept), frames]
         slots, read, read_at, targets, positions = numbers[:, :-frames].long().split(sizes, 1)

@@ -113,12 +113,11 @@ class ModelConfig:
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. rollout, chunk, knot: likewise, its strategy and latents. codec: what turns pictures into latents
+    ``RolloutSpec``. rollout, chunk, knot, window: likewise, its own. codec: what turns pictures into latents
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
     ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
-    weights: whose weights it runs with, empty = its own. unused: how names in its checkpoint begin that no part of it
-    asks for. unverified: what of all this nobody has yet held against the published weights.
+    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody has yet held against the published weights.
     """
 
     name: str
@@ -135,11 +134,11 @@ class ModelConfig:
     rollout: str = "knot_forcing"
     chunk: int = 3
     knot: int = 1
+    window: int = 6
     pixels_per_latent: int = 8
     weights: str = ""
     vae: VAEConfig = VAEConfig()
     ltx: LTXConfig = LTXConfig()
-    unused: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
 
     def frames_of(self, latents: int) -> int:
@@ -217,6 +216,25 @@ WAN21_14B = replace(
     ),
 )
 
+# Text to video without a portrait: what Wan2.1 itself, Self Forcing and LongLive publish. Nothing drives them, so they
+# take no calls: they are for throughput, and a start for training. Wan2.1 itself is not distilled: its pictures want
+# fifty steps and guidance, which no rollout here does.
+WAN21_T2V = ModelConfig(
+    name="wan2.1-t2v-1.3b",
+    dit=WAN21_T2V_1_3B,
+    fps=16,
+    latent_size=(60, 104),
+    pixel_size=(832, 480),
+    codec="wan",
+    rollout="self_forcing",
+    window=21,
+)
+WAN21_T2V_14B = replace(
+    WAN21_T2V, name="wan2.1-t2v-14b", dit=replace(WAN21_T2V.dit, dim=5120, layers=40, heads=40, ffn_dim=13824)
+)
+SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
+LONGLIVE = replace(WAN21_T2V, name="longlive", window=12)
+
 WAN_TINY_TEST = replace(
     WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
     vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
@@ -225,6 +243,12 @@ WAN_TINY_TEST = replace(
     ),
 )  # fmt: skip
 """All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
+
+T2V_TINY_TEST = replace(
+    WAN21_T2V, name="t2v-tiny-test", latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
+    dit=replace(WAN_TINY_TEST.dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()),
+)  # fmt: skip
+"""The same of text to video alone."""
 
 FLASHHEAD_PRO = ModelConfig(
     name="flashhead-pro",
@@ -236,7 +260,6 @@ FLASHHEAD_PRO = ModelConfig(
     rollout="overlap_chunks",
     chunk=7,
     knot=2,
-    unused=("audio_emb.", "text_embedding."),
     unverified=(
         "colours: matched by mean and deviation of each picture's Lab channels; that it is Lab was not checked",
         "the voice's window at a chunk's end: the last frame is repeated for the two that have not been heard",
@@ -286,7 +309,8 @@ FLASHHEAD_LITE_TINY_TEST = replace(
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
-        EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, FLASHHEAD_PRO, FLASHHEAD_LITE,
-        FLASHHEAD_PRO_TINY_TEST, FLASHHEAD_LITE_TINY_TEST,
+        EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN21_T2V, WAN21_T2V_14B, SELF_FORCING, LONGLIVE,
+        WAN_TINY_TEST, T2V_TINY_TEST, FLASHHEAD_PRO, FLASHHEAD_LITE, FLASHHEAD_PRO_TINY_TEST,
+        FLASHHEAD_LITE_TINY_TEST,
     )
 }  # fmt: skip

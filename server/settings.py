@@ -5,6 +5,7 @@ The only place that reads the environment. ``engine_config`` turns it into what 
 
 import ipaddress
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -74,6 +75,7 @@ class Settings(BaseSettings):
     random_weights: bool = False
     prompt: str = ""  # for models that attend to text
     text_embedding: str = ""  # or a file with its embedding
+    models_dir: Path | None = None  # None: knotcast/models in the user's cache folder
 
     # Portraits
     data_dir: Path | None = None  # None: a temporary folder that goes when the server ends
@@ -123,4 +125,13 @@ def engine_config(settings: Settings) -> EngineConfig:
         random_weights=settings.random_weights,
         prompt=settings.prompt,
         text=settings.text_embedding,
+        models_dir=models_folder(settings.models_dir),
     )
+
+
+def models_folder(given: Path | None) -> str:
+    """Where models lie: as given, else in the user's cache folder (XDG_CACHE_HOME)."""
+    if given is not None:
+        return str(given.expanduser())
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return str((Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "knotcast" / "models")

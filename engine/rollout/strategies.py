@@ -21,14 +21,27 @@ STRATEGIES: dict[str, Callable[[RolloutSpec, FewStepSchedule], Rollout]] = {
 def default_spec(config: ModelConfig, *, strategy: str = "", running_ahead: str = "") -> RolloutSpec:
     """The model's own rollout; n0 = N_train + k and s = N_train keep the trained distances. Empty = the default.
 
-    Raises RequestError for a strategy that the model was not made for: clips by themselves, or latents in a stream."""
-    overlaps = "overlap_chunks"
-    if strategy and (strategy == overlaps) != (config.rollout == overlaps):
-        raise RequestError("invalid_rollout", f"{config.name} cannot be rolled out by {strategy}", param="rollout")
+    Raises RequestError ``invalid_rollout`` for one that wants inputs which the model does not have, or chunks that it
+    was not made for.
+    """
+    strategy = strategy or config.rollout
+    if strategy == "knot_forcing" != config.rollout and not config.dit.inpainting:
+        raise RequestError(
+            "invalid_rollout",
+            f"{config.name} has no input for knots: roll it out with {config.rollout}",
+            param="rollout",
+        )
+    if (strategy == "overlap_chunks") != (config.rollout == "overlap_chunks"):
+        raise RequestError(
+            "invalid_rollout", f"{config.name} was not made for {strategy}: roll it out with {config.rollout}",
+            param="rollout",
+        )  # fmt: skip
     return RolloutSpec(
-        strategy=strategy or config.rollout,
+        strategy=strategy,
         chunk=config.chunk,
         knot=config.knot,
+        window=config.window,
+        reference=config.dit.inpainting,
         steps=config.steps,
         running_ahead=running_ahead or config.running_ahead,
         start=config.trained_latents + config.knot,
