@@ -24,7 +24,7 @@ models = typer.Typer(help="Checkpoints: what there is, getting it, and whether i
 app.add_typer(models, name="models")
 
 MODELS_DIR = "folder of the models; default: KNOTCAST_MODELS_DIR, then knotcast/models in your cache folder"
-RolloutName = Literal["knot_forcing", "self_forcing"]
+RolloutName = Literal["knot_forcing", "self_forcing", "overlap_chunks"]
 
 
 def fail(message: str) -> None:

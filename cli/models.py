@@ -63,6 +63,7 @@ def told(name: str, models_dir: str) -> str:
         size = sum(_count(shape) for shape in (parts_of(config)[0].wanted or {}).values())
         lines.append(f"  transformer: {size / 1e6:,.1f} million values")
         lines.append(f"  rollout: {config.rollout}")
+        lines += [f"  not checked against the published files: {what}" for what in config.unverified]
     else:
         lines.append("  this version has no transformer for it yet: its files can be fetched, not run")
     if name in KNOWN:

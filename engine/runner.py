@@ -21,8 +21,10 @@ from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec
 from models.attention import FrameRuns, choose_fastest
+from models.audio_projection import group
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
+from models.speech_encoder import SpeechState
 from models.text_encoder import TextSource
 
 
@@ -148,7 +150,7 @@ class ModelRunner:
         numbers, latents, *given = inputs
         dit = self.config.dit  # what a model has no input for is not handed to it
         condition = given[0] if dit.condition_channels else None
-        drive = given[1] if dit.drive_dim else None
+        drive = given[1] if dit.drive_dim or dit.audio else None
         reads, kept, frames = len(like.reads), like.kept, like.frames
         sizes = [1, reads, reads, len(kept), frames]
         slots, read, read_at, targets, positions = numbers[:, :-frames].long().split(sizes, 1)
@@ -178,6 +180,18 @@ class ModelRunner:
     def encode_reference(self, portrait: Portrait) -> Reference:
         """Once per call; latent and features on the model's device."""
         return self.codec.encode_reference(portrait)
+
+    @torch.inference_mode()
+    def listen(self, samples: np.ndarray, heard: SpeechState | None, latents: int) -> tuple[Tensor, SpeechState]:
+        """The drive [F, entries, d] of a chunk's latents and the next state, for a model with a speech encoder.
+        samples: float32 at 16 kHz since the last chunk, to the end of this one's last frame. heard: None = a call's
+        first."""
+        speech, audio = self.model.speech, self.config.dit.audio
+        assert speech is not None and audio is not None, "the model has no speech encoder"
+        frames = audio.window // 2 + self.config.frames_of(latents)
+        sound = torch.from_numpy(samples)
+        features, heard = speech.encode(sound, heard or speech.initial_state(), frames, self.config.fps)
+        return group(features, latents, audio), heard
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:

@@ -9,7 +9,7 @@ from math import inf
 import numpy as np
 import torch
 
-from engine.drive import DriveBuffer
+from engine.drive import DriveBuffer, DriveChunk
 from engine.errors import EngineError, RequestError
 from engine.frame_ring import FrameRing
 from engine.messages import ChunkReady, Deadline, OpenStream
@@ -17,7 +17,10 @@ from engine.rollout.base import Pass
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
+from engine.speech_drive import SpeechChunk, SpeechDrive
+from models.clip_codec import ClipState
 from models.codec import Portrait
+from models.speech_encoder import SpeechState
 
 
 class Stream:
@@ -37,7 +40,9 @@ class Stream:
         self._reference = runner.encode_reference(_portrait(opened))
         self._state = self._rollout.new_state(self._reference.latent, self._reference.features, opened.seed)
         self._decoder_state = runner.codec.initial_state()
-        self.drive = DriveBuffer(self._config, opened.first_frame)
+        kind = DriveBuffer if self._config.dit.audio is None else SpeechDrive
+        self.drive: DriveBuffer | SpeechDrive = kind(self._config, opened.first_frame)
+        self._heard: SpeechState | None = None
         self._first_frame = self._next_frame = self._read = opened.first_frame
         self._index = 0
         self._live = opened.live
@@ -99,9 +104,15 @@ class Stream:
         assert self._job is None
         chunk = self.drive.take(self._state.next_latent, self._rollout.drive_latents)
         self._missing, self._began_at, self.work = chunk.missing, now, 0.0
-        drive = torch.from_numpy(chunk.tokens).to(self._runner.device)
-        self._job = ChunkJob(self._rollout.denoise(self._state, drive), self._held)
+        self._job = ChunkJob(self._rollout.denoise(self._state, self._tokens(chunk)), self._held)
         self._held = None
+
+    def _tokens(self, chunk: DriveChunk | SpeechChunk) -> torch.Tensor:
+        """The chunk's drive as the transformer takes it, on the device."""
+        if isinstance(chunk, DriveChunk):
+            return torch.from_numpy(chunk.tokens).to(self._runner.device)
+        tokens, self._heard = self._runner.listen(chunk.samples, self._heard, self._rollout.drive_latents)
+        return tokens
 
     @property
     def pending(self) -> SlottedPass:
@@ -129,6 +140,8 @@ class Stream:
         assert job is not None and job.latents is not None
         self._job, self._held = None, job.held
         frames, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
+        if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
+            self._state.knot = self._decoder_state.shown
         pictures = self._runner.to_i420(frames)
         assert len(pictures) == self._chunk_frames, "the codec made another number of frames than its latents stand for"
         first, index = self._next_frame, self._index
@@ -172,12 +185,7 @@ class Stream:
 
     @property
     def _chunk_frames(self) -> int:
-        return chunk_frames(self._rollout.spec.chunk, self._config.frames_per_latent, self._index)
-
-
-def chunk_frames(latents: int, frames_per_latent: int, index: int) -> int:
-    """A stream's first latent shows one frame, every later one all of its frames."""
-    return latents * frames_per_latent - (frames_per_latent - 1 if index == 0 else 0)
+        return self._rollout.spec.emitted_frames(self._index, self._config.frames_per_latent)
 
 
 def _portrait(opened: OpenStream) -> Portrait:

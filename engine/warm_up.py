@@ -15,7 +15,7 @@ from engine.frame_ring import FrameRing
 from engine.messages import ModelInfo, OpenStream, Rollout
 from engine.rollout.strategies import default_spec
 from engine.runner import ModelRunner
-from engine.stream import Stream, chunk_frames
+from engine.stream import Stream
 from models.motion_codec import FEATURE_STATISTICS
 
 CHUNKS = 4  # the first reads an empty window, the second and third still fill it
@@ -25,7 +25,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     """Make some chunks in slot 0. Raises EngineError ``no_codec`` for a model that makes no pictures."""
     model, spec = runner.config, default_spec(runner.config)
     width, height = model.pixel_size
-    frames = chunk_frames(spec.chunk, model.frames_per_latent, 1)
+    frames = spec.emitted_frames(1, model.frames_per_latent)
     opened = OpenStream(
         stream="warm-up", epoch=0, portrait=bytes([128]) * (width * height * 3), width=width, height=height,
         landmarks={name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}, confidence=1.0, seed=0,
@@ -35,8 +35,8 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
         cost = min(_chunk_seconds(Stream(opened, 0, ring, runner)))
     return ModelInfo(
         name=model.name, width=width, height=height, fps=model.fps, chunk_frames=frames,
-        first_chunk_frames=chunk_frames(spec.chunk, model.frames_per_latent, 0),
-        drive_ahead_frames=spec.knot * model.frames_per_latent,
+        first_chunk_frames=spec.emitted_frames(0, model.frames_per_latent),
+        drive_ahead_frames=spec.ahead * model.frames_per_latent,
         lookahead_ms=lookahead_ms(model), slots=config.slots, device=str(runner.device),
         dtype=str(runner.dtype).removeprefix("torch."), torch=str(torch.__version__), cpu=_cpu_name(),
         warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device),

@@ -44,11 +44,10 @@ def group(features: Tensor, latents: int, config: AudioConfig) -> Tensor:
     half = config.window // 2
     frames = 1 + (latents - 1) * config.stride
     assert len(features) == half + frames, (
-        f"{len(features)} frames of features, the clip has {frames} and {half} before"
+        "features of another number of video frames"
     )
     flat = torch.cat([features, features[-1:].expand(half, -1, -1)]).flatten(1)
-    # Entries of consecutive windows overlap so that a latent's are the frames from ``half`` before its first to ``half``
-    # after its last.
+    # So a later latent's entries are the frames from ``half`` before its first to ``half`` after its last.
     later = flat[1:].unfold(0, config.entries, config.stride).transpose(1, 2)  # [F - 1, entries, features]
     first = F.pad(flat[: config.window], (0, 0, 0, config.entries - config.window))
     return torch.cat([first[None], later])

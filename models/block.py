@@ -108,8 +108,8 @@ class Block(nn.Module):
         skip: int = 0,
     ) -> Tensor:
         """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
-        or embedded [B, 512, d], or audio [B, F, n, d]. skip: of so many leading frames only keys and values are made; returns the others,
-        [B, F - skip, T, d], and mask has queries for them alone."""
+        or embedded [B, 512, d], or audio [B, F, n, d]. skip: of so many leading frames only keys and values are made;
+        returns the others, [B, F - skip, T, d], and mask has queries for them alone."""
         frames, tokens = x.shape[1:3]
         queries, keys, values = self.project(x, time, angles[0])
         past = None if cache.positions is None else cache.read(layer)

@@ -136,8 +136,8 @@ class CausalWanDiT(nn.Module):
         (condition latent, mask with 1 = given, reference features; the last alone without inpainting); drive [B, F, n,
         drive_dim]; context: the text as
         `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. With an audio
-        config drive is [B, F, entries, layers * width] (`models.audio_projection`) and stands in the text's place. skip: so many
-        leading frames are only written to the cache, nothing is predicted for them.
+        config drive is [B, F, entries, layers * width] (`models.audio_projection`) and stands in the text's place.
+        skip: so many leading frames are only written to the cache, nothing is predicted for them.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)

@@ -14,18 +14,21 @@ from torch import nn
 
 from engine.errors import EngineError, RequestError
 from models.checkpoints.fit import require, shapes_of
-from models.checkpoints.folders import DIT, TINY, VAE, WEIGHTS, model_folder
+from models.checkpoints.folders import DIT, LTX, TINY, VAE, WAV2VEC_CONFIG, WEIGHTS, model_folder
 from models.checkpoints.manifest import advice
 from models.checkpoints.names import ignored_prefixes
 from models.checkpoints.parts import kind_of
 from models.checkpoints.reading import open_checkpoint
+from models.clip_codec import ClipCodec, WanClips
 from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
+from models.ltx_codec import LtxClips
 from models.motion_codec import MotionCodec
+from models.speech_encoder import SpeechEncoder
 from models.text_encoder import TextSource, embed_text
-from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta
-from models.wan_vae import WanEncoder
+from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta, random_part
+from models.wan_vae import WanDecoder, WanEncoder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
-    once."""
+    once. speech: what hears the voice, where the drive is its features."""
 
     config: ModelConfig
     dit: CausalWanDiT
@@ -41,6 +44,7 @@ class LoadedModel:
     context: TextContext | None
     device: torch.device
     dtype: torch.dtype
+    speech: SpeechEncoder | None = None
 
 
 def find_config(name: str) -> ModelConfig:
@@ -121,7 +125,23 @@ def build_model(
     if words is not None:
         with torch.inference_mode():
             context = dit.encode_text(words[None].to(device=place, dtype=kind))
-    return LoadedModel(config, dit, codec, context, place, kind)
+    return LoadedModel(config, dit, codec, context, place, kind, build_speech(config, place, kind, folder))
+
+
+def build_speech(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None
+) -> SpeechEncoder | None:
+    """wav2vec2, or noise of the shape that the transformer's audio has. Raises EngineError."""
+    audio = config.dit.audio
+    if audio is None:
+        return None
+    if folder is not None:
+        return SpeechEncoder.load((folder / WAV2VEC_CONFIG).parent, device, dtype)
+    heads = 12 if audio.width % 12 == 0 else 4
+    return SpeechEncoder.random(
+        device, dtype, hidden_size=audio.width, num_hidden_layers=audio.layers, num_attention_heads=heads,
+        intermediate_size=4 * audio.width, conv_dim=(min(512, 2 * audio.width),) * 7,
+    )  # fmt: skip
 
 
 def build_codec(
@@ -131,6 +151,10 @@ def build_codec(
     folder: None = random weights."""
     if config.codec == "motion":
         return MotionCodec(device, config.pixel_size[0])
+    if config.codec == "wan-clips":
+        return ClipCodec(wan_clips(config, device, dtype, folder), config, device)
+    if config.codec == "ltx-clips":
+        return ClipCodec(ltx_clips(config, device, dtype, folder), config, device)
     if config.codec not in DECODERS:
         return None
     if folder is None:
@@ -143,6 +167,23 @@ def build_codec(
     else:
         load_weights(decoder, folder / TINY, device, dtype, part=("decoder.",))
     return WanCodec(finished(encoder), finished(decoder), config.pixel_size)
+
+
+def wan_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> WanClips:
+    encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(WanDecoder, config.vae)
+    if folder is None:
+        return WanClips(random_part(encoder, device, dtype), random_part(decoder, device, dtype))
+    load_weights(encoder, folder / VAE, device, dtype, part=("encoder.", "conv1."))
+    load_weights(decoder, folder / VAE, device, dtype, part=("decoder.", "conv2."))
+    return WanClips(finished(encoder), finished(decoder))
+
+
+def ltx_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> LtxClips:
+    if folder is None:
+        return LtxClips.random(config.ltx, device, dtype)
+    vae = LtxClips.empty(config.ltx)
+    load_weights(vae, folder / LTX, device, dtype)
+    return LtxClips(vae.eval().requires_grad_(False))
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:

@@ -138,7 +138,7 @@ def test_order_and_repetition_do_not_matter(order: list[int], repeated: list[int
     expected.push_voice(sound, 0)
     buffer = DriveBuffer(EMBEDDED)
     for index in [*order, *repeated]:
-        assert (buffer.ready_until() >= 4) == (buffer._complete >= 9200)
+        assert (buffer.ready_until() >= 4) == (buffer._voice.complete >= 9200)
         buffer.push_voice(sound[index * 1000 : (index + 1) * 1000], index * 1000)
     assert buffer.counts.repeated_samples == 1000 * len(repeated)
     assert buffer.ready_until() == expected.ready_until()

@@ -1,4 +1,5 @@
-"""Chunks that are clips by themselves and overlap in pictures (SoulX-FlashHead): no cache, no past but the motion latents.
+"""Chunks that are clips by themselves and overlap in pictures (SoulX-FlashHead): no cache, and of
+the past only the motion latents.
 
 Each chunk denoises k + c latents that all see each other. The first k, the motion latents, are what the chunk before
 showed last, encoded anew as the beginning of a clip: they are given, and overwrite the estimate before every step and
