@@ -108,8 +108,14 @@ def animate(
                 out=out,
                 pose=pose,
                 engine=EngineConfig(
-                    model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights,
-                    prompt=prompt, text=text_embedding, models_dir=folder,
+                    model=model,
+                    device=device,
+                    dtype=dtype,
+                    slots=1,
+                    random_weights=random_weights,
+                    prompt=prompt,
+                    text=text_embedding,
+                    models_dir=folder,
                 ),  # fmt: skip
                 rollout=Rollout(rollout or "", running_ahead or ""),
                 seed=seed,

@@ -43,9 +43,7 @@ def group(features: Tensor, latents: int, config: AudioConfig) -> Tensor:
     """
     half = config.window // 2
     frames = 1 + (latents - 1) * config.stride
-    assert len(features) == half + frames, (
-        "features of another number of video frames"
-    )
+    assert len(features) == half + frames, "features of another number of video frames"
     flat = torch.cat([features, features[-1:].expand(half, -1, -1)]).flatten(1)
     # So a later latent's entries are the frames from ``half`` before its first to ``half`` after its last.
     later = flat[1:].unfold(0, config.entries, config.stride).transpose(1, 2)  # [F - 1, entries, features]
