@@ -13,6 +13,7 @@ from math import ceil, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import EngineError
 from engine.voice_buffer import SAMPLE_RATE, DriveCounts, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel

@@ -117,7 +117,8 @@ class ModelConfig:
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
     ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
-    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody has yet held against the published weights.
+    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody has yet held against the
+    published files.
     """
 
     name: str

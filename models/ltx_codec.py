@@ -40,7 +40,7 @@ class LtxClips:
     def encode(self, pictures: Tensor) -> Tensor:
         """[N, 3, H, W] in 0..1 to [F, 128, h, w], N = 8F - 7: the mean, nothing is drawn."""
         x = (2 * pictures - 1).to(self._vae.dtype).transpose(0, 1)[None]
-        mean = self._vae.encode(x).latent_dist.mode()[0].transpose(0, 1).float()
+        mean = cast(Tensor, self._vae.encode(x).latent_dist.mode())[0].transpose(0, 1).float()
         return (mean - self._mean) / self._deviation
 
     def decode(self, latents: Tensor) -> Tensor:

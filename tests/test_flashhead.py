@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.config import EngineConfig, RolloutSpec
 from engine.errors import RequestError
-from engine.flow import FewStepSchedule, shifted
+from engine.flow import shifted
 from engine.frame_ring import FrameRing
 from engine.messages import OpenStream, Rollout
 from engine.rollout.base import Pass
@@ -201,7 +201,6 @@ def test_a_model_is_rolled_out_as_it_was_made() -> None:
             default_spec(config, strategy=strategy)
     with pytest.raises(RequestError, match="0 < knot <= chunk"):
         RolloutSpec(strategy="overlap_chunks", knot=0)
-    FewStepSchedule.warped((1000, 500), 5.0, "flow")
 
 
 # The voice
@@ -256,8 +255,8 @@ def runner_of(config: ModelConfig) -> ModelRunner:
 def opened(config: ModelConfig, ring: FrameRing) -> OpenStream:
     face = drawn_face(128)
     return OpenStream(
-        stream="s", epoch=0, portrait=face.tobytes(), width=128, height=128, landmarks=LANDMARKS, confidence=1.0, seed=1,
-        rollout=Rollout(), first_frame=0, ring_frames=ring.capacity, live=False,
+        stream="s", epoch=0, portrait=face.tobytes(), width=128, height=128, landmarks=LANDMARKS, confidence=1.0,
+        seed=1, rollout=Rollout(), first_frame=0, ring_frames=ring.capacity, live=False,
     )  # fmt: skip
 
 
