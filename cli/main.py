@@ -93,8 +93,13 @@ def animate(
                 out=out,
                 pose=pose,
                 engine=EngineConfig(
-                    model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights,
-                    prompt=prompt, text=text_embedding,
+                    model=model,
+                    device=device,
+                    dtype=dtype,
+                    slots=1,
+                    random_weights=random_weights,
+                    prompt=prompt,
+                    text=text_embedding,
                 ),  # fmt: skip
                 rollout=Rollout(rollout or "", running_ahead or ""),
                 seed=seed,

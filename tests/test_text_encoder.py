@@ -64,7 +64,9 @@ def theirs(folder: Path, prompt: str) -> Tensor:
     return states * given.attention_mask[0][:, None]
 
 
-@pytest.mark.parametrize(("prompt", "tokens"), [(PROMPT, 7), ("", 1), ("a " * 600, 512)], ids=["prompt", "empty", "cut"])
+@pytest.mark.parametrize(
+    ("prompt", "tokens"), [(PROMPT, 7), ("", 1), ("a " * 600, 512)], ids=["prompt", "empty", "cut"]
+)
 def test_it_is_transformers_at_the_prompt_and_zero_beyond(installed: Path, prompt: str, tokens: int) -> None:
     made = encode_prompt(clean_prompt(prompt), installed, WIDTH, torch.float32)
     wanted = theirs(installed, prompt)
