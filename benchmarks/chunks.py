@@ -42,9 +42,7 @@ class Call:
 
     def denoise(self, joined: bool) -> Tensor:
         config = self.runner.config.dit
-        drive = torch.zeros(
-            self.rollout.drive_latents, config.drive_tokens, config.drive_dim, device=self.runner.device
-        )
+        drive = torch.zeros(self.rollout.drive_latents, *config.drive_shape, device=self.runner.device)
         latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
         if not joined and self.held is not None:
             self.runner.run([SlottedPass(self.slot, self.held)])

@@ -72,6 +72,13 @@ class DiTConfig:
         return (self.latent_channels + 1 if self.inpainting else 0) + self.reference_channels
 
     @property
+    def drive_shape(self) -> tuple[int, int]:
+        """[n, d] of one latent frame's drive, as the transformer takes it."""
+        if self.audio is not None:
+            return self.audio.entries, self.audio.layers * self.audio.width
+        return self.drive_tokens, self.drive_dim
+
+    @property
     def in_dim(self) -> int:
         """2z + 1 + r with the mask-inpainting input, z + r without."""
         return self.latent_channels + self.condition_channels
@@ -283,7 +290,7 @@ FLASHHEAD_LITE = replace(
         *FLASHHEAD_PRO.unverified[:2],
         "a chunk's first 9 frames (2 latents) are never shown: that motion is 2 latents here too is by Pro's rule",
         "the patch of 2x2 latent pixels is Pro's; a config.json beside the weights that says otherwise is refused",
-        "the decoder is asked without noise or a timestep",
+        "the pictures' decoder is asked without noise, and at timestep 0 if it takes one",
     ),
 )  # fmt: skip
 

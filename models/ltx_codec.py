@@ -3,6 +3,8 @@
 Its latents are brought to the statistics that it carries itself. diffusers is asked for when a model needs it.
 """
 
+import json
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -32,10 +34,16 @@ class LtxClips:
         return cls(vae.to(device=device, dtype=dtype).eval().requires_grad_(False))
 
     @classmethod
-    def empty(cls, config: LTXConfig) -> Any:
-        """The autoencoder on the meta device, to be filled by a loader."""
-        with torch.device("meta"):
-            return _import_vae()(**_arguments(config))
+    def empty(cls, config: LTXConfig, published: Path) -> Any:
+        """The autoencoder on the meta device, to be filled by a loader; of the shape in the file ``published``, where
+        there is one. Raises EngineError ``checkpoint_broken``."""
+        kind = _import_vae()
+        try:
+            arguments = json.loads(published.read_text()) if published.is_file() else _arguments(config)
+            with torch.device("meta"):
+                return kind.from_config(arguments)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise EngineError("checkpoint_broken", f"{published} describes no LTX-Video autoencoder") from error
 
     def encode(self, pictures: Tensor) -> Tensor:
         """[N, 3, H, W] in 0..1 to [F, 128, h, w], N = 8F - 7: the mean, nothing is drawn."""
@@ -44,9 +52,10 @@ class LtxClips:
         return (mean - self._mean) / self._deviation
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Back, in fp32. The published decoder takes no timestep."""
+        """Back. A decoder that takes a timestep is told 0, and no noise is added."""
         x = (latents.float() * self._deviation + self._mean).to(self._vae.dtype).transpose(0, 1)[None]
-        video = cast(Tensor, self._vae.decode(x, return_dict=False)[0])
+        timestep = x.new_zeros(1) if self._vae.config.timestep_conditioning else None
+        video = cast(Tensor, self._vae.decode(x, timestep, return_dict=False)[0])
         return video[0].transpose(0, 1).float().add(1).div(2).clamp(0, 1)
 
 

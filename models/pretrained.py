@@ -27,8 +27,9 @@ def import_transformers() -> ModuleType:
         raise EngineError(
             "encoders_missing", "this needs the package transformers: pip install 'knotcast[encoders]'"
         ) from error
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    logging: Any = transformers.utils.logging  # untyped
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     return transformers
 
 

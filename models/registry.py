@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.errors import EngineError, RequestError
 from models.checkpoints.fit import require, shapes_of
-from models.checkpoints.folders import DIT, LTX, TINY, VAE, WAV2VEC_CONFIG, WEIGHTS, model_folder
+from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC_CONFIG, WEIGHTS, model_folder
 from models.checkpoints.manifest import advice
 from models.checkpoints.names import ignored_prefixes
 from models.checkpoints.parts import kind_of
@@ -25,6 +25,7 @@ from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.ltx_codec import LtxClips
 from models.motion_codec import MotionCodec
+from models.published_config import check_published
 from models.speech_encoder import SpeechEncoder
 from models.text_encoder import TextSource, embed_text
 from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta, random_part
@@ -117,6 +118,7 @@ def build_model(
     if folder is None:
         dit = random_dit(config, place, kind)
     else:
+        check_published(config, folder)
         dit = CausalWanDiT.on_meta(config.dit)
         load_weights(dit, folder / DIT, place, kind)
     dit.eval().requires_grad_(False)
@@ -181,7 +183,7 @@ def wan_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, fol
 def ltx_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> LtxClips:
     if folder is None:
         return LtxClips.random(config.ltx, device, dtype)
-    vae = LtxClips.empty(config.ltx)
+    vae = LtxClips.empty(config.ltx, folder / LTX_CONFIG)
     load_weights(vae, folder / LTX, device, dtype)
     return LtxClips(vae.eval().requires_grad_(False))
 

@@ -1,16 +1,19 @@
 """FlashHead's arithmetic, each law against a reference written here from its description; and its chunks end to end."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.config import EngineConfig, RolloutSpec
-from engine.errors import RequestError
+from engine.errors import EngineError, RequestError
 from engine.flow import shifted
 from engine.frame_ring import FrameRing
 from engine.messages import OpenStream, Rollout
@@ -25,7 +28,8 @@ from models.attention import BlockMask
 from models.audio_projection import AudioProjection, group
 from models.checkpoints.fit import shapes_of
 from models.checkpoints.names import FLASHHEAD_UNUSED
-from models.clip_codec import ClipCodec
+from models.clip_codec import ClipCodec, WanClips
+from models.codec import Portrait
 from models.colours import Colours, match_colours, to_lab, to_rgb
 from models.config import (
     CONFIGS,
@@ -39,6 +43,8 @@ from models.config import (
 )
 from models.dit import CausalWanDiT, randomise_
 from models.flashhead_keys import flashhead_keys
+from models.published_config import check_published
+from models.registry import load_model
 from tests.faces import LANDMARKS, drawn_face
 
 MODELS = [FLASHHEAD_PRO, FLASHHEAD_LITE]
@@ -318,3 +324,63 @@ def test_what_was_not_checked_is_said_and_the_sizes_are_theirs() -> None:
     with pytest.raises(RequestError, match="multiples of 64"):
         FLASHHEAD_LITE.at_size(544, 512)
     assert replace(FLASHHEAD_LITE.at_size(256, 320)).latent_size == (10, 8)
+
+
+# Files
+
+
+def saved(config: ModelConfig, folder: Path) -> None:
+    """The model with random weights, in the files of a fetched one."""
+    runner = runner_of(config)
+    assert isinstance(runner.codec, ClipCodec) and runner.model.speech is not None
+    (folder / "wav2vec2").mkdir(parents=True)
+    runner.model.speech._model.save_pretrained(folder / "wav2vec2")
+    unused = {"audio_emb.proj.1.weight": torch.zeros(2, 2), "text_embedding.0.bias": torch.zeros(2)}
+    save_file({**_whole(runner.model.dit), **unused}, folder / "dit.safetensors")
+    if isinstance(runner.codec.vae, WanClips):
+        parts = _whole(runner.codec.vae.encoder) | _whole(runner.codec.vae.decoder)
+        save_file(parts, folder / "vae.safetensors")
+    else:
+        save_file(_whole(runner.codec.vae._vae), folder / "ltx-vae.safetensors")  # type: ignore[attr-defined]
+
+
+def _whole(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone().contiguous() for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("config", TINY, ids=names)
+def test_files_in_a_models_folder_give_the_same_model(config: ModelConfig, tmp_path: Path) -> None:
+    saved(config, tmp_path / config.name)
+    loaded = load_model(config.name, device="cpu", dtype="float32", models_dir=str(tmp_path))
+    drawn = load_model(config.name, device="cpu", dtype="float32", random_weights=True)
+    portrait = Portrait(drawn_face(128), LANDMARKS)
+    assert loaded.codec is not None and drawn.codec is not None and loaded.speech and drawn.speech
+    with torch.inference_mode():
+        one, other = (model.codec.encode_reference(portrait) for model in (loaded, drawn))  # type: ignore[union-attr]
+        assert torch.equal(one.features, other.features)
+        made = [m.codec.decode(one.features, one, m.codec.initial_state())[0] for m in (loaded, drawn)]  # type: ignore
+        assert torch.equal(*made)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.dit.parameters(), drawn.dit.parameters(), strict=True))
+    sound = torch.randn(16000)
+    heard = [m.speech.encode(sound, m.speech.initial_state(), 5, 25)[0] for m in (loaded, drawn)]  # type: ignore
+    torch.testing.assert_close(*heard)
+
+
+@pytest.mark.parametrize("config", MODELS, ids=names)
+def test_without_files_the_error_says_what_fetches_them(config: ModelConfig, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=f"knotcast models fetch {config.name}"):
+        load_model(config.name, device="cpu", models_dir=str(tmp_path))
+
+
+def test_a_published_config_that_says_otherwise_is_refused_by_its_fields(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    check_published(FLASHHEAD_LITE, tmp_path)
+    path.write_text(json.dumps({"dim": 1536, "patch_size": [1, 2, 2], "vae_stride": [8, 32, 32], "text_dim": 4096}))
+    check_published(FLASHHEAD_LITE, tmp_path)
+    path.write_text(json.dumps({"dim": 1536, "patch_size": [1, 1, 1], "in_dim": 32}))
+    with pytest.raises(EngineError, match=r"in_dim 32, not 256, patch_size \[1, 1, 1\], not \[1, 2, 2\]"):
+        check_published(FLASHHEAD_LITE, tmp_path)
+    for broken in ("{", "[]"):
+        path.write_text(broken)
+        with pytest.raises(EngineError, match=r"config\.json"):
+            check_published(FLASHHEAD_LITE, tmp_path)

@@ -6,6 +6,7 @@ DIT = "dit.safetensors"
 VAE = "vae.safetensors"  # Wan2.1's autoencoder, official names
 TINY = "tiny.safetensors"  # TAEHV's
 LTX = "ltx-vae.safetensors"
+LTX_CONFIG = "ltx-vae.json"
 TEXT = "text.safetensors"  # an embedded prompt
 WAV2VEC = "wav2vec2/model.safetensors"
 WAV2VEC_CONFIG = "wav2vec2/config.json"

@@ -6,7 +6,7 @@ to us, and then the hub's own are used. Whether a licence lets you do what you w
 
 from dataclasses import dataclass
 
-from models.checkpoints.folders import DIT, LTX, TINY, VAE, WAV2VEC, WAV2VEC_CONFIG
+from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC, WAV2VEC_CONFIG
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B"
 WAN_14B = "Wan-AI/Wan2.1-T2V-14B"
@@ -89,7 +89,7 @@ KNOWN: dict[str, Known] = {
                 HubFile(FLASHHEAD, "Model_Lite/diffusion_pytorch_model.safetensors", DIT),
                 HubFile(FLASHHEAD, "Model_Lite/config.json", "config.json"),
                 HubFile(FLASHHEAD, "VAE_LTX/diffusion_pytorch_model.safetensors", LTX),
-                HubFile(FLASHHEAD, "VAE_LTX/config.json", "ltx-vae.json"),
+                HubFile(FLASHHEAD, "VAE_LTX/config.json", LTX_CONFIG),
                 *WAV2VEC_FILES,
             ),
             licence="Apache-2.0",

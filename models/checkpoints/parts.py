@@ -56,7 +56,7 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
     """The transformer and its codec, in the order of loading. A codec that is not Wan2.1's looks after itself."""
     dit = Part(DIT, shapes_of(CausalWanDiT.on_meta(config.dit)))
     encoder = shapes_of(on_meta(WanEncoder, config.vae))
-    if config.codec == "wan":
+    if config.codec in ("wan", "wan-clips"):
         return (dit, Part(VAE, {**encoder, **shapes_of(on_meta(WanDecoder, config.vae))}))
     if config.codec == "wan-tiny":
         tiny = shapes_of(on_meta(TinyDecoder, config.vae))
