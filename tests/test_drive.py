@@ -205,7 +205,7 @@ def test_memory_and_results_stay_the_same_for_ever() -> None:
             chunk = buffer.take(taken, 4)
             assert chunk.missing == ()
             taken += 3
-        sizes.add((len(buffer._pcm), len(buffer._have)))
+        sizes.add((len(buffer._voice._pcm), len(buffer._voice._have)))
         assert len(buffer._poses) <= 3
     assert sizes == {(HORIZON_SECONDS * RATE,) * 2} and taken > 1700
 
