@@ -17,6 +17,9 @@ from models.config import LTXConfig
 class LtxClips:
     """A ``models.clip_codec.ClipVAE``. vae: an ``AutoencoderKLLTXVideo`` on its device."""
 
+    _mean: Tensor
+    _deviation: Tensor
+
     def __init__(self, vae: Any) -> None:
         self._vae = vae
         # In fp32 whatever the weights are: latents are.
@@ -56,7 +59,8 @@ class LtxClips:
         x = (latents.float() * self._deviation + self._mean).to(self._vae.dtype).transpose(0, 1)[None]
         timestep = x.new_zeros(1) if self._vae.config.timestep_conditioning else None
         video = cast(Tensor, self._vae.decode(x, timestep, return_dict=False)[0])
-        return video[0].transpose(0, 1).float().add(1).div(2).clamp(0, 1)
+        pictures: Tensor = video[0].transpose(0, 1).float()
+        return pictures.add(1).div(2).clamp(0, 1)
 
 
 def _arguments(config: LTXConfig) -> dict[str, Any]:
