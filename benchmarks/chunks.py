@@ -21,7 +21,7 @@ from models.dit import CausalWanDiT
 from models.motion_codec import FEATURE_STATISTICS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+NOT_PER_TOKEN = r"text_embedding|audio_proj|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
 
 
 class Call:
@@ -111,6 +111,8 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
         return 2.0 * queries * (per_token + 2 * attended * width)
 
     spec, own = rollout.spec, rollout.drive_latents
+    if spec.overlaps:  # no cache, no clean pass
+        return len(spec.steps) * one_pass(own, own)
     return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
 
 

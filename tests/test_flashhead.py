@@ -286,8 +286,11 @@ def test_a_call_shows_new_pictures_only_and_begins_each_chunk_with_the_last(conf
                 stream.run_pending()
             chunks.append(stream.emit())
         assert [(chunk.first_frame, chunk.frames) for chunk in chunks] == [(0, new), (new, new)]
-        assert ring.read(new - 1) is not None
-    portrait, (one, _), (tail, motion), (two, _), _ = seen
+        last = ring.read(new - 1)
+    portrait, (one, decoded), (tail, motion), (two, _), _ = seen
+    torch.testing.assert_close(tail, match_colours(decoded, Colours.of(portrait[0][0]))[-shared:])
+    rgb = (255 * tail[-1]).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    assert np.array_equal(last, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2YUV_I420)), "shown and encoded"
     assert len(portrait[0]) == 33 and (portrait[0] == portrait[0][:1]).all(), "the portrait as a clip that stands still"
     latents = 2 + config.chunk
     assert len(portrait[1]) == len(one) == len(two) == latents and len(tail) == shared
