@@ -21,7 +21,7 @@ from models.dit import CausalWanDiT
 from models.motion_codec import FEATURE_STATISTICS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|audio_proj|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+NOT_PER_TOKEN = r"text_embedding|audio_|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
 
 
 class Call:

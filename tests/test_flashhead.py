@@ -1,6 +1,7 @@
 """FlashHead's arithmetic, each law against a reference written here from its description; and its chunks end to end."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -387,3 +388,9 @@ def test_a_published_config_that_says_otherwise_is_refused_by_its_fields(tmp_pat
         path.write_text(broken)
         with pytest.raises(EngineError, match=r"config\.json"):
             check_published(FLASHHEAD_LITE, tmp_path)
+
+
+def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(EngineError, match=r"knotcast\[ltx\]"):
+        load_model("flashhead-lite-tiny-test", device="cpu", random_weights=True)
