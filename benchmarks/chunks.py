@@ -22,7 +22,7 @@ from models.dit import CausalWanDiT
 from models.motion_codec import FEATURE_STATISTICS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+NOT_PER_TOKEN = r"text_embedding|audio_|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
 
 
 class Call:
@@ -43,9 +43,7 @@ class Call:
 
     def denoise(self, joined: bool) -> Tensor:
         config = self.runner.config.dit
-        drive = torch.zeros(
-            self.rollout.drive_latents, config.drive_tokens, config.drive_dim, device=self.runner.device
-        )
+        drive = torch.zeros(self.rollout.drive_latents, *config.drive_shape, device=self.runner.device)
         latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
         if not joined and self.held is not None:
             self.runner.run([SlottedPass(self.slot, self.held)])
@@ -114,6 +112,8 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
         return 2.0 * queries * (per_token + 2 * attended * width)
 
     spec, own = rollout.spec, rollout.drive_latents
+    if spec.overlaps:  # no cache, no clean pass
+        return len(spec.steps) * one_pass(own, own)
     return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
 
 

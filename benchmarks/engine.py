@@ -136,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--random-weights", action="store_true", help="throughput does not depend on the weights")
-    parser.add_argument("--rollout", default="", help="knot_forcing or self_forcing")
+    parser.add_argument("--rollout", default="", help="default: the model's own")
     parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])

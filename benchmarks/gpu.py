@@ -64,7 +64,7 @@ class Journal:
 
 def random_model(config: ModelConfig, device: torch.device) -> LoadedModel:
     """A video's decoders are measured by themselves."""
-    model = build_model(config, device, choose_dtype("auto", device), random_weights=True)
+    model = build_model(config, device, choose_dtype("auto", device), None)
     return model if config.codec == "motion" else replace(model, codec=None)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,11 @@ from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec
 from models.attention import FrameRuns, choose_fastest
+from models.audio_projection import group
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
+from models.speech_encoder import SpeechState
+from models.text_encoder import TextSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +81,16 @@ class ModelRunner:
         return self.model.codec
 
     @classmethod
-    def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
-        """Load the model that the config names and allocate the cache."""
-        model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
+    def start(cls, config: EngineConfig) -> "ModelRunner":
+        """Load the model that the config names and allocate the cache for its own rollout."""
+        model = load_model(
+            config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights,
+            models_dir=config.models_dir, text=TextSource(config.prompt, config.text, config.models_dir),
+        )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
         tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)
+        context = spec.context
         own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
         keys = (own + context + PINNED) * tokens
         choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
@@ -147,7 +155,10 @@ class ModelRunner:
 
     def _forward(self, like: Pass, inputs: tuple[Tensor, ...]) -> Tensor:
         """From tensors of the device alone; ``like`` gives what all passes of the shape have in common."""
-        numbers, latents, condition, drive = inputs
+        numbers, latents, *given = inputs
+        dit = self.config.dit  # what a model has no input for is not handed to it
+        condition = given[0] if dit.condition_channels else None
+        drive = given[1] if dit.drive_dim or dit.audio else None
         reads, kept, frames = len(like.reads), like.kept, like.frames
         sizes = [1, reads, reads, len(kept), frames]
         slots, read, read_at, targets, positions = numbers[:, :-frames].long().split(sizes, 1)
@@ -177,6 +188,18 @@ class ModelRunner:
     def encode_reference(self, portrait: Portrait) -> Reference:
         """Once per call; latent and features on the model's device."""
         return self.codec.encode_reference(portrait)
+
+    @torch.inference_mode()
+    def listen(self, samples: np.ndarray, heard: SpeechState | None, latents: int) -> tuple[Tensor, SpeechState]:
+        """The drive [F, entries, d] of a chunk's latents and the next state, for a model with a speech encoder.
+        samples: float32 at 16 kHz since the last chunk, to the end of this one's last frame. heard: None = a call's
+        first."""
+        speech, audio = self.model.speech, self.config.dit.audio
+        assert speech is not None and audio is not None, "the model has no speech encoder"
+        frames = audio.window // 2 + self.config.frames_of(latents)
+        sound = torch.from_numpy(samples)
+        features, heard = speech.encode(sound, heard or speech.initial_state(), frames, self.config.fps)
+        return group(features, latents, audio), heard
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:

@@ -19,7 +19,8 @@ from engine.rollout.base import Pass, Rollout
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
-from engine.stream import Stream, chunk_frames
+from engine.stream import Stream, portrait_of
+from models.codec import Reference
 from models.motion_codec import FEATURE_STATISTICS
 
 CHUNKS = 4  # the first reads an empty window, the second brings the first commit to be joined
@@ -30,43 +31,40 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     """Make some chunks in slot 0. Raises EngineError ``no_codec`` for a model that makes no pictures."""
     model, spec = runner.config, default_spec(runner.config)
     width, height = model.pixel_size
-    frames = chunk_frames(spec.chunk, model.frames_per_latent, 1)
+    frames = spec.emitted_frames(1, model.frames_per_latent)
     opened = OpenStream(
         stream="warm-up", epoch=0, portrait=bytes([128]) * (width * height * 3), width=width, height=height,
         landmarks={name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}, confidence=1.0, seed=0,
         rollout=WantedRollout(), first_frame=0, ring_frames=frames,
     )  # fmt: skip
     if runner.prepares_shapes:
-        meet_shapes(runner, config.slots)
+        meet_shapes(runner, runner.encode_reference(portrait_of(opened)), config.slots)
     with FrameRing.create(frames, width, height) as ring:
         cost = min(_chunk_seconds(Stream(opened, 0, ring, runner)))
     return ModelInfo(
         name=model.name, width=width, height=height, fps=model.fps, chunk_frames=frames,
-        first_chunk_frames=chunk_frames(spec.chunk, model.frames_per_latent, 0),
-        drive_ahead_frames=spec.knot * model.frames_per_latent,
+        first_chunk_frames=spec.emitted_frames(0, model.frames_per_latent),
+        drive_ahead_frames=spec.ahead * model.frames_per_latent,
         lookahead_ms=lookahead_ms(model), slots=config.slots, device=str(runner.device),
         dtype=str(runner.dtype).removeprefix("torch."), torch=str(torch.__version__), cpu=_cpu_name(),
         warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device),
     )  # fmt: skip
 
 
-def meet_shapes(runner: ModelRunner, slots: int) -> None:
+def meet_shapes(runner: ModelRunner, reference: Reference, slots: int) -> None:
     """Run every shape of pass of the model's own rollout, in every size of batch: the reference's pass and its jump,
     commits joined and, of one call, apart."""
     spec = default_spec(runner.config)
     rollout = make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), runner.config)
     for calls in range(1, slots + 1):
-        _roll(runner, rollout, calls, joined=True)
-    _roll(runner, rollout, 1, joined=False)
+        _roll(runner, rollout, reference, calls, joined=True)
+    _roll(runner, rollout, reference, 1, joined=False)
 
 
-def _roll(runner: ModelRunner, rollout: Rollout, calls: int, *, joined: bool) -> None:
+def _roll(runner: ModelRunner, rollout: Rollout, reference: Reference, calls: int, *, joined: bool) -> None:
     """Some chunks of so many calls in step, each in its slot."""
-    model, device = runner.config, runner.device
-    latent = torch.zeros(model.latent_shape, device=device)
-    features = torch.zeros(model.dit.reference_channels, *model.latent_size, device=device)
-    drive = torch.zeros(rollout.drive_latents, model.dit.drive_tokens, model.dit.drive_dim, device=device)
-    states = [rollout.new_state(latent, features, seed) for seed in range(calls)]
+    drive = torch.zeros(rollout.drive_latents, *runner.config.dit.drive_shape, device=runner.device)
+    states = [rollout.new_state(reference.latent, reference.features, seed) for seed in range(calls)]
     held: list[Pass | None] = [None] * calls
     for _ in range(SHAPES):
         jobs = [ChunkJob(rollout.denoise(state, drive), commit) for state, commit in zip(states, held, strict=True)]

@@ -9,8 +9,9 @@ from torch import Tensor
 from engine.graphs import Graphs, Inputs, Work
 from engine.runner import Execution, ModelRunner
 from engine.warm_up import meet_shapes
+from models.codec import Reference
 from models.registry import load_model
-from tests.toy import record, toy_rollout, toy_runner
+from tests.toy import TOY, record, toy_rollout, toy_runner
 
 
 class HostGraphs(Graphs):
@@ -79,7 +80,8 @@ def test_what_cannot_be_recorded_or_is_too_much_runs_plainly(monkeypatch: pytest
 def test_a_call_brings_no_shape_that_the_warm_up_has_not_met() -> None:
     met = toy_runner()
     met.graphs = HostGraphs()
-    meet_shapes(met, slots=2)
+    features = torch.zeros(TOY.dit.reference_channels, *TOY.latent_size)
+    meet_shapes(met, Reference(torch.zeros(TOY.latent_shape), features, None), slots=2)
     recorded = set(met.graphs._replays)
     for joined in (True, False):
         runner = toy_runner()
