@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.i420 import to_i420
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.runner import ModelRunner, SlottedPass
 from models.codec import Portrait
@@ -21,7 +22,7 @@ from models.dit import CausalWanDiT
 from models.motion_codec import FEATURE_STATISTICS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+NOT_PER_TOKEN = r"text_embedding|audio_|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
 
 
 class Call:
@@ -42,9 +43,7 @@ class Call:
 
     def denoise(self, joined: bool) -> Tensor:
         config = self.runner.config.dit
-        drive = torch.zeros(
-            self.rollout.drive_latents, config.drive_tokens, config.drive_dim, device=self.runner.device
-        )
+        drive = torch.zeros(self.rollout.drive_latents, *config.drive_shape, device=self.runner.device)
         latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
         if not joined and self.held is not None:
             self.runner.run([SlottedPass(self.slot, self.held)])
@@ -54,7 +53,7 @@ class Call:
     def decode(self, latents: Tensor) -> np.ndarray:
         assert self.reference is not None
         frames, self.decoder = self.runner.decode(latents, self.reference, self.decoder)
-        return self.runner.to_i420(frames)
+        return to_i420(frames)
 
 
 def average_landmarks() -> dict[str, float]:
@@ -70,11 +69,11 @@ def grey_face(size: int = 256) -> np.ndarray:
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Milliseconds, with the device's queue empty before and after."""
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     began = time.perf_counter()
     result = work()
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return 1000 * (time.perf_counter() - began), result
 
 
@@ -113,10 +112,12 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
         return 2.0 * queries * (per_token + 2 * attended * width)
 
     spec, own = rollout.spec, rollout.drive_latents
+    if spec.overlaps:  # no cache, no clean pass
+        return len(spec.steps) * one_pass(own, own)
     return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
 
 
 def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -16,10 +16,10 @@ import torch
 from benchmarks.command import make_parser, new_file
 from benchmarks.svg import Chart, bars, heat, page
 from benchmarks.variants import Variant
+from engine.files import replacing
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
 from models.config import EMBEDDED
 from training.arguments import at_least
-from training.files import replacing
 
 REFERENCE = -1  # stands for the reference in a context, wherever in time it is
 

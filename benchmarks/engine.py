@@ -116,7 +116,8 @@ def ablation(model: LoadedModel, rounds: int, ceiling: float) -> dict[str, Any]:
             found[name] = compare(bench, variant, rounds)
         except RuntimeError as reason:
             found[name] = {"error": str(reason).splitlines()[0]}
-    best = max((entry["tflops"] for entry in found.values() if "tflops" in entry), default=0.0)
+    bf16 = (entry for name, entry in found.items() if "tflops" in entry and not VARIANTS[name].float8)
+    best = max((entry["tflops"] for entry in bf16), default=0.0)
     return {
         **found,
         "copy_gb_per_second": round(copy_bandwidth(model.device), 1),
@@ -135,7 +136,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--random-weights", action="store_true", help="throughput does not depend on the weights")
-    parser.add_argument("--rollout", default="", help="knot_forcing or self_forcing")
+    parser.add_argument("--rollout", default="", help="default: the model's own")
     parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])

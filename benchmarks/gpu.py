@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chunks import copy_bandwidth, matmul_tflops, memory_mb, timed
-from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards, endurance
+from benchmarks.chunks import copy_bandwidth, matmul_tflops, memory_mb, percentiles, timed
+from benchmarks.speed import VARIANTS, Bench, Variant, compare, consumer_cards, endurance
+from engine.i420 import to_i420
 from models.attention import choose_fastest
 from models.carry import StreamState
 from models.config import CONFIGS, WAN21_14B, ModelConfig, VAEConfig
@@ -41,6 +43,7 @@ class Journal:
         """What the work gives, None where it failed or was not run."""
         if time.monotonic() > self.ends:
             self.keep(name, "not run")
+            print(f"{name}: not run", flush=True)
             return None
         began = time.monotonic()
         try:
@@ -61,7 +64,7 @@ class Journal:
 
 def random_model(config: ModelConfig, device: torch.device) -> LoadedModel:
     """A video's decoders are measured by themselves."""
-    model = build_model(config, device, choose_dtype("auto", device), random_weights=True)
+    model = build_model(config, device, choose_dtype("auto", device), None)
     return model if config.codec == "motion" else replace(model, codec=None)
 
 
@@ -85,41 +88,47 @@ def attention(bench: Bench) -> dict[str, float]:
     return {name: round(ms, 3) for name, ms in times.items()}
 
 
-def decode(bench: Bench, kind: str) -> dict[str, float]:
-    """Milliseconds of one chunk's pictures (8-bit RGB in host memory), and of the whole way to them from noise: the
-    best of some."""
+def decode(bench: Bench, variant: Variant, kind: str, rounds: int) -> dict[str, Any]:
+    """Milliseconds of one chunk's pictures (I420 in host memory), and of the whole way to them from noise."""
     model = bench.model
     decoder = build_decoder(kind, model.device, model.dtype, model.config.vae)
-    engine = bench.start(VARIANTS["graphs, fused"])
+    engine = bench.start(variant)
     state = StreamState()
 
     @torch.inference_mode()
-    def pictures(latents: Tensor) -> Tensor:
+    def pictures(latents: Tensor) -> np.ndarray:
         nonlocal state
         made, state = decoder(latents, state)
-        rgb: Tensor = made.mul_(255).round_().to(torch.uint8).cpu()
-        return rgb
+        return to_i420(made.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1))
 
     latents = engine()
-    alone = [timed(partial(pictures, latents), model.device)[0] for _ in range(6)]
-    whole = [timed(lambda: pictures(engine()), model.device)[0] for _ in range(6)]
-    return {"decode_ms": round(min(alone[1:]), 2), "end_to_end_ms": round(min(whole), 2)}
+    for _ in range(2):  # a stream's first latents have shapes of their own
+        pictures(latents)
+    alone = [timed(partial(pictures, latents), model.device)[0] for _ in range(rounds)]
+    whole = [timed(lambda: pictures(engine()), model.device)[0] for _ in range(rounds)]
+    frames = bench.rollout.spec.chunk * model.config.frames_per_latent
+    fps = round(1000 * frames / float(np.median(whole)), 2)
+    return {"decode_ms": percentiles(alone), "end_to_end_ms": percentiles(whole), "end_to_end_fps": fps}
 
 
 def at_size(journal: Journal, bench: Bench, label: str, rounds: int, variants: list[str]) -> None:
     """All steps of one model at one size."""
     journal.step(f"{label}: attention ms", partial(attention, bench))
-    for name in variants:
-        journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
+    compared(journal, bench, label, rounds, variants)
     best = bench.best(journal.report, label)
     if best is not None and "matmul_tflops" in journal.report.get("machine", {}):
         ceiling = journal.report["machine"]["matmul_tflops"]
         fraction = journal.report[f"{label}: {best}"]["tflops"] / ceiling
         cards = partial(consumer_cards, bench, fraction)
         journal.step(f"{label}: predicted realtime factor, at {fraction:.2f} of a card's ceiling", cards)
-    for kind in DECODERS if bench.model.config.codec != "motion" else ():
-        journal.step(f"{label}: decoder {kind}", partial(decode, bench, kind))
+        for kind in DECODERS if bench.model.config.codec != "motion" else ():
+            journal.step(f"{label}: decoder {kind}, {best}", partial(decode, bench, VARIANTS[best], kind, 2 * rounds))
     journal.keep(f"{label}: memory_mb", round(memory_mb(bench.model.device), 1))
+
+
+def compared(journal: Journal, bench: Bench, label: str, rounds: int, variants: list[str]) -> None:
+    for name in variants:
+        journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -136,20 +145,20 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if model is not None:
         large_picture, square = (Bench(replace(model, config=size)) for size in sizes)
         at_size(journal, large_picture, "1.3B 832x480", rounds, every[:4])
-        at_size(journal, square, "1.3B 512x512", rounds, every[:4])
-    small = journal_model(journal, "load embedded", embedded, device)
-    if small is not None:
-        at_size(journal, Bench(small), "embedded", 4 * rounds, [every[0], every[2]])
-    if model is not None:
-        at_size(journal, large_picture, "1.3B 832x480", max(1, rounds // 2), every[4:])
+        at_size(journal, square, "1.3B 512x512", rounds, every[:2])
+        compared(journal, large_picture, "1.3B 832x480", rounds, every[4:5])
         best = square.best(journal.report, "1.3B 512x512")
         if best is not None:
             ends = min(journal.ends, time.monotonic() + arguments.seconds / 6)
             lasting = partial(endurance, square, VARIANTS[best], arguments.chunks, ends)
             journal.step(f"1.3B 512x512: many chunks, {best}", lasting)
+        compared(journal, large_picture, "1.3B 832x480", max(1, rounds // 2), every[5:])
+    small = journal_model(journal, "load embedded", embedded, device)
+    if small is not None:
+        at_size(journal, Bench(small), "embedded", 4 * rounds, [every[1], every[2]])
     giant = journal_model(journal, "load 14B", large, device)
     if giant is not None:
-        at_size(journal, Bench(giant), "14B 512x512", max(1, rounds // 2), every[:2])
+        at_size(journal, Bench(giant), "14B 512x512", max(1, rounds // 2), every[1:2])
     return journal.report
 
 

@@ -27,6 +27,7 @@ from benchmarks.report import measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, drive
 from benchmarks.svg import Chart, bars, page
 from benchmarks.variants import Variant
+from engine.files import replacing
 from engine.rollout.base import REFERENCE_SLOT, Pass
 from engine.rollout.job import ChunkJob
 from engine.runner import ModelRunner, SlottedPass
@@ -35,7 +36,6 @@ from models.config import EMBEDDED
 from models.dit import CausalWanDiT
 from models.motion_codec import reference_features
 from training.arguments import at_least
-from training.files import replacing
 from training.synthetic.phonemes import Synthesiser
 
 TITLE = "relative change of attention output when a context frame is left out"

@@ -27,8 +27,8 @@ from playwright.sync_api import Page, sync_playwright
 from benchmarks.browser import install_probe, launch_chromium, running_server, write_microphone
 from benchmarks.command import new_file
 from engine.errors import one_line_errors
+from engine.files import replacing
 from training.arguments import at_least
-from training.files import replacing
 
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
 HEARD = 0.004  # root mean square: -48 dB of full scale

@@ -29,7 +29,7 @@ from engine.frame_ring import FrameRing
 from engine.messages import OpenStream, Rollout
 from engine.rollout.strategies import default_spec
 from engine.runner import ModelRunner
-from engine.stream import Stream, chunk_frames
+from engine.stream import Stream
 from training.arguments import at_least
 
 SENTENCE = Path(__file__).resolve().parent.parent / "client_web" / "samples" / "sentence.wav"
@@ -115,7 +115,7 @@ def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
 def measure(runner: ModelRunner, chunks: int) -> Trace:
     config, trace = runner.config, Trace()
     width, height = config.pixel_size
-    most = chunk_frames(default_spec(config).chunk, config.frames_per_latent, 1)
+    most = default_spec(config).emitted_frames(1, config.frames_per_latent)
     ring = FrameRing.create(RING_CHUNKS * most, width, height)
     picture = np.empty((height * 3 // 2, width), np.uint8)
     caller, stream = Caller(config.fps, read_sentence()), open_stream(runner, ring)

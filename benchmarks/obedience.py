@@ -40,10 +40,10 @@ from benchmarks.rendered import relative_to, show
 from benchmarks.report import Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
 from engine.errors import MediaError
+from engine.files import replacing
 from models.motion import INDEX
 from models.motion_codec import MotionCodec, reference_features
 from training.arguments import at_least
-from training.files import replacing
 from training.synthetic.phonemes import Synthesiser
 
 TITLE = "all signals given, against the rig with true landmarks"

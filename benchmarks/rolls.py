@@ -19,19 +19,20 @@ from benchmarks.motion_figures import FloatArray
 from benchmarks.variants import Variant
 from engine.drive import DriveBuffer
 from engine.errors import EngineError
+from engine.files import replacing
 from engine.kv_cache import KVCache
 from engine.rollout.base import Rollout
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
+from models.checkpoints.folders import WEIGHTS
 from models.config import EMBEDDED
 from models.deblocking import deblock
 from models.dit import CausalWanDiT
 from models.features import LogMelConfig
 from models.motion import FRAMES_PER_LATENT, INDEX, JAW_SPAN, NAMES, SCALES
 from models.motion_codec import reference_features, unpack_controls
-from models.registry import WEIGHTS, LoadedModel, load_weights
-from training.files import replacing
+from models.registry import LoadedModel, load_weights
 
 BLOCK = EMBEDDED.fps  # frames that are given at a time
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"

@@ -32,14 +32,14 @@ class Variant:
     """execution None: the textbook. joined: commits ride with the next chunk's first pass. kernel: '' = the chosen.
     float8: linear layers in 8-bit floats."""
 
-    execution: Execution | None = Execution(graphs=True)
+    execution: Execution | None = Execution()
     joined: bool = True
     kernel: str = ""
     float8: bool = False
 
 
 _PLAIN = Execution(graphs=False, fused=False, runs=False, spare=False)
-_BEST = Execution(graphs=True, compiled=True)
+_BEST = Execution(compiled=True)
 # Most valuable first. What "all" is compared with: the same with one part taken away.
 VARIANTS: dict[str, Variant] = {
     "graphs, fused": Variant(),
@@ -69,7 +69,7 @@ class Bench:
         self._baseline: Callable[[], Tensor] | None = None
 
     def twin(self) -> LoadedModel:
-        """A module of its own on the same memory."""
+        """A module of its own on the same memory, until its projections are fused."""
         dit = CausalWanDiT.on_meta(self.model.config.dit)
         dit.load_state_dict(self.model.dit.state_dict(), assign=True)
         return replace(self.model, dit=dit.eval().requires_grad_(False))
@@ -104,8 +104,8 @@ class Bench:
         return self._baseline
 
     def best(self, report: dict[str, Any], label: str) -> str | None:
-        """The fastest variant that was measured at this label."""
-        found = {name: report.get(f"{label}: {name}") for name in VARIANTS}
+        """The fastest variant that was measured at this label; 8-bit floats have another ceiling."""
+        found = {name: report.get(f"{label}: {name}") for name, variant in VARIANTS.items() if not variant.float8}
         times = {name: entry["ms"]["p50"] for name, entry in found.items() if isinstance(entry, dict) and "ms" in entry}
         return min(times, key=lambda name: times[name]) if times else None
 
@@ -121,15 +121,15 @@ class Bench:
 
 
 def compare(bench: Bench, variant: Variant, rounds: int) -> dict[str, Any]:
-    """Chunks of a variant and of the baseline in turn; the first round of each pair begins with the other."""
+    """Chunks of a variant and of the baseline in turn, every other round in the other order."""
     free()
     device, dtype = bench.model.device, bench.model.dtype
     chosen = next(name for name, kernel in KERNELS.items() if kernel is kernel_for(device.type, dtype))
     if variant.kernel:
         choose_kernel(device.type, dtype, variant.kernel)
     try:
-        began = time.monotonic()
-        baseline, chunk = bench.baseline, bench.start(variant)
+        baseline, began = bench.baseline, time.monotonic()
+        chunk = bench.start(variant)
         started = time.monotonic() - began
         times: tuple[list[float], list[float]] = ([], [])
         for index in range(rounds):

@@ -20,12 +20,24 @@ app = typer.Typer(
 bench = typer.Typer(help="Figures of this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-RolloutName = Literal["knot_forcing", "self_forcing"]
+models = typer.Typer(help="Checkpoints: what there is, getting it, and whether it loads.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+MODELS_DIR = "folder of the models; default: KNOTCAST_MODELS_DIR, then knotcast/models in your cache folder"
+RolloutName = Literal["knot_forcing", "self_forcing", "overlap_chunks"]
 
 
 def fail(message: str) -> None:
     typer.echo(f"knotcast: {message}", err=True)
     raise typer.Exit(2)
+
+
+def models_folder(given: Path | None) -> str:
+    """The option, the variable, or the user's cache folder."""
+    from server.settings import Settings
+    from server.settings import models_folder as folder
+
+    return folder(given or Settings().models_dir)
 
 
 @app.command()
@@ -38,7 +50,10 @@ def serve(
     slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
     tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
     advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,
+    prompt: Annotated[str | None, typer.Option(help="text for models that attend to text")] = None,
+    text_embedding: Annotated[str | None, typer.Option(help="or its embedding, .safetensors")] = None,
     random_weights: Annotated[bool | None, typer.Option(help="noise instead of a checkpoint, for tests")] = None,
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
 ) -> None:
     """Serve the page and the API. Options left out come from KNOTCAST_* variables, then from the defaults."""
     from pydantic import ValidationError
@@ -73,7 +88,10 @@ def animate(
     report: Annotated[Path | None, typer.Option(help="write figures of the run as JSON")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto")] = "auto",
+    prompt: Annotated[str, typer.Option(help="text for models that attend to text")] = "",
+    text_embedding: Annotated[str, typer.Option(help="or its embedding, .safetensors")] = "",
     random_weights: Annotated[bool, typer.Option(help="noise instead of a checkpoint, for tests")] = False,
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
 ) -> None:
     """Make a video of a portrait speaking a recording, by the same worker as a live call."""
     from cli.animate import AnimateJob
@@ -82,13 +100,23 @@ def animate(
     from engine.messages import Rollout
 
     with one_line_errors("knotcast"):
+        folder = models_folder(models_dir)
         run_animate(
             AnimateJob(
                 portrait=portrait,
                 audio=audio,
                 out=out,
                 pose=pose,
-                engine=EngineConfig(model=model, device=device, dtype=dtype, slots=1, random_weights=random_weights),
+                engine=EngineConfig(
+                    model=model,
+                    device=device,
+                    dtype=dtype,
+                    slots=1,
+                    random_weights=random_weights,
+                    prompt=prompt,
+                    text=text_embedding,
+                    models_dir=folder,
+                ),  # fmt: skip
                 rollout=Rollout(rollout or "", running_ahead or ""),
                 seed=seed,
                 seconds=seconds,
@@ -150,6 +178,72 @@ def bench_engine(context: typer.Context) -> None:
 
     # By name and in its own process: benchmarks use everything and are imported by nothing.
     raise typer.Exit(subprocess.call([sys.executable, "-m", "benchmarks.engine", *context.args]))
+
+
+@models.command("list")
+def models_list(models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None) -> None:
+    """Every model by name, and whether its files are there."""
+    from cli.models import listed
+
+    typer.echo(listed(models_folder(models_dir)))
+
+
+@models.command("info")
+def models_info(
+    name: Annotated[str, typer.Argument(help="model by name")],
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
+) -> None:
+    """What a model is, what drives it, its licence and its files."""
+    from cli.models import told
+
+    with one_line_errors("knotcast"):
+        typer.echo(told(name, models_folder(models_dir)))
+
+
+@models.command("fetch")
+def models_fetch(
+    name: Annotated[str, typer.Argument(help="model by name")],
+    accept_licence: Annotated[bool, typer.Option("--accept-licence", help="you have read it, and keep to it")] = False,
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
+) -> None:
+    """Download a published checkpoint and turn it into a model's folder. Interrupted, it goes on when called again."""
+    from cli.models import fetched
+
+    with one_line_errors("knotcast"):
+        typer.echo(fetched(name, models_folder(models_dir), accept_licence))
+
+
+@models.command("convert")
+def models_convert(
+    source: Annotated[Path, typer.Argument(help="safetensors, shards by their folder or index, or a trainer's .pt")],
+    to: Annotated[str, typer.Option(help="model by name, whose file it becomes")],
+    lora: Annotated[Path | None, typer.Option(help="adapter in PEFT's format, to merge")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="its alpha, if nothing beside it says so")] = None,
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"] | None, typer.Option(help="of what is written; default: as it is")
+    ] = None,
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
+) -> None:
+    """Turn a checkpoint of any published format into a file that a model loads."""
+    from cli.models import converted
+
+    with one_line_errors("knotcast"):
+        typer.echo(converted(source, to, lora, lora_alpha, dtype, models_folder(models_dir)))
+
+
+@models.command("verify")
+def models_verify(
+    what: Annotated[str, typer.Argument(help="model by name, or a checkpoint's path")],
+    models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
+) -> None:
+    """Say what would load, and why the rest would not: names, shapes and types. Exit code 2 if something would not."""
+    from cli.models import verified
+
+    with one_line_errors("knotcast"):
+        report = verified(what, models_folder(models_dir))
+        for line in report.lines:
+            typer.echo(line)
+        raise typer.Exit(0 if report.good else 2)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.errors import RequestError
 
-STRATEGIES = ("knot_forcing", "self_forcing")
+STRATEGIES = ("knot_forcing", "self_forcing", "overlap_chunks")
 RUNNING_AHEAD = ("constant", "countdown")
 
 
@@ -15,11 +15,14 @@ RUNNING_AHEAD = ("constant", "countdown")
 class RolloutSpec:
     """How one call's latents are rolled out (Knot Forcing, Algorithm 1; Self Forcing with the same fields).
 
-    chunk: latents emitted together (c). knot: latents denoised ahead and shared with the next chunk (k).
-    window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached.
+    chunk: latents emitted together (c). knot: latents denoised ahead and shared with the next chunk (k); of
+    overlap_chunks, latents that the chunk before has shown, which begin the next and are not shown again.
+    window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached (of
+    overlap_chunks, none).
     steps: indices into the schedule's 1000-point grid, high noise first.
     running_ahead: ``countdown`` is the paper's rule (the reference jumps ``stride`` ahead when the rollout comes
     near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the chunk.
+    reference: a portrait is pinned in front of the past; without, there is only the text.
     start, stride: n0 = N_train + k and s = N_train for a model trained on N_train latents.
     """
 
@@ -31,6 +34,7 @@ class RolloutSpec:
     running_ahead: str = "countdown"
     start: int = 22
     stride: int = 21
+    reference: bool = True
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -40,8 +44,10 @@ class RolloutSpec:
             )  # fmt: skip
         if self.running_ahead not in RUNNING_AHEAD:
             raise RequestError("invalid_rollout", f"running_ahead must be one of {', '.join(RUNNING_AHEAD)}")
-        if not 0 <= self.knot <= self.chunk < self.window:
+        if not self.overlaps and not 0 <= self.knot <= self.chunk < self.window:
             raise RequestError("invalid_rollout", "a rollout needs 0 <= knot <= chunk < window")
+        if self.overlaps and not 0 < self.knot <= self.chunk:
+            raise RequestError("invalid_rollout", "chunks that overlap need 0 < knot <= chunk")
         if not self.steps or list(self.steps) != sorted(set(self.steps), reverse=True) or self.steps[-1] <= 0:
             raise RequestError("invalid_rollout", "steps must be positive and strictly falling")
         if self.steps[0] > 1000:
@@ -52,9 +58,24 @@ class RolloutSpec:
             )
 
     @property
+    def overlaps(self) -> bool:
+        """Each chunk is a clip by itself, which begins with the last pictures of the one before."""
+        return self.strategy == "overlap_chunks"
+
+    @property
     def context(self) -> int:
         """Past latents attended (L - c)."""
-        return self.window - self.chunk
+        return 0 if self.overlaps else self.window - self.chunk
+
+    @property
+    def ahead(self) -> int:
+        """Latents whose drive a chunk needs beyond those it emits."""
+        return 0 if self.overlaps else self.knot
+
+    def emitted_frames(self, index: int, frames_per_latent: int) -> int:
+        """Pictures of a stream's chunk number ``index``. A stream's first latent shows one, every later one all of its
+        own; where chunks overlap, that latent is never among the emitted."""
+        return self.chunk * frames_per_latent - (frames_per_latent - 1 if index == 0 and not self.overlaps else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +85,8 @@ class EngineConfig:
     model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
     ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
     threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
+    prompt: what a model that attends to text is told; text: or a file with its embedding.
+    models_dir: folder of the models that are not in the package, empty = ``~/.cache/knotcast/models``.
     """
 
     model: str = "embedded"
@@ -72,3 +95,6 @@ class EngineConfig:
     slots: int = 2
     threads: int = 0
     random_weights: bool = False
+    prompt: str = ""
+    text: str = ""
+    models_dir: str = ""

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError
+from engine.voice_buffer import SAMPLE_RATE, DriveCounts, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import CHANNELS, INDEX, SCALES
 
 FloatArray = NDArray[np.float32]
 
-HORIZON_SECONDS = 30  # how far voice and poses may run ahead of what was taken
 STALE_SECONDS = 0.5  # a pose holds so long after its record
 MAX_POSES = 4096  # one a frame: further ahead than anyone sends
 
@@ -39,16 +39,6 @@ class DriveChunk:
     missing: tuple[tuple[int, int], ...]
 
 
-@dataclass(slots=True)
-class DriveCounts:
-    """Degradations of one call, in samples and in pose records."""
-
-    late_samples: int = 0
-    repeated_samples: int = 0
-    missing_samples: int = 0
-    dropped_poses: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _PoseRecord:
     """NaN = not given."""
@@ -61,47 +51,34 @@ class DriveBuffer:
     """One call's drive. Latent 0 is the call's first; it ends with ``first_frame`` of media time.
 
     Sound before ``first_frame`` gives the first features their past if it was pushed, and is silence if not.
+    Raises EngineError ``no_drive`` for a model that nothing drives.
     """
 
     def __init__(self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None) -> None:
+        if not config.dit.drive_dim:
+            raise EngineError(
+                "no_drive", f"nothing drives the model {config.name}: it is of text alone and takes no calls"
+            )
         self._features = StreamingLogMel(features)
         self._mel = self._features.config
         self._fps, self._frames, self._tokens = config.fps, config.frames_per_latent, config.dit.drive_tokens
         self._first_frame = first_frame
+        assert self._mel.sample_rate == SAMPLE_RATE
         assert config.dit.drive_dim == self._mel.token_size + 2 * len(CHANNELS), "the model wants another kind of drive"
         self._stale = STALE_SECONDS * config.fps
-        capacity = HORIZON_SECONDS * self._mel.sample_rate
-        self._pcm = np.zeros(capacity, np.int16)
-        self._have = np.zeros(capacity, np.bool_)
-        self._base = self._sample_of(self._hop(0, 0) - self._mel.hops_before)  # media time of the buffers' first sample
-        self._fixed = max(0, first_frame * self._mel.sample_rate // config.fps)  # below: taken, or history
-        self._begin = self._fixed
-        self._complete = self._fixed  # first sample from ``_fixed`` on that has not come
-        self._end = self._fixed  # beyond the last that has
+        self._voice = VoiceBuffer(
+            base=self._sample_of(self._hop(0, 0) - self._mel.hops_before),
+            begin=max(0, first_frame * self._mel.sample_rate // config.fps),
+        )
         self._poses: list[_PoseRecord] = []
-        self.counts = DriveCounts()
+
+    @property
+    def counts(self) -> DriveCounts:
+        return self._voice.counts
 
     def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
-        """Add 16 kHz mono samples that begin at sample ``at``, in any order. What comes too late is dropped and
-        counted; what comes again replaces what has not been taken (a caller who interrupts silences it so).
-
-        Raises EngineError ``voice_overflow`` for voice more than ``HORIZON_SECONDS`` ahead.
-        """
-        end = at + len(pcm)
-        if end > self._base + len(self._pcm):
-            raise EngineError("voice_overflow", f"voice may run at most {HORIZON_SECONDS} s ahead of the pictures")
-        # History may still come while nothing was taken; later, a sample that was taken as silence stays silent.
-        open_from = self._base if self._fixed == self._begin else self._fixed
-        start = min(max(at, open_from), end)
-        self.counts.late_samples += start - at
-        if start == end:
-            return
-        have = self._have[start - self._base : end - self._base]
-        self.counts.repeated_samples += int(have.sum())
-        self._pcm[start - self._base : end - self._base] = pcm[start - at :]
-        have[:] = True
-        self._end = max(self._end, end)
-        self._advance()
+        """See ``VoiceBuffer.push``."""
+        self._voice.push(pcm, at)
 
     def push_pose(self, controls: Mapping[str, float], at: float) -> None:
         """Add a record of absolute controls by channel name that holds from frame ``at`` on; what it does not name is
@@ -130,7 +107,9 @@ class DriveBuffer:
     def ready_until(self) -> int:
         """The latent before which all voice has come; or was taken as silence."""
         mel, n = self._mel, self._tokens
-        start = (self._complete - mel.window) // mel.hop + 1 - mel.hops_from  # last hop at which a token can begin
+        start = (
+            (self._voice.complete - mel.window) // mel.hop + 1 - mel.hops_from
+        )  # last hop at which a token can begin
         # ``_hop`` of a latent's last token, turned round: its time, in parts of a frame, is at most ``last``.
         last = ((start + 1) * mel.hop * self._fps * n - 1) // mel.sample_rate
         return max(0, (last - (self._first_frame + 1) * n + self._frames) // (self._frames * n) + 1)
@@ -138,13 +117,8 @@ class DriveBuffer:
     def take(self, first_latent: int, latents: int) -> DriveChunk:
         """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""
         first_hop = self._hop(first_latent, 0) - self._mel.hops_before
-        fixed = max(self._fixed, self._needed(first_latent + latents - 1))
-        missing = self._missing(self._fixed, fixed)
-        self._drop_before(self._sample_of(first_hop))
-        self._fixed = fixed
-        self._complete = max(self._complete, fixed)
-        self._end = max(self._end, fixed)
-        self._advance()
+        missing = self._voice.fix(self._needed(first_latent + latents - 1))
+        self._voice.drop_before(self._sample_of(first_hop))
         times = self._first_frame - self._frames + 1 + self._frames * (
             np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
         )  # fmt: skip
@@ -168,29 +142,6 @@ class DriveBuffer:
         last_hop = self._hop(latent, self._tokens - 1) + self._mel.hops_from - 1
         return max(0, last_hop * self._mel.hop + self._mel.window)
 
-    def _advance(self) -> None:
-        """Move ``_complete`` over what has come."""
-        ahead = self._have[self._complete - self._base : self._end - self._base]
-        gap = int(ahead.argmin()) if len(ahead) else 0
-        self._complete = self._end if len(ahead) and ahead[gap] else self._complete + gap
-
-    def _missing(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
-        end = min(end, self._base + len(self._have))
-        gaps = ~self._have[start - self._base : max(start, end) - self._base]
-        edges = np.flatnonzero(np.diff(gaps, prepend=False, append=False)) + start
-        self.counts.missing_samples += int(gaps.sum())
-        return tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-    def _drop_before(self, sample: int) -> None:
-        count = sample - self._base
-        assert count >= 0, "drive that was given up is asked for again"
-        count = min(count, len(self._pcm))
-        if count:
-            kept = len(self._pcm) - count
-            self._pcm[:kept], self._have[:kept] = self._pcm[count:].copy(), self._have[count:].copy()
-            self._pcm[kept:], self._have[kept:] = 0, False
-        self._base = sample
-
     def _voice_tokens(self, first_hop: int, first_latent: int, latents: int) -> FloatArray:
         """[latents * n, token_size]"""
         mel = self._mel
@@ -201,7 +152,7 @@ class DriveBuffer:
         hops = np.full((end_hop - first_hop, mel.mels), mel.silence, np.float32)
         if end_hop > 0:
             begin = self._sample_of(first_hop)
-            sound = self._pcm[begin - self._base : (end_hop - 1) * mel.hop + mel.window - self._base]
+            sound = self._voice.sound(begin, (end_hop - 1) * mel.hop + mel.window)
             hops[max(0, -first_hop) :] = self._features.whole(sound)
         span = mel.hops_before + mel.hops_from
         rows = [start - mel.hops_before - first_hop for start in starts]
@@ -237,7 +188,10 @@ class DriveBuffer:
 
 
 def lookahead_ms(config: ModelConfig) -> float:
-    """Voice that the last token of a latent needs beyond the end of the latent's last frame."""
+    """Voice that the last token of a latent needs beyond the end of the latent's last frame; a speech encoder's
+    features need none."""
+    if config.dit.audio is not None:
+        return 0.0
     mel = LogMelConfig()
     token_ms = 1000 * config.frames_per_latent / (config.dit.drive_tokens * config.fps)
     return 1000 * mel.reach_samples / mel.sample_rate - token_ms

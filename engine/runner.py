@@ -21,8 +21,11 @@ from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec
 from models.attention import FrameRuns, choose_fastest
+from models.audio_projection import group
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
+from models.speech_encoder import SpeechState
+from models.text_encoder import TextSource
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +44,13 @@ def default_threads() -> int:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect;
-    off until a GPU has shown them right and faster: `python -m benchmarks.gpu`). fused: one product for queries, keys
+    one
+    H200 runs a chunk of the 1.3B a quarter faster by them). fused: one product for queries, keys
     and values. compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of
     its frames, not under a mask over tokens. spare: frames that are only committed leave the last block after their
     keys and values."""
 
-    graphs: bool = False
+    graphs: bool = True
     fused: bool = True
     compiled: bool = False
     runs: bool = True
@@ -62,7 +66,7 @@ class ModelRunner:
         self.execution = execution
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
-        self.graphs = Graphs(self.device) if execution.graphs and self.device.type == "cuda" else None
+        self.graphs = Graphs(self.device, limit=12 * slots) if execution.graphs and self.device.type == "cuda" else None
         if execution.fused:
             model.dit.fuse_projections()
         if execution.compiled:
@@ -77,16 +81,27 @@ class ModelRunner:
         return self.model.codec
 
     @classmethod
-    def start(cls, config: EngineConfig, *, context: int = 3) -> "ModelRunner":
-        """Load the model that the config names and allocate the cache."""
-        model = load_model(config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights)
+    def start(cls, config: EngineConfig) -> "ModelRunner":
+        """Load the model that the config names and allocate the cache for its own rollout."""
+        model = load_model(
+            config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights,
+            models_dir=config.models_dir, text=TextSource(config.prompt, config.text, config.models_dir),
+        )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
         tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)
+        context = spec.context
         own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
         keys = (own + context + PINNED) * tokens
         choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
-        return cls(model, slots=config.slots, context=context)
+        # Half a minute of compiling at the start; a motion model has too little to compute for it.
+        compiled = model.device.type == "cuda" and model.config.codec != "motion"
+        return cls(model, slots=config.slots, context=context, execution=Execution(compiled=compiled))
+
+    @property
+    def prepares_shapes(self) -> bool:
+        """Each new shape of pass costs the call that brings it a recording or a compilation: `warm_up` meets them."""
+        return self.graphs is not None or self.execution.compiled
 
     @property
     def context(self) -> int:
@@ -140,7 +155,10 @@ class ModelRunner:
 
     def _forward(self, like: Pass, inputs: tuple[Tensor, ...]) -> Tensor:
         """From tensors of the device alone; ``like`` gives what all passes of the shape have in common."""
-        numbers, latents, condition, drive = inputs
+        numbers, latents, *given = inputs
+        dit = self.config.dit  # what a model has no input for is not handed to it
+        condition = given[0] if dit.condition_channels else None
+        drive = given[1] if dit.drive_dim or dit.audio else None
         reads, kept, frames = len(like.reads), like.kept, like.frames
         sizes = [1, reads, reads, len(kept), frames]
         slots, read, read_at, targets, positions = numbers[:, :-frames].long().split(sizes, 1)
@@ -172,13 +190,18 @@ class ModelRunner:
         return self.codec.encode_reference(portrait)
 
     @torch.inference_mode()
+    def listen(self, samples: np.ndarray, heard: SpeechState | None, latents: int) -> tuple[Tensor, SpeechState]:
+        """The drive [F, entries, d] of a chunk's latents and the next state, for a model with a speech encoder.
+        samples: float32 at 16 kHz since the last chunk, to the end of this one's last frame. heard: None = a call's
+        first."""
+        speech, audio = self.model.speech, self.config.dit.audio
+        assert speech is not None and audio is not None, "the model has no speech encoder"
+        frames = audio.window // 2 + self.config.frames_of(latents)
+        sound = torch.from_numpy(samples)
+        features, heard = speech.encode(sound, heard or speech.initial_state(), frames, self.config.fps)
+        return group(features, latents, audio), heard
+
+    @torch.inference_mode()
     def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:
         """Pictures uint8 [N, H, W, 3] of latents [F, C, h, w]; chunk by chunk equals whole."""
         return self.codec.decode(latents, reference, state)
-
-    @staticmethod
-    def to_i420(frames: Tensor) -> np.ndarray:
-        """uint8 RGB [N, H, W, 3] to I420 [N, H*3/2, W] in host memory."""
-        import cv2
-
-        return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420) for frame in frames.cpu().numpy()])

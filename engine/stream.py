@@ -9,15 +9,19 @@ from math import inf
 import numpy as np
 import torch
 
-from engine.drive import DriveBuffer
+from engine.drive import DriveBuffer, DriveChunk
 from engine.errors import EngineError, RequestError
 from engine.frame_ring import FrameRing
+from engine.i420 import to_i420
 from engine.messages import ChunkReady, Deadline, OpenStream
 from engine.rollout.base import Pass
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
+from engine.speech_drive import SpeechChunk, SpeechDrive
+from models.clip_codec import ClipState
 from models.codec import Portrait
+from models.speech_encoder import SpeechState
 
 
 class Stream:
@@ -34,10 +38,12 @@ class Stream:
         if spec.context > runner.context:
             raise RequestError("invalid_rollout", "the rollout looks further back than this worker remembers")
         self._rollout = make_rollout(spec, self._config)
-        self._reference = runner.encode_reference(_portrait(opened))
+        self._reference = runner.encode_reference(portrait_of(opened))
         self._state = self._rollout.new_state(self._reference.latent, self._reference.features, opened.seed)
         self._decoder_state = runner.codec.initial_state()
-        self.drive = DriveBuffer(self._config, opened.first_frame)
+        kind = DriveBuffer if self._config.dit.audio is None else SpeechDrive
+        self.drive: DriveBuffer | SpeechDrive = kind(self._config, opened.first_frame)
+        self._heard: SpeechState | None = None
         self._first_frame = self._next_frame = self._read = opened.first_frame
         self._index = 0
         self._live = opened.live
@@ -99,9 +105,15 @@ class Stream:
         assert self._job is None
         chunk = self.drive.take(self._state.next_latent, self._rollout.drive_latents)
         self._missing, self._began_at, self.work = chunk.missing, now, 0.0
-        drive = torch.from_numpy(chunk.tokens).to(self._runner.device)
-        self._job = ChunkJob(self._rollout.denoise(self._state, drive), self._held)
+        self._job = ChunkJob(self._rollout.denoise(self._state, self._tokens(chunk)), self._held)
         self._held = None
+
+    def _tokens(self, chunk: DriveChunk | SpeechChunk) -> torch.Tensor:
+        """The chunk's drive as the transformer takes it, on the device."""
+        if isinstance(chunk, DriveChunk):
+            return torch.from_numpy(chunk.tokens).to(self._runner.device)
+        tokens, self._heard = self._runner.listen(chunk.samples, self._heard, self._rollout.drive_latents)
+        return tokens
 
     @property
     def pending(self) -> SlottedPass:
@@ -129,7 +141,9 @@ class Stream:
         assert job is not None and job.latents is not None
         self._job, self._held = None, job.held
         frames, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
-        pictures = self._runner.to_i420(frames)
+        if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
+            self._state.knot = self._decoder_state.shown
+        pictures = to_i420(frames)
         assert len(pictures) == self._chunk_frames, "the codec made another number of frames than its latents stand for"
         first, index = self._next_frame, self._index
         for offset, picture in enumerate(pictures):
@@ -172,15 +186,10 @@ class Stream:
 
     @property
     def _chunk_frames(self) -> int:
-        return chunk_frames(self._rollout.spec.chunk, self._config.frames_per_latent, self._index)
+        return self._rollout.spec.emitted_frames(self._index, self._config.frames_per_latent)
 
 
-def chunk_frames(latents: int, frames_per_latent: int, index: int) -> int:
-    """A stream's first latent shows one frame, every later one all of its frames."""
-    return latents * frames_per_latent - (frames_per_latent - 1 if index == 0 else 0)
-
-
-def _portrait(opened: OpenStream) -> Portrait:
+def portrait_of(opened: OpenStream) -> Portrait:
     if len(opened.portrait) != opened.width * opened.height * 3:
         raise RequestError("invalid_portrait", "the portrait's pixels do not match its size")
     rgb = np.frombuffer(opened.portrait, np.uint8).reshape(opened.height, opened.width, 3).copy()  # writable, for torch

@@ -104,8 +104,10 @@ def rotary_angles(positions: Tensor, grid: tuple[int, int], split: tuple[int, in
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate interleaved channel pairs (2i, 2i+1) of x [B, S, H, D] by the angles [B, S, 1, D/2]."""
     cos, sin = angles
-    even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    across = torch.stack([-sin, sin], dim=-1)  # what each channel takes of its partner
+    turned: Tensor = pairs * cos[..., None] + pairs.flip(-1) * across
+    return turned.flatten(-2).to(x.dtype)
 
 
 def token_mask(mask: Tensor, tokens: int) -> Tensor:

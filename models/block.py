@@ -3,7 +3,7 @@
 Knows no network around it, and of a cache only that it is read and written.
 """
 
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,8 +71,13 @@ class Attention(nn.Module):
         return cast(Tensor, self.o(x.flatten(-2)))
 
 
+def _is_audio(text: tuple[Tensor, Tensor] | Tensor) -> TypeGuard[Tensor]:
+    return isinstance(text, Tensor) and text.dim() == 4
+
+
 class Block(nn.Module):
-    """One transformer block: self-attention, optional text cross-attention, feed-forward, per-frame AdaLN.
+    """One transformer block: self-attention, optional cross-attention (to a text, or each frame to its own audio),
+    feed-forward, per-frame AdaLN.
 
     Between the attentions it is four functions of tensors alone, which can be compiled and know no cache.
     """
@@ -83,7 +88,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.self_attn = Attention(dim, config.heads, eps)
-        if config.text_dim is not None:
+        if config.text_dim is not None or config.audio is not None:
             self.norm3 = nn.LayerNorm(dim, eps)
             self.cross_attn = Attention(dim, config.heads, eps)
         self.ffn = nn.Sequential(
@@ -103,8 +108,8 @@ class Block(nn.Module):
         skip: int = 0,
     ) -> Tensor:
         """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
-        or embedded [B, 512, d]. skip: of so many leading frames only keys and values are made; returns the others,
-        [B, F - skip, T, d], and mask has queries for them alone."""
+        or embedded [B, 512, d], or audio [B, F, n, d]. skip: of so many leading frames only keys and values are made;
+        returns the others, [B, F - skip, T, d], and mask has queries for them alone."""
         frames, tokens = x.shape[1:3]
         queries, keys, values = self.project(x, time, angles[0])
         past = None if cache.positions is None else cache.read(layer)
@@ -116,10 +121,19 @@ class Block(nn.Module):
         x, words = self.after_attention(x, attend(queries[:, skip * tokens :], keys, values, mask), time)
         crossed = None
         if words is not None and text is not None:
-            keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
-            # One prompt may serve a whole batch.
-            crossed = attend(words, *(z.expand(len(x), -1, -1, -1) for z in (keys, values)))
+            crossed = self.attend_by_frame(words, text[:, skip:]) if _is_audio(text) else self.attend_text(words, text)
         return self.feed_forward(x, crossed, time)
+
+    def attend_text(self, words: Tensor, text: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+        """All queries [B, S, H, D] to one text, which may serve a whole batch."""
+        keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
+        return attend(words, *(z.expand(len(words), -1, -1, -1) for z in (keys, values)))
+
+    def attend_by_frame(self, words: Tensor, audio: Tensor) -> Tensor:
+        """The queries [B, F*T, H, D] of each frame to that frame's tokens alone, [B, F, n, d]."""
+        frames = audio.shape[1]
+        queries = words.unflatten(1, (frames, -1)).flatten(0, 1)
+        return attend(queries, *self.cross_attn.keys_values(audio.flatten(0, 1))).reshape(words.shape)
 
     def modulations(self, time: Tensor) -> tuple[Tensor, ...]:
         """Shift, scale and gate of the self-attention, then of the feed-forward: [B, F, 1, d] each."""
@@ -141,7 +155,7 @@ class Block(nn.Module):
         return rotate(keys, angles), values
 
     def after_attention(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x with the self-attention added, and the queries of the text's."""
+        """x with the self-attention added, and the queries of the cross-attention."""
         x = x + self.modulations(time)[2] * self.self_attn.output(attended).view_as(x)
         words = self.cross_attn.queries(self.norm3(x.flatten(1, 2))) if hasattr(self, "cross_attn") else None
         return x, words

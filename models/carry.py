@@ -8,6 +8,7 @@ weights serves every stream at once.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,12 +38,9 @@ class Carry:
     def lead(self, x: Tensor, frames: int, dim: int) -> Tensor:
         """x behind the `frames` that came before it along `dim`: zeros before a stream's first."""
         if self.fresh:
-            shape = list(x.shape)
-            shape[dim] = frames
-            past = x.new_zeros(shape)
+            joined = F.pad(x, (0, 0) * (x.dim() - dim - 1) + (frames, 0))
         else:
-            past = self.take()
-        joined = torch.cat([past, x], dim)
+            joined = torch.cat([self.take(), x], dim)
         self.keep(joined.narrow(dim, joined.shape[dim] - frames, frames))
         return joined
 

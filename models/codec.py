@@ -49,7 +49,7 @@ class StreamingDecoder(Protocol[State]):
         ...
 
     def decode(self, latents: torch.Tensor, reference: Reference, state: State) -> tuple[torch.Tensor, State]:
-        """Decode [F, C, h, w] to RGB uint8 [N, H, W, 3] on the CPU and the next state.
+        """Decode [F, C, h, w] to RGB uint8 [N, H, W, 3], on the codec's device, and the next state.
 
         N is 4F, or 4F - 3 when the state is fresh: a call's first latent shows only the last of its four frames.
         """

@@ -12,13 +12,37 @@ Prediction = Literal["flow", "x0"]
 
 
 @dataclass(frozen=True, slots=True)
+class AudioConfig:
+    """How a speech encoder's features become the tokens that the blocks attend to, latent by latent.
+
+    layers, width: hidden states of the encoder, stacked, of a video frame. window: video frames seen around each
+    (odd). stride: video frames of a latent (a clip's first latent is one frame). hidden: width inside the projection.
+    tokens: of one latent, as wide as the transformer.
+    """
+
+    layers: int = 12
+    width: int = 768
+    window: int = 5
+    stride: int = 4
+    hidden: int = 512
+    tokens: int = 32
+
+    @property
+    def entries(self) -> int:
+        """Stacked features that a later latent sees: half the window on either side of its first and last frame, and
+        one of every frame. A clip's first latent sees ``window`` of them."""
+        return self.stride + self.window - 1
+
+
+@dataclass(frozen=True, slots=True)
 class DiTConfig:
     """Shape of one ``CausalWanDiT`` (Wan2.1 block structure).
 
     latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside
     the noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text
     encoder, None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent
-    frame, 0 = none; drive_blocks: after which blocks they are attended. prediction: what the head predicts.
+    frame, 0 = none; drive_blocks: after which blocks they are attended. audio: the drive is a speech encoder's
+    features, attended inside every block in the text's place. prediction: what the head predicts.
     """
 
     dim: int
@@ -32,6 +56,7 @@ class DiTConfig:
     drive_dim: int = 0
     drive_tokens: int = 0
     drive_blocks: tuple[int, ...] = ()
+    audio: AudioConfig | None = None
     frequency_dim: int = 256
     patch: tuple[int, int, int] = (1, 2, 2)
     eps: float = 1e-6
@@ -43,12 +68,19 @@ class DiTConfig:
 
     @property
     def condition_channels(self) -> int:
-        """Condition latent, mask and reference features."""
-        return self.latent_channels + 1 + self.reference_channels if self.inpainting else 0
+        """Condition latent and mask, and reference features."""
+        return (self.latent_channels + 1 if self.inpainting else 0) + self.reference_channels
+
+    @property
+    def drive_shape(self) -> tuple[int, int]:
+        """[n, d] of one latent frame's drive, as the transformer takes it."""
+        if self.audio is not None:
+            return self.audio.entries, self.audio.layers * self.audio.width
+        return self.drive_tokens, self.drive_dim
 
     @property
     def in_dim(self) -> int:
-        """2z + 1 + r with the mask-inpainting input, z without."""
+        """2z + 1 + r with the mask-inpainting input, z + r without."""
         return self.latent_channels + self.condition_channels
 
     @property
@@ -74,15 +106,26 @@ class VAEConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LTXConfig:
+    """Shape of LTX-Video's autoencoder (32x in space, 8x in time); the defaults are the published ones."""
+
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    blocks: tuple[int, ...] = (4, 3, 3, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
 
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. codec: what turns pictures into latents and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's
-    encoder with the tiny decoder), empty = nothing (throughput only). vae: shape of Wan2.1's. weights: whose weights it
-    runs with, empty = its own.
+    ``RolloutSpec``. rollout, chunk, knot, window: likewise, its own. codec: what turns pictures into latents
+    and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
+    ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
+    pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
+    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody has yet held against the
+    published files.
     """
 
     name: str
@@ -96,8 +139,19 @@ class ModelConfig:
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     trained_latents: int = 21
     running_ahead: str = "countdown"
+    rollout: str = "knot_forcing"
+    chunk: int = 3
+    knot: int = 1
+    window: int = 6
+    pixels_per_latent: int = 8
     weights: str = ""
     vae: VAEConfig = VAEConfig()
+    ltx: LTXConfig = LTXConfig()
+    unverified: tuple[str, ...] = ()
+
+    def frames_of(self, latents: int) -> int:
+        """Pictures of a stream's first latents."""
+        return 1 + (latents - 1) * self.frames_per_latent
 
     @property
     def tokens_per_latent(self) -> int:
@@ -112,13 +166,15 @@ class ModelConfig:
     def at_size(self, width: int, height: int) -> "ModelConfig":
         """The same model at another picture size (pixels).
 
-        A video latent's pixel is 8, a token 16. A motion latent stays as it is: the photograph alone grows.
-        Raises RequestError for a size that the patches do not divide, or that the rig does not make.
+        A video latent's pixel is 8 (LTX: 32), a token twice that. A motion latent stays as it is: the photograph alone
+        grows. Raises RequestError for a size that the patches do not divide, or that the rig does not make.
         """
-        if width <= 0 or height <= 0 or width % 16 or height % 16:
-            raise RequestError("invalid_size", f"width and height must be multiples of 16, not {width}x{height}")
+        cell = self.pixels_per_latent
+        token = cell * self.dit.patch[1]
+        if width <= 0 or height <= 0 or width % token or height % token:
+            raise RequestError("invalid_size", f"width and height must be multiples of {token}, not {width}x{height}")
         if self.codec != "motion":
-            return replace(self, pixel_size=(width, height), latent_size=(height // 8, width // 8))
+            return replace(self, pixel_size=(width, height), latent_size=(height // cell, width // cell))
         low, high = MOTION_SIDES
         if width != height or not low <= width <= high:
             raise RequestError("invalid_size", f"{self.name} makes squares of {low} to {high}, not {width}x{height}")
@@ -168,6 +224,25 @@ WAN21_14B = replace(
     ),
 )
 
+# Text to video without a portrait: what Wan2.1 itself, Self Forcing and LongLive publish. Nothing drives them, so they
+# take no calls: they are for throughput, and a start for training. Wan2.1 itself is not distilled: its pictures want
+# fifty steps and guidance, which no rollout here does.
+WAN21_T2V = ModelConfig(
+    name="wan2.1-t2v-1.3b",
+    dit=WAN21_T2V_1_3B,
+    fps=16,
+    latent_size=(60, 104),
+    pixel_size=(832, 480),
+    codec="wan",
+    rollout="self_forcing",
+    window=21,
+)
+WAN21_T2V_14B = replace(
+    WAN21_T2V, name="wan2.1-t2v-14b", dit=replace(WAN21_T2V.dit, dim=5120, layers=40, heads=40, ffn_dim=13824)
+)
+SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
+LONGLIVE = replace(WAN21_T2V, name="longlive", window=12)
+
 WAN_TINY_TEST = replace(
     WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
     vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
@@ -177,6 +252,73 @@ WAN_TINY_TEST = replace(
 )  # fmt: skip
 """All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
 
+T2V_TINY_TEST = replace(
+    WAN21_T2V, name="t2v-tiny-test", latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
+    dit=replace(WAN_TINY_TEST.dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()),
+)  # fmt: skip
+"""The same of text to video alone."""
+
+FLASHHEAD_PRO = ModelConfig(
+    name="flashhead-pro",
+    dit=replace(WAN21_T2V_1_3B, text_dim=None, reference_channels=WAN21_T2V_1_3B.latent_channels, audio=AudioConfig()),
+    fps=25,
+    latent_size=(64, 64),
+    pixel_size=(512, 512),
+    codec="wan-clips",
+    rollout="overlap_chunks",
+    chunk=7,
+    knot=2,
+    unverified=(
+        "colours: matched by mean and deviation of each picture's Lab channels; that it is Lab was not checked",
+        "the voice's window at a chunk's end: the last frame is repeated for the two that have not been heard",
+        "a chunk's first 5 frames are never shown, those of the first chunk either",
+    ),
+)
+
+FLASHHEAD_LITE = replace(
+    FLASHHEAD_PRO,
+    name="flashhead-lite",
+    dit=replace(
+        FLASHHEAD_PRO.dit, latent_channels=128, reference_channels=128, audio=AudioConfig(stride=8)
+    ),
+    latent_size=(16, 16),
+    codec="ltx-clips",
+    frames_per_latent=8,
+    pixels_per_latent=32,
+    chunk=3,
+    unverified=(
+        *FLASHHEAD_PRO.unverified[:2],
+        "a chunk's first 9 frames (2 latents) are never shown: that motion is 2 latents here too is by Pro's rule",
+        "the patch of 2x2 latent pixels is Pro's; a config.json beside the weights that says otherwise is refused",
+        "the pictures' decoder is asked without noise, and at timestep 0 if it takes one",
+    ),
+)  # fmt: skip
+
+FLASHHEAD_PRO_TINY_TEST = replace(
+    FLASHHEAD_PRO, name="flashhead-pro-tiny-test", latent_size=(16, 16), pixel_size=(128, 128),
+    vae=VAEConfig(width=4),
+    dit=replace(
+        FLASHHEAD_PRO.dit, dim=48, layers=2, heads=2, ffn_dim=96, frequency_dim=32,
+        audio=AudioConfig(layers=2, width=16, hidden=24, tokens=4),
+    ),
+)  # fmt: skip
+"""All that a call with FlashHead passes through, small enough for any machine to test; random weights only. The
+voice's encoder is as small."""
+
+FLASHHEAD_LITE_TINY_TEST = replace(
+    FLASHHEAD_LITE, name="flashhead-lite-tiny-test", latent_size=(4, 4), pixel_size=(128, 128),
+    ltx=LTXConfig(widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1, 1)),
+    dit=replace(
+        FLASHHEAD_PRO_TINY_TEST.dit, latent_channels=128, reference_channels=128,
+        audio=AudioConfig(layers=2, width=16, hidden=24, tokens=4, stride=8),
+    ),
+)  # fmt: skip
+
 CONFIGS: dict[str, ModelConfig] = {
-    config.name: config for config in (EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST)
-}
+    config.name: config
+    for config in (
+        EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN21_T2V, WAN21_T2V_14B, SELF_FORCING, LONGLIVE,
+        WAN_TINY_TEST, T2V_TINY_TEST, FLASHHEAD_PRO, FLASHHEAD_LITE, FLASHHEAD_PRO_TINY_TEST,
+        FLASHHEAD_LITE_TINY_TEST,
+    )
+}  # fmt: skip

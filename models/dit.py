@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import CacheView, FrameRuns, attend, rotary_angles, token_mask
+from models.audio_projection import AudioProjection
 from models.block import Attention, Block
 from models.config import DiTConfig
 
@@ -84,6 +85,8 @@ class CausalWanDiT(nn.Module):
         if config.drive_dim:
             self.drive_embedding = nn.Linear(config.drive_dim, dim)
             self.drive_injectors = nn.ModuleDict({str(i): DriveInjector(config) for i in config.drive_blocks})
+        if config.audio is not None:
+            self.audio_proj = AudioProjection(config.audio, dim)
 
     @classmethod
     def on_meta(cls, config: DiTConfig) -> "CausalWanDiT":
@@ -97,12 +100,12 @@ class CausalWanDiT(nn.Module):
             cast(Block, block).self_attn.fuse()
 
     def compile_blocks(self) -> None:
-        """For inference. One compilation serves all blocks and all shapes: what remains between the products only
-        moves memory, where shapes known beforehand gain little."""
+        """For inference. One compilation serves all blocks; a second one, which leaves open what differed, serves all
+        further shapes. Widths and heads stay constants: with them open, a rotation took ten times its bytes' time."""
         torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
         for block in self.blocks:
             for stage in ("project", "window", "after_attention", "feed_forward"):
-                setattr(block, stage, torch.compile(getattr(block, stage), dynamic=True, fullgraph=True))
+                setattr(block, stage, torch.compile(getattr(block, stage), fullgraph=True))
 
     @property
     def _recomputes(self) -> bool:
@@ -130,9 +133,11 @@ class CausalWanDiT(nn.Module):
         """One denoising pass; returns the prediction [B, F - skip, C, h, w] of the config's type.
 
         latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
-        (condition latent, mask with 1 = given, reference features); drive [B, F, n, drive_dim]; context: the text as
-        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. skip: so many
-        leading frames are only written to the cache, nothing is predicted for them.
+        (condition latent, mask with 1 = given, reference features; the last alone without inpainting); drive [B, F, n,
+        drive_dim]; context: the text as
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. With an audio
+        config drive is [B, F, entries, layers * width] (`models.audio_projection`) and stands in the text's place.
+        skip: so many leading frames are only written to the cache, nothing is predicted for them.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -143,8 +148,10 @@ class CausalWanDiT(nn.Module):
             past = rotary_angles(cache.positions, grid, self.config.rope_split)
             keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
         mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
-        driven = None if drive is None else self.drive_embedding(drive.to(x.dtype))
+        driven = self.drive_embedding(drive.to(x.dtype)) if drive is not None and self.config.drive_dim else None
         text = self.text_embedding(context) if isinstance(context, Tensor) else None
+        if drive is not None and self.config.audio is not None:
+            text = self.audio_proj(drive.to(x.dtype))
         last = self.config.layers - 1
         for i, block in enumerate(self.blocks):
             words = context[i] if isinstance(context, tuple) else text

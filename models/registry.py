@@ -5,31 +5,39 @@ Weights are safetensors only. Shapes are checked before memory is taken; a misma
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from engine.errors import EngineError, RequestError
+from models.checkpoints.fit import require, shapes_of
+from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC_CONFIG, WEIGHTS, model_folder
+from models.checkpoints.manifest import advice
+from models.checkpoints.names import ignored_prefixes
+from models.checkpoints.parts import kind_of
+from models.checkpoints.reading import open_checkpoint
+from models.clip_codec import ClipCodec, WanClips
 from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
+from models.ltx_codec import LtxClips
 from models.motion_codec import MotionCodec
-from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta
-from models.wan_keys import official_name
-from models.wan_vae import WanEncoder
+from models.published_config import check_published
+from models.speech_encoder import SpeechEncoder
+from models.text_encoder import TextSource, embed_text
+from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta, random_part
+from models.wan_vae import WanDecoder, WanEncoder
 
 log = logging.getLogger(__name__)
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
-    once."""
+    once. speech: what hears the voice, where the drive is its features."""
 
     config: ModelConfig
     dit: CausalWanDiT
@@ -37,6 +45,7 @@ class LoadedModel:
     context: TextContext | None
     device: torch.device
     dtype: torch.dtype
+    speech: SpeechEncoder | None = None
 
 
 def find_config(name: str) -> ModelConfig:
@@ -58,6 +67,8 @@ def choose_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EngineError("no_device", f"torch sees no device {name}: use cpu, or install a CUDA build of torch")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # what names no device (streams, graphs, measurements) means this one
     return device
 
 
@@ -79,51 +90,104 @@ def load_model(
     dtype: str = "auto",
     random_weights: bool = False,
     size: tuple[int, int] | None = None,
+    models_dir: str = "",
+    text: TextSource = TextSource(),  # noqa: B008 (frozen)
 ) -> LoadedModel:
     """Build a model. random_weights: seeded noise instead of a checkpoint, for tests and throughput figures.
-    size: (width, height) in pixels, None = the model's own."""
+    size: (width, height) in pixels, None = the model's own. models_dir: of the weights that are not in the package.
+    text: what a model that attends to text is told."""
     config = find_config(name)
     if size is not None:
         config = config.at_size(*size)
     place = choose_device(device)
-    return build_model(config, place, choose_dtype(dtype, place), random_weights=random_weights)
+    folder = None if random_weights else model_folder(config.weights or config.name, models_dir)
+    return build_model(config, place, choose_dtype(dtype, place), folder, text)
 
 
-def build_model(config: ModelConfig, place: torch.device, kind: torch.dtype, *, random_weights: bool) -> LoadedModel:
-    """The same of a config that need not be in the table."""
-    if random_weights:
+def build_model(
+    config: ModelConfig,
+    place: torch.device,
+    kind: torch.dtype,
+    folder: Path | None,
+    text: TextSource = TextSource(),  # noqa: B008 (frozen)
+) -> LoadedModel:
+    """The same of a config that need not be in the table. folder: of its weights, None = random ones."""
+    words = None
+    if config.dit.text_dim is not None:  # before anything large is loaded: the encoder is large as well
+        words = embed_text(text, config.dit.text_dim, random_weights=folder is None)
+    elif text.prompt or text.embedding:
+        raise RequestError("no_text", f"the model {config.name} takes no text: leave out the prompt", param="prompt")
+    if folder is None:
         dit = random_dit(config, place, kind)
     else:
+        check_published(config, folder)
         dit = CausalWanDiT.on_meta(config.dit)
-        load_weights(dit, WEIGHTS / (config.weights or config.name) / "dit.safetensors", place, kind)
+        load_weights(dit, folder / DIT, place, kind)
     dit.eval().requires_grad_(False)
-    codec = build_codec(config, place, kind, random_weights=random_weights)
+    codec = build_codec(config, place, kind, folder)
     context = None
-    if config.dit.text_dim is not None:  # an empty prompt: 512 zero embeddings, which are attended (Wan2.1)
+    if words is not None:
         with torch.inference_mode():
-            context = dit.encode_text(torch.zeros(1, 512, config.dit.text_dim, device=place, dtype=kind))
-    return LoadedModel(config, dit, codec, context, place, kind)
+            context = dit.encode_text(words[None].to(device=place, dtype=kind))
+    return LoadedModel(config, dit, codec, context, place, kind, build_speech(config, place, kind, folder))
+
+
+def build_speech(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None
+) -> SpeechEncoder | None:
+    """wav2vec2, or noise of the shape that the transformer's audio has. Raises EngineError."""
+    audio = config.dit.audio
+    if audio is None:
+        return None
+    if folder is not None:
+        return SpeechEncoder.load((folder / WAV2VEC_CONFIG).parent, device, dtype)
+    heads = 12 if audio.width % 12 == 0 else 4
+    return SpeechEncoder.random(
+        device, dtype, hidden_size=audio.width, num_hidden_layers=audio.layers, num_attention_heads=heads,
+        intermediate_size=4 * audio.width, conv_dim=(min(512, 2 * audio.width),) * 7,
+    )  # fmt: skip
 
 
 def build_codec(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, random_weights: bool
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None
 ) -> Codec[Any] | None:
-    """Wan2.1's from ``vae.safetensors`` (official names or those of diffusers) and ``tiny.safetensors`` (TAEHV's)."""
+    """Wan2.1's from ``vae.safetensors`` (official names or those of diffusers) and ``tiny.safetensors`` (TAEHV's).
+    folder: None = random weights."""
     if config.codec == "motion":
         return MotionCodec(device, config.pixel_size[0])
+    if config.codec == "wan-clips":
+        return ClipCodec(wan_clips(config, device, dtype, folder), config, device)
+    if config.codec == "ltx-clips":
+        return ClipCodec(ltx_clips(config, device, dtype, folder), config, device)
     if config.codec not in DECODERS:
         return None
-    if random_weights:
+    if folder is None:
         encoder = build_encoder(device, dtype, config.vae)
         return WanCodec(encoder, build_decoder(config.codec, device, dtype, config.vae), config.pixel_size)
-    folder = WEIGHTS / (config.weights or config.name)
     encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(DECODERS[config.codec], config.vae)
-    load_weights(encoder, folder / "vae.safetensors", device, dtype, part=("encoder.", "conv1."))
+    load_weights(encoder, folder / VAE, device, dtype, part=("encoder.", "conv1."))
     if config.codec == "wan":
-        load_weights(decoder, folder / "vae.safetensors", device, dtype, part=("decoder.", "conv2."))
+        load_weights(decoder, folder / VAE, device, dtype, part=("decoder.", "conv2."))
     else:
-        load_weights(decoder, folder / "tiny.safetensors", device, dtype, part=("decoder.",))
+        load_weights(decoder, folder / TINY, device, dtype, part=("decoder.",))
     return WanCodec(finished(encoder), finished(decoder), config.pixel_size)
+
+
+def wan_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> WanClips:
+    encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(WanDecoder, config.vae)
+    if folder is None:
+        return WanClips(random_part(encoder, device, dtype), random_part(decoder, device, dtype))
+    load_weights(encoder, folder / VAE, device, dtype, part=("encoder.", "conv1."))
+    load_weights(decoder, folder / VAE, device, dtype, part=("decoder.", "conv2."))
+    return WanClips(finished(encoder), finished(decoder))
+
+
+def ltx_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> LtxClips:
+    if folder is None:
+        return LtxClips.random(config.ltx, device, dtype)
+    vae = LtxClips.empty(config.ltx, folder / LTX_CONFIG)
+    load_weights(vae, folder / LTX, device, dtype)
+    return LtxClips(vae.eval().requires_grad_(False))
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:
@@ -136,32 +200,27 @@ def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
 def load_weights(
     module: nn.Module, path: Path, device: torch.device, dtype: torch.dtype, part: tuple[str, ...] = ("",)
 ) -> None:
-    """Fill a module that stands on the meta device; names and shapes are compared before anything is read.
+    """Fill a module that stands on the meta device, from a file or its shards; names, shapes and types are compared
+    before anything is read.
 
-    part: how the official names begin that the module is made of; the rest of the file is for others.
+    part: how the official names begin that the module is made of; the rest of the file is for others. Raises
+    EngineError ``checkpoint_missing``, ``checkpoint_broken``, ``checkpoint_mismatch``.
     """
-    if not path.is_file():
-        raise EngineError(
-            "checkpoint_missing",
-            f"the weights of this model are missing: there is no {path}; put them there (embedded's: reinstall), "
-            "or start with random weights",
-        )
     try:
-        with safe_open(path, framework="pt") as file:
-            names = {key: official_name(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            found = {
-                name: tuple(file.get_slice(key).get_shape()) for key, name in names.items() if name.startswith(part)
-            }
-    except SafetensorError as error:
-        raise EngineError("checkpoint_broken", f"{path.name} is not a readable safetensors file") from error
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if wrong:
+        checkpoint = open_checkpoint(path, str(device))
+    except EngineError as error:
+        if error.code != "checkpoint_missing":
+            raise
+        model = path.parent.name
+        remedy = "install knotcast again" if path.parent.parent == WEIGHTS else advice(model, path.name)
         raise EngineError(
-            "checkpoint_mismatch",
-            f"{path.name} does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
-        )
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        state = {name: file.get_tensor(key).to(dtype) for key, name in names.items() if name in wanted}
+            "checkpoint_missing", f"{model} lacks {path.name} in {path.parent}: {remedy}; or start with random weights"
+        ) from error
+    checkpoint = checkpoint.renamed(kind_of(checkpoint.tensors)[1])
+    mine = {name: info for name, info in checkpoint.tensors.items() if name.startswith(part)}
+    checkpoint = replace(checkpoint, tensors=mine)
+    wanted = shapes_of(module)
+    require(checkpoint, wanted, ignored_prefixes(mine), path.parent.name)
+    state = {name: checkpoint.read(name).to(dtype) for name in wanted}
     module.load_state_dict(state, assign=True)
     log.info("loaded %s: %d tensors on %s %s", path.name, len(state), device, dtype)

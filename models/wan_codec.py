@@ -42,12 +42,12 @@ class WanCodec:
         return StreamState()
 
     def decode(self, latents: Tensor, reference: Reference, state: StreamState) -> tuple[Tensor, StreamState]:
-        """Latents [F, 16, h, w] to RGB uint8 [N, H, W, 3] on the CPU; N = 4F, or 4F - 3 for the first of a call."""
+        """Latents [F, 16, h, w] to RGB uint8 [N, H, W, 3] on its device; N = 4F, or 4F - 3 for the first of a call."""
         if len(latents) == 0:
             width, height = self.size
-            return torch.empty((0, height, width, 3), dtype=torch.uint8), state
+            return torch.empty((0, height, width, 3), dtype=torch.uint8, device=self.device), state
         pictures, state = self.decoder(latents.to(self.device), state)
-        return pictures.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu(), state
+        return pictures.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous(), state
 
 
 def build_decoder(

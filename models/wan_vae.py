@@ -127,11 +127,15 @@ class Upsample(nn.Module):
         if self.time_conv is not None:
             first, x = x.split([int(carry.fresh), x.shape[2] - carry.fresh], 2)
             x = carry.lead(x, 2, dim=2)
-            if x.shape[2] > 2:
-                pairs = self.time_conv(x).unflatten(1, (2, -1))  # [1, 2, C, T, H, W]
-                first = torch.cat([first, pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)], 2)
-            x = first
+            doubled = self._doubled(x) if x.shape[2] > 2 else x[:, :, :0]
+            x = torch.cat([first, doubled], 2) if carry.fresh else doubled
         return _video(self.resample["1"](F.interpolate(_frames(x), scale_factor=2.0, mode="nearest-exact")))
+
+    def _doubled(self, x: Tensor) -> Tensor:
+        """Two frames of each, side by side in the convolution's channels."""
+        assert self.time_conv is not None
+        pairs = _frames(self.time_conv(x)).movedim(1, -1).unflatten(-1, (2, -1))  # [T, H, W, 2, C]
+        return _video(pairs.movedim(3, 1).flatten(0, 1).movedim(-1, 1))
 
 
 def _frames(video: Tensor) -> Tensor:
@@ -140,7 +144,9 @@ def _frames(video: Tensor) -> Tensor:
 
 
 def _video(frames: Tensor) -> Tensor:
-    return frames.transpose(0, 1)[None]
+    """Back again. The row of one comes first, so that its stride is a whole video's: what asks for the memory's format
+    looks at it, and would otherwise lay the channels first, in a copy for every layer."""
+    return frames[None].transpose(1, 2)
 
 
 def _run(layers: Iterable[nn.Module], x: Tensor, carry: Carry) -> Tensor:

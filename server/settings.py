@@ -5,6 +5,7 @@ The only place that reads the environment. ``engine_config`` turns it into what 
 
 import ipaddress
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -72,6 +73,9 @@ class Settings(BaseSettings):
     slots: int = Field(2, ge=1, le=64)
     threads: int = Field(0, ge=0, le=256)
     random_weights: bool = False
+    prompt: str = ""  # for models that attend to text
+    text_embedding: str = ""  # or a file with its embedding
+    models_dir: Path | None = None  # None: knotcast/models in the user's cache folder
 
     # Portraits
     data_dir: Path | None = None  # None: a temporary folder that goes when the server ends
@@ -119,4 +123,15 @@ def engine_config(settings: Settings) -> EngineConfig:
         slots=settings.slots,
         threads=settings.threads,
         random_weights=settings.random_weights,
+        prompt=settings.prompt,
+        text=settings.text_embedding,
+        models_dir=models_folder(settings.models_dir),
     )
+
+
+def models_folder(given: Path | None) -> str:
+    """Where models lie: as given, else in the user's cache folder (XDG_CACHE_HOME)."""
+    if given is not None:
+        return str(given.expanduser())
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return str((Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "knotcast" / "models")

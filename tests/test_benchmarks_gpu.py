@@ -25,8 +25,8 @@ def test_every_step_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mon
     failed = {name: entry for name, entry in report.items() if entry == "not run" or "error" in str(entry)}
     assert failed == {}
     measured = [name for name, entry in report.items() if isinstance(entry, dict) and "faster" in entry]
-    assert len(measured) > 18 and any(name.startswith("14B") for name in measured)
-    assert {name.split()[-1] for name in report if "decoder" in name} == {"wan", "wan-tiny"}
+    assert len(measured) >= 17 and any(name.startswith("14B") for name in measured)
+    assert {name.split("decoder ")[1].split(",")[0] for name in report if "decoder" in name} == {"wan", "wan-tiny"}
     assert any("many chunks" in name for name in report)
 
 

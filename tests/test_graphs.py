@@ -8,8 +8,10 @@ from torch import Tensor
 
 from engine.graphs import Graphs, Inputs, Work
 from engine.runner import Execution, ModelRunner
+from engine.warm_up import meet_shapes
+from models.codec import Reference
 from models.registry import load_model
-from tests.toy import record, toy_rollout, toy_runner
+from tests.toy import TOY, record, toy_rollout, toy_runner
 
 
 class HostGraphs(Graphs):
@@ -73,6 +75,20 @@ def test_what_cannot_be_recorded_or_is_too_much_runs_plainly(monkeypatch: pytest
         latents, _ = record(runner, rollout, chunks=3)
         assert torch.equal(latents, plain) and len(graphs) == recorded
     assert warned and all("without a CUDA graph: operation not permitted" in line for line in warned)
+
+
+def test_a_call_brings_no_shape_that_the_warm_up_has_not_met() -> None:
+    met = toy_runner()
+    met.graphs = HostGraphs()
+    features = torch.zeros(TOY.dit.reference_channels, *TOY.latent_size)
+    meet_shapes(met, Reference(torch.zeros(TOY.latent_shape), features, None), slots=2)
+    recorded = set(met.graphs._replays)
+    for joined in (True, False):
+        runner = toy_runner()
+        runner.graphs = HostGraphs()
+        record(runner, toy_rollout(), chunks=30, joined=joined)
+        assert set(runner.graphs._replays) <= recorded
+    assert {calls for _, calls in recorded} == {1, 2}
 
 
 @pytest.mark.gpu

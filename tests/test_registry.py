@@ -83,7 +83,7 @@ def test_missing_and_broken_weights(tmp_path: Path) -> None:
         load_weights(dit, tmp_path / "none.safetensors", torch.device("cpu"), torch.float32)
     path = saved(tmp_path / "dit.safetensors")
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(AvatarError, match="not a readable safetensors file"):
+    with pytest.raises(AvatarError, match="not a readable checkpoint"):
         load_weights(dit, path, torch.device("cpu"), torch.float32)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from engine.decimate import Decimator, decimate
 from engine.errors import CapacityError
-from server.voice import BLOCK, MAX_QUEUED_TURNS, MicrophoneBuffer, Turn, VoiceLine
+from server.voice import BLOCK, MAX_QUEUED_TURNS, MicrophoneBuffer, Turn, VoiceLine, drive_sample, frame_start
 
 
 def tone(n: int, hertz: float = 440.0, rate: int = 48_000) -> np.ndarray:
@@ -193,3 +193,9 @@ def test_a_microphone_that_pauses_fills_up_again_before_it_is_heard() -> None:
     first = microphone.pull()
     assert first is not None and first[0] == 0 and first[-1] == 9  # faded in
     assert [microphone.pull() is None for _ in range(3)] == [False, True, True]
+
+
+def test_frames_begin_where_their_rate_says() -> None:
+    for frame in (0, 1, 7, 90_000):
+        assert (frame_start(frame, 25), drive_sample(frame, 25)) == (1920 * frame, 640 * frame)
+        assert (frame_start(frame, 16), drive_sample(frame, 16)) == (3000 * frame, 1000 * frame)

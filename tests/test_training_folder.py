@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from engine.config import RolloutSpec
 from engine.errors import RequestError
+from engine.files import held, replacing
 from tests.clips import CPU
 from tests.parallel_run import trainer
 from tests.test_training_run import command, make_corpus
 from training import checkpoint, export
 from training.configs import PRESETS
-from training.files import held, replacing
 from training.parallel import World
 
 ALONE = World(CPU)

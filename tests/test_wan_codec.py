@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import models.registry
 from engine.drive import lookahead_ms
 from engine.errors import AvatarError
 from engine.fitting import fit_picture
@@ -23,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def codec_of(kind: str, dtype: torch.dtype = torch.float32) -> WanCodec:
-    codec = build_codec(replace(SMALL, codec=kind), CPU, dtype, random_weights=True)
+    codec = build_codec(replace(SMALL, codec=kind), CPU, dtype, None)
     assert isinstance(codec, WanCodec)
     return codec
 
@@ -105,19 +104,18 @@ def save_codec(folder: Path, renamed: bool) -> WanCodec:
 
 
 @pytest.mark.parametrize("renamed", [False, True], ids=["official", "diffusers"])
-def test_weights_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool) -> None:
-    monkeypatch.setattr(models.registry, "WEIGHTS", tmp_path)
+def test_weights_from_files(tmp_path: Path, renamed: bool) -> None:
     saved = save_codec(tmp_path / SMALL.name, renamed)
-    loaded = build_codec(SMALL, CPU, torch.float32, random_weights=False)
+    loaded = build_codec(SMALL, CPU, torch.float32, tmp_path / SMALL.name)
     assert isinstance(loaded, WanCodec)
     for ours, theirs in ((loaded.encoder, saved.encoder), (loaded.decoder, saved.decoder)):
         assert ours.state_dict().keys() == theirs.state_dict().keys()
         assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
-    tiny = build_codec(replace(SMALL, codec="wan-tiny"), CPU, torch.float32, random_weights=False)
+    tiny = build_codec(replace(SMALL, codec="wan-tiny"), CPU, torch.float32, tmp_path / SMALL.name)
     assert isinstance(tiny, WanCodec) and not any(p.is_meta for p in tiny.decoder.parameters())
     other = replace(SMALL, vae=replace(SMALL.vae, width=8))
     with pytest.raises(AvatarError, match="does not fit"):
-        build_codec(other, CPU, torch.float32, random_weights=False)
+        build_codec(other, CPU, torch.float32, tmp_path / SMALL.name)
 
 
 def test_what_a_latent_hears_beyond_its_end_follows_the_frame_rate() -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.errors import RequestError
-from training.files import replacing
+from engine.files import replacing
 from training.parallel import placed, whole
 from training.stream import ClipStream
 

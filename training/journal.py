@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.files import replacing
+from engine.files import replacing
 
 Figures = dict[str, Any]
 

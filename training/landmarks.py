@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from engine.errors import one_line_errors
+from engine.files import replacing
 from engine.landmarks import (
     ALIGN,
     CLOSE_FIELDS,
@@ -34,7 +35,6 @@ from engine.landmarks import (
 from engine.patches import Floats, Image, describe
 from training.arguments import at_least
 from training.faces import pictures
-from training.files import replacing
 from training.landmark_samples import (
     MOUTH_HEIGHT,
     Sample,

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.errors import RequestError
+from engine.files import replacing
 from models.config import ModelConfig
 from training.clips import ClipBatch
-from training.files import replacing
 
 TEXT_TOKENS = 512
 

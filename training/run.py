@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from engine.errors import RequestError
+from engine.files import held
 from models.dit import CausalWanDiT
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
-from training.files import held
 from training.latents import LatentFolder
 from training.parallel import joined
 from training.sequence import Layout

@@ -1,17 +1,20 @@
-"""Weights a stage begins with: a checkpoint of an earlier stage, an engine's weights, or Wan2.1's own.
+"""Weights a stage begins with: a checkpoint of an earlier stage, an engine's weights, or Wan2.1's own in any published
+format.
 
-Names are Wan2.1's in all of them. What a plain text-to-video checkpoint does not have (input channels of condition and
-mask, driving cross-attention) is zero or adds nothing, so that the first step equals the model it came from.
+Names are Wan2.1's in all of them, or are turned into these (`models.checkpoints`). What a plain text-to-video
+checkpoint does not have (input channels of condition and mask, driving cross-attention) is zero or adds nothing, so
+that the first step equals the model it came from.
 """
 
 import hashlib
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.errors import RequestError
+from models.checkpoints.names import transformer_name
+from models.checkpoints.reading import open_checkpoint
 from models.dit import CausalWanDiT
 from training.checkpoint import averaged_weights
 
@@ -19,19 +22,27 @@ PATCH = "patch_embedding.weight"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights of a training checkpoint, else the file as it is. Raises RequestError."""
-    return averaged_weights(path)[0] or load_file(path)
+    """The averaged weights of a training checkpoint, else all of a file or folder, by official names. Raises
+    RequestError, EngineError."""
+    if path.suffix == ".safetensors" and (averaged := averaged_weights(path)[0]):
+        return averaged
+    checkpoint = open_checkpoint(path).renamed(transformer_name)
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
 
 
 def origin(**files: Path | None) -> dict[str, str]:
     """What tells a run from another that learns from other files: their contents, or that there is none."""
-    told = {}
-    for name, path in files.items():
-        told[name] = "none"
-        if path is not None:
-            with path.open("rb") as file:
-                told[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return told
+    return {name: "none" if path is None else _digest(path) for name, path in files.items()}
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of all files of a folder."""
+    digest = hashlib.sha256()
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if part.is_file():
+            with part.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:

@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import torch
 
+from engine.files import replacing
 from models.dit import CausalWanDiT
 from models.registry import choose_dtype
 from training.checkpoint import Progress, State
 from training.clips import Clips
 from training.configs import StageConfig
 from training.families import family_of
-from training.files import replacing
 from training.journal import Figures, Journal
 from training.parallel import World
 from training.stages import STAGES, Piece, Setting, Turn

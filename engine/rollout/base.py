@@ -67,8 +67,9 @@ class Pass:
 class RolloutState:
     """Everything one call's rollout remembers; its size does not grow with the call.
 
-    reference: [C, h, w] clean reference latent; features: [r, h, w]. next_latent: i, index of the next latent to emit.
-    reference_index: n, where in time the reference stands. knot: [k, C, h, w] or None. generator: the call's noise.
+    reference: [C, h, w] clean reference latent; features: [r, h, w], or [F, r, h, w] where they differ by latent of a
+    chunk. next_latent: i, index of the next latent to emit. reference_index: n, where in time the reference stands.
+    knot: [k, C, h, w] or None, what a chunk hands to the next. generator: the call's noise.
     """
 
     reference: Tensor

@@ -2,7 +2,8 @@
 frame.
 
 Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
-image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead.
+image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead. A model
+of text alone has none, and nothing is pinned.
 """
 
 import torch
@@ -15,7 +16,7 @@ from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, mak
 
 
 class SelfForcing:
-    """The window's position 0 is the start image, past latents follow, then the chunk."""
+    """The window's position 0 is the start image if there is one, past latents follow, then the chunk."""
 
     def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
         self.spec = spec
@@ -30,7 +31,7 @@ class SelfForcing:
 
     def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
         """drive [c, n, d] for latents i .. i+c-1."""
-        if state.next_latent == 0:
+        if state.next_latent == 0 and self.spec.reference:
             yield reference_pass(state, drive)
         noisy = draw((self.spec.chunk, *state.reference.shape), state.generator, state.reference.device)
         clean = noisy
@@ -47,11 +48,13 @@ class SelfForcing:
     def make_pass(self, state: RolloutState, latents: Tensor, sigma: float, drive: Tensor) -> Pass:
         """A denoising pass, or for sigma 0 the clean pass that commits."""
         i, c, context = state.next_latent, self.spec.chunk, self.spec.context
-        past = tuple((ring_slot(j, context), 1 + j - i + context) for j in range(max(0, i - context), i))
+        pinned = ((REFERENCE_SLOT, 0),) if self.spec.reference else ()
+        first = len(pinned) + context  # position of the chunk
+        past = tuple((ring_slot(j, context), first + j - i) for j in range(max(0, i - context), i))
         kept = tuple(ring_slot(j, context) if j >= i + c - context else -1 for j in range(i, i + c))
         return Pass(
             latents=latents, sigmas=(sigma,) * c,
             condition=make_condition(None, state.features, c, tuple(state.reference.shape)), drive=drive,
-            positions=tuple(range(1 + context, 1 + context + c)), origin=i - context - 1,
-            reads=((REFERENCE_SLOT, 0), *past), commits=() if sigma else kept,
+            positions=tuple(range(first, first + c)), origin=i - first,
+            reads=pinned + past, commits=() if sigma else kept,
         )  # fmt: skip

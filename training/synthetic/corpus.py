@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.files import replacing
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import INDEX
-from training.files import replacing
 from training.synthetic import flite, texts
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Phoneme, Speech, Synthesiser, Voice
 from training.synthetic.recordings import for_testing, human_speeches, read_recordings

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import RequestError
-from training.files import held, replacing
+from engine.files import held, replacing
 from training.video.clips import MANIFEST
 from training.video.source import RECORD, ClipFormat
 

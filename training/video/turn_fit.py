@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from engine.errors import one_line_errors
+from engine.files import replacing
 from engine.framing import tones
 from engine.landmarks import FACE, canonical_crop, default_estimator
 from engine.patches import Floats, Image, describe
@@ -22,7 +23,6 @@ from models.motion import INDEX
 from models.rig import own_state, prepare_rig
 from training.arguments import at_least
 from training.faces import set_apart
-from training.files import replacing
 from training.landmark_samples import alter, eye_pixels, jitter, load
 from training.ridge import ridge
 from training.video.turn import WEIGHTS, TurnEstimator

@@ -1,0 +1,59 @@
+"""Chunks that are clips by themselves and overlap in pictures (SoulX-FlashHead): no cache, and of
+the past only the motion latents.
+
+Each chunk denoises k + c latents that all see each other. The first k, the motion latents, are what the chunk before
+showed last, encoded anew as the beginning of a clip: they are given, and overwrite the estimate before every step and
+at the end. Whoever decodes puts them into ``state.knot``. The first chunk is given one latent, the portrait's; the
+pictures of its k latents are never shown either, so every chunk shows the pictures of c latents.
+"""
+
+import torch
+from torch import Tensor
+
+from engine.config import RolloutSpec
+from engine.flow import FewStepSchedule, draw
+from engine.rollout.base import Denoise, Pass, RolloutState
+
+
+class OverlapChunks:
+    """``state.features`` [k + c, r, h, w]: the portrait as a clip that stands still, a channel condition of every
+    pass."""
+
+    def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
+        self.spec = spec
+        self.schedule = schedule
+
+    @property
+    def drive_latents(self) -> int:
+        return self.spec.knot + self.spec.chunk
+
+    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
+        return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=0)
+
+    def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
+        """drive [k + c, n, d] for the motion latents and the new ones; returns all of them, motion first."""
+        given = state.reference[None] if state.knot is None else state.knot
+        noisy = draw((self.drive_latents, *state.reference.shape), state.generator, state.reference.device)
+        clean = noisy
+        for step, sigma in enumerate(self.schedule.sigmas):
+            if step:
+                noisy = self.schedule.renoise(clean, sigma, state.generator)
+            noisy = overwritten(noisy, given)
+            prediction = yield self.make_pass(state, noisy, sigma, drive)
+            assert prediction is not None
+            clean = self.schedule.to_x0(prediction, noisy, sigma)
+        state.next_latent += self.spec.chunk
+        return overwritten(clean, given)
+
+    def make_pass(self, state: RolloutState, noisy: Tensor, sigma: float, drive: Tensor) -> Pass:
+        """One noise level for all latents, the motion latents among them."""
+        frames = len(noisy)
+        return Pass(
+            latents=noisy, sigmas=(sigma,) * frames, condition=state.features, drive=drive,
+            positions=tuple(range(frames)), origin=0, reads=(),
+        )  # fmt: skip
+
+
+def overwritten(latents: Tensor, given: Tensor) -> Tensor:
+    """The given latents in place of the first."""
+    return torch.cat([given.to(latents.dtype), latents[len(given) :]])

@@ -1,0 +1,121 @@
+"""Gets a published checkpoint from the hub and leaves it as a model's folder: licence, room, download, digest,
+conversion.
+
+What was cut off is gone on with from where it was (the hub's own library begins anew). A file of a model appears under
+its name when it is whole and fits, and not before.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from engine.errors import EngineError, RequestError
+from engine.files import held, replacing
+from models.checkpoints.convert import Conversion, convert, take
+from models.checkpoints.folders import DIT, TINY, VAE, model_folder
+from models.checkpoints.hub import Hub, Remote
+from models.checkpoints.manifest import KNOWN, HubFile, Known
+
+SPARE_BYTES = 256 * 2**20
+WORK = ".fetch"
+
+
+class Progress(Protocol):
+    """Told again and again of one file: bytes there, and in all."""
+
+    def __call__(self, file: str, done: int, size: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file of the hub: what the hub says of it, and where it is downloaded to."""
+
+    file: HubFile
+    remote: Remote
+    path: Path
+
+
+def find_known(name: str) -> Known:
+    if name not in KNOWN:
+        raise RequestError(
+            "unknown_checkpoint", f"nothing is known to fetch as {name!r}: choose one of {', '.join(KNOWN)}"
+        )
+    return KNOWN[name]
+
+
+def fetch(
+    name: str, models_dir: str, progress: Progress, *, accept_licence: bool = False, endpoint: str | None = None
+) -> Path | None:
+    """The model's folder, None if all of it was there.
+
+    Raises RequestError ``unknown_checkpoint``, ``licence_not_accepted``, ``in_use``, EngineError ``hub_unreachable``,
+    ``no_space``, ``checkpoint_broken``, ``checkpoint_mismatch``.
+    """
+    known = find_known(name)
+    folder = model_folder(name, models_dir)
+    lacking = missing(known, folder)
+    if not lacking:
+        return None
+    if not known.permissive and not accept_licence:
+        pages = ", ".join(f"https://huggingface.co/{repository}" for repository in known.repositories)
+        raise RequestError(
+            "licence_not_accepted",
+            f"read the licence of {name} ({known.licence}) at {pages}, then add --accept-licence",
+        )
+    hub = Hub(endpoint)
+    jobs = [Job(file, hub.look_up(file), _place(folder, file)) for file in lacking]
+    _room(name, folder, jobs)
+    with held(folder / WORK, "fetching into"):
+        for job in jobs:
+            hub.download(job.remote, job.path, partial(progress, job.file.path, size=job.remote.size))
+        _turn_into_model(known, jobs, folder, models_dir)
+    shutil.rmtree(folder / WORK)
+    return folder
+
+
+def missing(known: Known, folder: Path) -> list[HubFile]:
+    """Files of the hub still to be fetched: those whose target is not there, and what comes with them."""
+    lacking, there = [], False
+    for file in known.files:
+        if file.target:
+            there = (folder / file.target).is_file()
+        if not there:
+            lacking.append(file)
+    return lacking
+
+
+def _place(folder: Path, file: HubFile) -> Path:
+    return folder / WORK / file.repository.replace("/", "--") / file.path
+
+
+def _room(name: str, folder: Path, jobs: list[Job]) -> None:
+    """For what is still to be downloaded, and once more for all of it, as it is converted."""
+    at = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    need = sum(2 * job.remote.size - job.remote.there(job.path) for job in jobs) + SPARE_BYTES
+    free = shutil.disk_usage(at).free
+    if free < need:
+        raise EngineError(
+            "no_space",
+            f"{name} needs {need / 1e9:.1f} GB of room for download and conversion, the disk of {at} has "
+            f"{free / 1e9:.1f} GB: make room, or name another folder with --models-dir",
+        )
+
+
+def _turn_into_model(known: Known, jobs: list[Job], folder: Path, models_dir: str) -> None:
+    adapter = next((job.path for job in jobs if known.adapter and job.file.path == known.adapter), None)
+    for job in jobs:
+        target = job.file.target
+        if target in (DIT, VAE, TINY):
+            lora = adapter if target == DIT else None
+            convert(Conversion(job.path, known.model, lora, known.alpha, consumed=True), models_dir)
+        elif target:
+            take(job.path, folder / target)
+    told = {
+        f"{job.file.repository}/{job.file.path}": {"commit": job.remote.commit, "sha256": job.remote.sha256}
+        for job in jobs
+    }
+    with replacing(folder / "source.json") as written:
+        written.write_text(json.dumps({"licence": known.licence, "files": told}, indent=1) + "\n")

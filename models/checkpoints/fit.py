@@ -1,0 +1,84 @@
+"""Whether a checkpoint is what a network wants: names, shapes and types, compared before anything is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from engine.errors import EngineError
+from models.checkpoints.reading import Checkpoint
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+NAMED = 3  # of each kind, in one line
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Names of tensors that are missing, unexpected, of another shape or of a type that is no plain float; `ignored`
+    are there, known, and used by nothing."""
+
+    fitting: int
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: tuple[str, ...]
+    types: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        return not (self.missing or self.unexpected or self.shapes or self.types)
+
+    @property
+    def faults(self) -> list[tuple[str, tuple[str, ...]]]:
+        kinds = {
+            "missing": self.missing, "unexpected": self.unexpected, "of another shape": self.shapes,
+            "of another type": self.types,
+        }  # fmt: skip
+        return [(kind, names) for kind, names in kinds.items() if names]
+
+    @property
+    def line(self) -> str:
+        """All kinds of faults in one line, each with its first names."""
+        parts = []
+        for kind, names in self.faults:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            parts.append(f"{len(names)} {kind} ({', '.join(names[:NAMED])}{more})")
+        return "; ".join(parts)
+
+
+def compare(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...] = ()) -> Fit:
+    """ignored: how names begin that may be there; what is wanted is never ignored."""
+    found = checkpoint.tensors
+    extra = sorted(found.keys() - wanted.keys())
+    known = tuple(name for name in extra if ignored and name.startswith(ignored))
+    both = sorted(found.keys() & wanted.keys())
+    shapes = tuple(
+        f"{name} {list(found[name].shape)}, not {list(wanted[name])}"
+        for name in both
+        if found[name].shape != wanted[name]
+    )
+    types = tuple(
+        f"{name} {str(found[name].dtype).removeprefix('torch.')}" for name in both if found[name].dtype not in FLOATS
+    )
+    return Fit(
+        fitting=sum(found[name].shape == wanted[name] and found[name].dtype in FLOATS for name in both),
+        missing=tuple(sorted(wanted.keys() - found.keys())),
+        unexpected=tuple(name for name in extra if name not in known),
+        shapes=shapes, types=types, ignored=known,
+    )  # fmt: skip
+
+
+def require(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...], model: str) -> Fit:
+    """Raises EngineError ``checkpoint_mismatch``."""
+    fit = compare(checkpoint, wanted, ignored)
+    if not fit.good:
+        raise EngineError("checkpoint_mismatch", f"{checkpoint.label} does not fit {model}: {fit.line}")
+    return fit
+
+
+def shapes_of(module: nn.Module) -> Shapes:
+    """What a network on the meta device wants."""
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}

@@ -1,0 +1,25 @@
+"""Where a model's files lie and what they are called. Knows not what is in them."""
+
+from pathlib import Path
+
+DIT = "dit.safetensors"
+VAE = "vae.safetensors"  # Wan2.1's autoencoder, official names
+TINY = "tiny.safetensors"  # TAEHV's
+LTX = "ltx-vae.safetensors"
+LTX_CONFIG = "ltx-vae.json"
+TEXT = "text.safetensors"  # an embedded prompt
+WAV2VEC = "wav2vec2/model.safetensors"
+WAV2VEC_CONFIG = "wav2vec2/config.json"
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+def models_folder(models_dir: str = "") -> Path:
+    """The folder of all models that are not in the package."""
+    return Path(models_dir) if models_dir else Path.home() / ".cache" / "knotcast" / "models"
+
+
+def model_folder(name: str, models_dir: str = "") -> Path:
+    """One model's folder, in the package if it is shipped."""
+    packaged = WEIGHTS / name
+    return packaged if packaged.is_dir() else models_folder(models_dir) / name

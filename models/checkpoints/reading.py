@@ -1,0 +1,125 @@
+"""A checkpoint as names, shapes and types first, tensors later: one view of every file format and of what is made of
+it.
+
+Nothing is read until `Checkpoint.read` asks for a tensor, so what does not fit is refused before memory is taken.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from engine.errors import EngineError
+from models.checkpoints.headers import TensorInfo, broken, check_name, read_header
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".safetensors.index.json"
+MAX_INDEX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """label: for messages. read: the tensor of a name, on the device it was opened for."""
+
+    label: str
+    tensors: Mapping[str, TensorInfo]
+    read: Callable[[str], Tensor]
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.bytes for info in self.tensors.values())
+
+    def renamed(self, name: Callable[[str], str]) -> "Checkpoint":
+        """The same tensors by other names. Raises EngineError where two would share one."""
+        origin: dict[str, str] = {}
+        for old in self.tensors:
+            if (new := name(old)) in origin:
+                raise EngineError(
+                    "checkpoint_mismatch", f"{self.label} holds {new} twice, as {origin[new]} and as {old}"
+                )
+            origin[new] = old
+        tensors = {new: self.tensors[old] for new, old in origin.items()}
+        return Checkpoint(self.label, tensors, lambda new: self.read(origin[new]))
+
+
+def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
+    """A safetensors file, an index of shards, a folder that holds either, or a ``.pt`` of a trainer.
+
+    A file that is not there may be there as shards, with its index beside. Raises EngineError ``checkpoint_missing``,
+    ``checkpoint_broken``.
+    """
+    if path.is_dir():
+        path = _in_folder(path)
+    index = path if path.name.endswith(INDEX) else path.with_name(path.name.removesuffix(".safetensors") + INDEX)
+    if index.is_file() and not (path != index and path.is_file()):
+        return _shards(index, device)
+    if not path.is_file():
+        raise EngineError("checkpoint_missing", f"there is no checkpoint {path}")
+    if path.suffix in PICKLED:
+        from models.checkpoints.pickles import open_pickle
+
+        return open_pickle(path)
+    if path.suffix != ".safetensors":
+        raise broken(path, f"its name must end in .safetensors or one of {', '.join(PICKLED)}")
+    return _file(path, device)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one checkpoint of a folder as diffusers, PEFT and trainers leave it."""
+    for pattern in (f"*{INDEX}", "*.safetensors", *(f"*{suffix}" for suffix in PICKLED)):
+        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        if len(found) > 1:
+            raise EngineError(
+                "checkpoint_ambiguous",
+                f"{folder} holds {len(found)} checkpoints: name one of {', '.join(path.name for path in found[:4])}",
+            )
+        if found:
+            return found[0]
+    raise EngineError("checkpoint_missing", f"there is no checkpoint in {folder}")
+
+
+def _file(path: Path, device: str) -> Checkpoint:
+    tensors = read_header(path)
+    try:
+        file = safe_open(path, framework="pt", device=device)
+    except (OSError, SafetensorError) as error:
+        raise broken(path, "its header is not that of a safetensors file") from error
+    return Checkpoint(path.name, tensors, file.get_tensor)
+
+
+def _shards(index: Path, device: str) -> Checkpoint:
+    """Every tensor is where the index says, and no shard holds another."""
+    try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise broken(index, "it is too large for an index")
+        place = json.loads(index.read_text())["weight_map"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise broken(index, "it is no index of shards") from error
+    if not isinstance(place, dict) or not all(isinstance(name, str) for name in place.values()):
+        raise broken(index, "it is no index of shards")
+    for key in place:
+        check_name(index, key)
+    tensors: dict[str, TensorInfo] = {}
+    readers: dict[str, Callable[[str], Tensor]] = {}
+    for name in sorted(set(place.values())):
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):  # beside the index, and nowhere else
+            raise broken(index, f"it names a shard that is no file beside it, {name[:60]!r}")
+        if not (path := index.with_name(name)).is_file():
+            raise broken(index, f"its shard {name} is missing")
+        shard = _file(path, device)
+        readers[name] = shard.read
+        if strange := sorted(key for key in shard.tensors if place.get(key) != name):
+            raise broken(index, f"it does not say that {name} holds {strange[0]}")
+        tensors |= shard.tensors
+    if absent := sorted(place.keys() - tensors.keys()):
+        raise broken(index, f"{absent[0]} is not in {place[absent[0]]}, where it should be")
+    return Checkpoint(index.name, tensors, partial(_read_shard, readers, place))
+
+
+def _read_shard(readers: dict[str, Callable[[str], Tensor]], place: dict[str, str], key: str) -> Tensor:
+    return readers[place[key]](key)

@@ -1,0 +1,43 @@
+"""Writes a checkpoint as one safetensors file, tensor by tensor: memory holds one of them, whatever the file's size."""
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+
+from engine.errors import RequestError
+from engine.files import replacing
+from models.checkpoints.headers import NAMES, TensorInfo
+from models.checkpoints.reading import Checkpoint
+
+_ALIGNMENT = 8
+
+
+def write(
+    checkpoint: Checkpoint, path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
+) -> None:
+    """The file is whole or not there. dtype: of all tensors; None = as they are. Raises RequestError
+    ``cannot_write``, ``not_finite``."""
+    tensors = {name: TensorInfo(dtype or info.dtype, info.shape) for name, info in checkpoint.tensors.items()}
+    # The library's own order: wide types first, so that every tensor is aligned to its width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(_header(tensors, order, metadata or {}))
+        for name in order:
+            value = checkpoint.read(name).detach().to("cpu")
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise RequestError("not_finite", f"{checkpoint.label} holds values that are no numbers, in {name}")
+            flat = value.to(tensors[name].dtype).contiguous().flatten()
+            file.write(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+
+
+def _header(tensors: dict[str, TensorInfo], order: list[str], metadata: dict[str, str]) -> bytes:
+    at, header = 0, {"__metadata__": {"format": "pt", **metadata}}
+    for name in order:
+        info = tensors[name]
+        header[name] = {"dtype": NAMES[info.dtype], "shape": list(info.shape), "data_offsets": [at, at + info.bytes]}  # type: ignore[dict-item]
+        at += info.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text

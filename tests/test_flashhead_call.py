@@ -1,0 +1,75 @@
+"""A call with FlashHead's shape on any machine: its transformer, wav2vec2, its chunks and their colours.
+
+Random weights, a real worker process, a real peer. Nothing of the embedded model takes part.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from engine.config import EngineConfig
+from engine.pool import LocalPool
+from engine.stream_client import StreamSpec
+from server.settings import Settings
+from tests.caller import Caller, beeps, http, serving
+from tests.faces import LANDMARKS, drawn_face
+from tests.test_call_media import onset_times
+from tests.test_wan_call import likeness, shown
+
+FPS, SEED, NEW = 25, 7, 28
+CONFIG = EngineConfig(
+    model="flashhead-pro-tiny-test", device="cpu", dtype="float32", random_weights=True, slots=1, threads=1
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[FastAPI]:
+    async with serving(Settings(stamp_frames=True), LocalPool(CONFIG)) as app:
+        yield app
+
+
+async def made_pictures(pool: LocalPool, chunks: int) -> list[np.ndarray]:
+    """I420 pictures that the worker makes of a drawn face and silence; checks the chunks."""
+    lease = await pool.acquire(StreamSpec("asked", drawn_face(256), LANDMARKS, seed=SEED, live=False))
+    lease.stream.push_voice(np.zeros(16_000 * 4, np.int16), 0)
+    async with asyncio.timeout(60):
+        made = [await lease.stream.next_chunk() for _ in range(chunks)]
+    await lease.release()
+    assert [(chunk.first_frame, len(chunk.frames)) for chunk in made] == [(NEW * i, NEW) for i in range(chunks)]
+    return [frame for chunk in made for frame in chunk.frames]
+
+
+async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_voice_with_them(app: FastAPI) -> None:
+    pool = app.state.services.pool
+    assert (pool.info.first_chunk_frames, pool.info.chunk_frames, pool.info.fps) == (NEW, NEW, FPS)
+    alone = await made_pictures(pool, 1)
+    again = await made_pictures(pool, 1)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True)), "no call is left in the next"
+    async with http(app) as client:
+        caller = Caller(client, keep_pictures=True)
+        await caller.open(seed=SEED)
+        await caller.connect()
+        try:
+            await caller.say(beeps(5.0))
+            await caller.until(lambda: len(caller.distinct) >= 90 and len(onset_times(caller)) >= 3, 90)
+            state = await caller.state()
+        finally:
+            await client.delete(caller.path, headers=caller.headers)
+            await caller.close()
+    assert state["state"] == "live" and caller.distinct == sorted(caller.distinct)
+    seen = shown(caller)
+    # Before the first word the drive is silence: frame n is what the worker makes of it, and no other picture.
+    first = [number for number in sorted(seen) if number < NEW]
+    assert len(first) >= 5
+    nearest = [int(np.argmax([likeness(seen[number][1], picture) for picture in alone])) for number in first]
+    assert np.median(np.abs(np.array(nearest) - first)) <= 1, (first, nearest)
+    start, offsets = state["turns"][0]["start_ms"] / 1000, []
+    for n, heard in enumerate(onset_times(caller)):
+        if (frame := int((start + 0.5 + n) * FPS)) in seen:
+            offsets.append(heard - seen[frame][0])
+    assert len(offsets) >= 2 and abs(float(np.median(offsets))) < 0.1, offsets
