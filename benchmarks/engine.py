@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         dtype=arguments.dtype,
         random_weights=arguments.random_weights,
         size=arguments.size,
+        preset=arguments.preset,
     )
     rollout = make_rollout(default_spec(model.config, strategy=arguments.rollout), model.config)
     runner = ModelRunner(model, slots=2, context=rollout.spec.context)
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--random-weights", action="store_true", help="throughput does not depend on the weights")
     parser.add_argument("--rollout", default="", help="default: the model's own")
     parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
+    parser.add_argument("--preset", default="", help="quality, balanced or realtime; of a video model")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")

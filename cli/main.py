@@ -23,6 +23,8 @@ app.add_typer(bench, name="bench")
 models = typer.Typer(help="Checkpoints: what there is, getting it, and whether it loads.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
+PresetName = Literal["quality", "balanced", "realtime"]
+PRESET = "size, steps and decoder of a video model; default: its own"
 MODELS_DIR = "folder of the models; default: KNOTCAST_MODELS_DIR, then knotcast/models in your cache folder"
 RolloutName = Literal["knot_forcing", "self_forcing", "overlap_chunks"]
 
@@ -52,6 +54,7 @@ def serve(
     advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,
     prompt: Annotated[str | None, typer.Option(help="text for models that attend to text")] = None,
     text_embedding: Annotated[str | None, typer.Option(help="or its embedding, .safetensors")] = None,
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET)] = None,
     random_weights: Annotated[bool | None, typer.Option(help="noise instead of a checkpoint, for tests")] = None,
     models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
 ) -> None:
@@ -90,6 +93,7 @@ def animate(
     dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto")] = "auto",
     prompt: Annotated[str, typer.Option(help="text for models that attend to text")] = "",
     text_embedding: Annotated[str, typer.Option(help="or its embedding, .safetensors")] = "",
+    preset: Annotated[PresetName | None, typer.Option(help=PRESET)] = None,
     random_weights: Annotated[bool, typer.Option(help="noise instead of a checkpoint, for tests")] = False,
     models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
 ) -> None:
@@ -116,6 +120,7 @@ def animate(
                     prompt=prompt,
                     text=text_embedding,
                     models_dir=folder,
+                    preset=preset or "",
                 ),  # fmt: skip
                 rollout=Rollout(rollout or "", running_ahead or ""),
                 seed=seed,
@@ -178,6 +183,20 @@ def bench_engine(context: typer.Context) -> None:
 
     # By name and in its own process: benchmarks use everything and are imported by nothing.
     raise typer.Exit(subprocess.call([sys.executable, "-m", "benchmarks.engine", *context.args]))
+
+
+@bench.command("memory")
+def bench_memory(
+    model: Annotated[str, typer.Option(help="a model of Wan2.1's latents")] = "wan2.1-1.3b",
+    slots: Annotated[int, typer.Option(help="calls at once", min=1, max=64)] = 1,
+) -> None:
+    """What every preset needs of a GPU, and the preset for cards of 8, 12, 16 and 24 GiB: arithmetic, nothing is
+    loaded."""
+    from models.memory import describe
+    from models.registry import find_config
+
+    with one_line_errors("knotcast"):
+        typer.echo(describe(find_config(model), slots))
 
 
 @models.command("list")

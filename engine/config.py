@@ -3,7 +3,7 @@
 Plain data: nothing here reads the environment or a file, and nothing is changed after it is built.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 
@@ -78,6 +78,9 @@ class RolloutSpec:
         return self.chunk * frames_per_latent - (frames_per_latent - 1 if index == 0 and not self.overlaps else 0)
 
 
+PRESETS = ("quality", "balanced", "realtime")  # of video models (models/presets.py), best picture first
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What one worker process runs.
@@ -87,6 +90,7 @@ class EngineConfig:
     threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
     prompt: what a model that attends to text is told; text: or a file with its embedding.
     models_dir: folder of the models that are not in the package, empty = ``~/.cache/knotcast/models``.
+    preset: one of a video model, empty = the size and steps that it comes with.
     """
 
     model: str = "embedded"
@@ -98,3 +102,10 @@ class EngineConfig:
     prompt: str = ""
     text: str = ""
     models_dir: str = ""
+    preset: str = ""
+
+    @property
+    def lower(self) -> "EngineConfig | None":
+        """One preset lower, where less memory is needed; None below the last. A video model's own is the best."""
+        following = PRESETS[PRESETS.index(self.preset or PRESETS[0]) + 1 :]
+        return replace(self, preset=following[0]) if following else None

@@ -88,9 +88,25 @@ class _Seat:
         return self.up.is_set() and self.client.alive
 
     async def start(self) -> None:
-        await self.client.start(self._config)
+        while True:
+            try:
+                await self.client.start(self._config)
+                break
+            except AvatarError:
+                if not self._lower():
+                    raise
+                self.client = WorkerClient(self._command, self._limits)
         self.up.set()
         self._keeper = asyncio.create_task(self._keep(), name="worker-seat")
+
+    def _lower(self) -> bool:
+        """After a worker that ran out of memory: the next one runs one preset lower, where there is one."""
+        lower = self._config.lower
+        if self.client.reason != "out_of_memory" or lower is None:
+            return False
+        log.warning("worker ran out of memory: the next one runs the preset %s", lower.preset)
+        self._config = lower
+        return True
 
     async def close(self) -> None:
         if self._keeper is not None:
@@ -108,6 +124,7 @@ class _Seat:
             failures = 0 if loop.time() - began > STEADY_AFTER else failures + 1
             if failures > 1:
                 await asyncio.sleep(min(FIRST_BACK_OFF * 2.0 ** (failures - 2), LAST_BACK_OFF))
+            self._lower()
             self.restarts += 1
             began = loop.time()
             self.client = WorkerClient(self._command, self._limits)
@@ -142,8 +159,9 @@ class LocalPool:
 
     @property
     def info(self) -> ModelInfo:
-        """Of the first worker; they are all alike."""
+        """Of the first worker that is there. They are alike, but for their size once one ran out of memory."""
         assert self._info is not None, "the pool has not been started"
+        self._info = next((seat.client.info for seat in self._seats if seat.usable), self._info)
         return self._info
 
     async def start(self) -> None:

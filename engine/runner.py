@@ -26,6 +26,7 @@ from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 from models.speech_encoder import SpeechState
 from models.text_encoder import TextSource
+from models.wan_codec import DECODERS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +86,8 @@ class ModelRunner:
         """Load the model that the config names and allocate the cache for its own rollout."""
         model = load_model(
             config.model, device=config.device, dtype=config.dtype, random_weights=config.random_weights,
-            models_dir=config.models_dir, text=TextSource(config.prompt, config.text, config.models_dir),
+            models_dir=config.models_dir, preset=config.preset, slots=config.slots,
+            text=TextSource(config.prompt, config.text, config.models_dir),
         )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
@@ -95,7 +97,7 @@ class ModelRunner:
         keys = (own + context + PINNED) * tokens
         choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
         # Half a minute of compiling at the start; a motion model has too little to compute for it.
-        compiled = model.device.type == "cuda" and model.config.codec != "motion"
+        compiled = model.device.type == "cuda" and model.config.codec in DECODERS
         return cls(model, slots=config.slots, context=context, execution=Execution(compiled=compiled))
 
     @property

@@ -47,6 +47,8 @@ from engine.messages import (
 from engine.runner import ModelRunner
 from engine.stream import Stream
 from engine.warm_up import warm_up
+from models.presets import has_presets
+from models.registry import find_config
 
 log = logging.getLogger("engine.worker")
 
@@ -55,7 +57,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class DeviceLost(Exception):
-    """The device answers every further call with an error: only a new process helps."""
+    """The device answers every further call with an error, or has no memory left: only a new process helps."""
 
 
 class Worker:
@@ -249,11 +251,16 @@ def _telling(tell: Callable[[AvatarError], None]) -> Iterator[None]:
 
 def _internal(error: Exception) -> EngineError:
     """What a stream is told of an error that nobody foresaw. Raises DeviceLost where no stream can go on."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return EngineError("out_of_memory", "the device has no memory left for this call", retryable=True)
-    if isinstance(error, torch.AcceleratorError):
+    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
         raise DeviceLost from error
     return EngineError("internal_error", "the engine failed on this call", retryable=True)
+
+
+def _reason(config: EngineConfig, error: BaseException | None) -> EngineError:
+    """Why the worker ends. ``out_of_memory`` asks for one preset lower, which only some models have."""
+    if isinstance(error, torch.OutOfMemoryError) and has_presets(find_config(config.model)):
+        return EngineError("out_of_memory", "the device has no memory left for this preset", retryable=True)
+    return EngineError("device_lost", "the worker's device cannot be used any more", retryable=True)
 
 
 def die_with_parent() -> None:
@@ -269,15 +276,19 @@ def serve(channel: WorkerChannel, config: EngineConfig) -> int:
     except AvatarError as error:
         channel.send(failure(error))
         return 2
+    except torch.OutOfMemoryError as error:
+        channel.send(failure(_reason(config, error)))
+        return 2
     worker = Worker(channel, runner, info)
     signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
     log.info("event=ready model=%s device=%s chunk_ms=%.0f", info.name, info.device, info.warmup_chunk_ms)
     try:
         worker.run()
-    except DeviceLost:
-        log.exception("event=device_lost")
-        channel.send(failure(EngineError("device_lost", "the worker's device cannot be used any more", retryable=True)))
+    except DeviceLost as lost:
+        reason = _reason(config, lost.__cause__)
+        log.exception("event=%s", reason.code)
+        channel.send(failure(reason))
         return 1
     finally:
         worker.close()

@@ -75,6 +75,7 @@ class WorkerClient:
         self._missed_pings = 0
         self._closing = False
         self.died = asyncio.Event()
+        self.reason = ""  # code of what ended it
 
     @property
     def info(self) -> ModelInfo:
@@ -104,6 +105,7 @@ class WorkerClient:
             async with asyncio.timeout(self._limits.start):
                 self._info = await self._handshake()
         except BaseException as error:
+            self.reason = error.code if isinstance(error, AvatarError) else ""
             await self._destroy()
             if isinstance(error, TimeoutError):
                 raise _late("worker_start_timeout", "the worker did not get ready in time") from None
@@ -204,6 +206,7 @@ class WorkerClient:
         except* AvatarError as errors:
             first = errors.exceptions[0]
             assert isinstance(first, AvatarError)
+            self.reason = first.code
             leave = self._limits.leave if first.code == reason.code else 0.0  # a closed socket: it is about to end
             if not self._closing:
                 log.warning("worker lost pid=%s code=%s", self.pid, first.code)

@@ -1,4 +1,4 @@
-"""Presets of video models: how large, in how many steps, by which decoder and in which precision, best picture first.
+"""Presets of video models: how large, in how many steps and by which decoder, best picture first. All run in bf16.
 
 A base plus ``dataclasses.replace``. The embedded model has none: its sizes are models of their own.
 """
@@ -7,29 +7,34 @@ from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 from models.config import ModelConfig
+from models.wan_codec import DECODERS
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
     """width, height in pixels. steps: a part of the schedule that the model was distilled to. decoder: a codec's name
-    in ``ModelConfig``. dtype: as in ``EngineConfig``."""
+    in ``ModelConfig``."""
 
     name: str
     width: int
     height: int
     steps: tuple[int, ...]
     decoder: str
-    dtype: str
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("quality", 832, 480, (1000, 750, 500, 250), "wan", "bfloat16"),
-        Preset("balanced", 512, 512, (1000, 750, 500, 250), "wan-tiny", "bfloat16"),
-        Preset("realtime", 384, 384, (1000, 500), "wan-tiny", "bfloat16"),
+        Preset("quality", 832, 480, (1000, 750, 500, 250), "wan"),
+        Preset("balanced", 512, 512, (1000, 750, 500, 250), "wan-tiny"),
+        Preset("realtime", 384, 384, (1000, 500), "wan-tiny"),
     )
 }
+
+
+def has_presets(config: ModelConfig) -> bool:
+    """Models of Wan2.1's latents have."""
+    return config.codec in DECODERS
 
 
 def with_preset(config: ModelConfig, name: str) -> ModelConfig:
@@ -37,8 +42,14 @@ def with_preset(config: ModelConfig, name: str) -> ModelConfig:
     if not name:
         return config
     if name not in PRESETS:
-        raise RequestError("unknown_preset", f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
-    if config.codec == "motion":
-        raise RequestError("no_presets", f"the model {config.name} has no presets: they are for video models")
+        raise RequestError(
+            "unknown_preset", f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}", param="preset"
+        )
+    if not has_presets(config):
+        raise RequestError(
+            "no_presets",
+            f"the model {config.name} has no presets: they are for models of Wan2.1's latents",
+            param="preset",
+        )
     preset = PRESETS[name]
     return replace(config.at_size(preset.width, preset.height), steps=preset.steps, codec=preset.decoder)

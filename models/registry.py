@@ -24,7 +24,9 @@ from models.codec import Codec
 from models.config import CONFIGS, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.ltx_codec import LtxClips
+from models.memory import check
 from models.motion_codec import MotionCodec
+from models.presets import with_preset
 from models.published_config import check_published
 from models.speech_encoder import SpeechEncoder
 from models.text_encoder import TextSource, embed_text
@@ -91,15 +93,20 @@ def load_model(
     random_weights: bool = False,
     size: tuple[int, int] | None = None,
     models_dir: str = "",
+    preset: str = "",
     text: TextSource = TextSource(),  # noqa: B008 (frozen)
+    slots: int = 1,
 ) -> LoadedModel:
     """Build a model. random_weights: seeded noise instead of a checkpoint, for tests and throughput figures.
     size: (width, height) in pixels, None = the model's own. models_dir: of the weights that are not in the package.
-    text: what a model that attends to text is told."""
-    config = find_config(name)
+    preset: see ``models.presets``. text: what a model that attends to text is told. slots: of the calls to come; on a
+    GPU whose free memory is too small for them nothing is loaded."""
+    config = with_preset(find_config(name), preset)
     if size is not None:
         config = config.at_size(*size)
     place = choose_device(device)
+    if place.type == "cuda" and config.codec in DECODERS:
+        check(config, slots, torch.cuda.mem_get_info(place)[0])
     folder = None if random_weights else model_folder(config.weights or config.name, models_dir)
     return build_model(config, place, choose_dtype(dtype, place), folder, text)
 

@@ -8,7 +8,7 @@ END_REASONS = frozenset(
         "hang_up", "remote", "expired", "setup_timeout", "heartbeat_lost", "ice_failed", "call_too_long", "flood",
         "server_shutdown", "internal_error", "no_slot", "no_worker", "machine_busy", "engine_silent", "worker_lost",
         "worker_timeout", "worker_stalled", "out_of_memory", "bad_frame_ring", "invalid_portrait", "invalid_rollout",
-        "invalid_voice", "voice_overflow",
+        "invalid_voice", "no_drive", "voice_overflow",
     }
 )  # fmt: skip
 

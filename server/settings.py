@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     random_weights: bool = False
     prompt: str = ""  # for models that attend to text
     text_embedding: str = ""  # or a file with its embedding
+    preset: Literal["", "quality", "balanced", "realtime"] = ""  # of a video model
     models_dir: Path | None = None  # None: knotcast/models in the user's cache folder
 
     # Portraits
@@ -126,6 +127,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         prompt=settings.prompt,
         text=settings.text_embedding,
         models_dir=models_folder(settings.models_dir),
+        preset=settings.preset,
     )
 
 

@@ -2,8 +2,9 @@
 
 It answers like ``engine.worker``: every chunk's frame n is grey level n % 200 + 16, made as soon as the voice reaches
 its end. ``--config`` is read for ``slots`` and ``model``: "hang" stops reading after the first chunk, "refuse" fails
-to start, "garbage" talks nonsense, "crash" exits at once, "late" first answers what was asked in epoch 0. A stream
-with seed 666 fails, one with seed 667 kills the process.
+to start, "garbage" talks nonsense, "crash" exits at once, "full" has no memory for a stream unless its
+preset is the last, whose pictures are smaller, "late" first answers what was asked in epoch 0. A stream with seed 666
+fails, one with seed 667 kills the process.
 """
 
 import argparse
@@ -69,20 +70,23 @@ def main() -> None:
     if model == "refuse":
         channel.send(Failure("", 0, "unknown_model", "no such model", False, "request_error"))
         sys.exit(2)
+    preset = arguments.config["preset"]
+    small = preset == "realtime"
+    side = SIZE // 2 if small else SIZE
     info = ModelInfo(
-        name="fake", width=SIZE, height=SIZE, fps=25, chunk_frames=CHUNK, first_chunk_frames=FIRST,
+        name="fake", width=side, height=side, fps=25, chunk_frames=CHUNK, first_chunk_frames=FIRST,
         drive_ahead_frames=4, lookahead_ms=55.0, slots=slots,
         device="cpu", dtype="none", torch="none", cpu="none", warmup_chunk_ms=1.0,
         memory_mb=1.0,
     )  # fmt: skip
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
     try:
-        serve(channel, hang=model == "hang", late=model == "late", slots=slots)
+        serve(channel, hang=model == "hang", late=model == "late", full=model == "full" and not small, slots=slots)
     except AvatarError:
         sys.exit(1)
 
 
-def serve(channel: WorkerChannel, hang: bool, late: bool, slots: int) -> None:
+def serve(channel: WorkerChannel, hang: bool, late: bool, full: bool, slots: int) -> None:
     calls: dict[str, Call] = {}
     while True:
         channel.wait(1.0)
@@ -105,6 +109,9 @@ def serve(channel: WorkerChannel, hang: bool, late: bool, slots: int) -> None:
                     first = message.first_frame
                     calls[name] = Call(message, FrameRing.attach(descriptor), first, first)
                     channel.send(StreamOpened(name, epoch, len(calls) - 1))
+                case PushVoice() if full:
+                    channel.send(Failure("", 0, "out_of_memory", "no memory", True))
+                    sys.exit(1)
                 case PushVoice(stream=name) if name in calls:
                     calls[name].voice = message.sample + len(message.pcm) // 2
                 case FramesRead(stream=name) if name in calls:
@@ -131,8 +138,9 @@ def advance(channel: WorkerChannel, call: Call) -> bool:
         if call.voice < (call.frame + count) * SAMPLES or call.frame + count - call.read > call.ring.capacity:
             return made
         for frame in range(call.frame, call.frame + count):
-            picture = np.full((SIZE * 3 // 2, SIZE), 128, np.uint8)
-            picture[:SIZE] = frame % 200 + 16
+            width, height = call.ring.width, call.ring.height
+            picture = np.full((height * 3 // 2, width), 128, np.uint8)
+            picture[:height] = frame % 200 + 16
             call.ring.write(frame, picture)
         opened = call.opened
         channel.send(ChunkReady(opened.stream, opened.epoch, call.index, call.frame, count, 1.0, 0.5, 0.0, []))
