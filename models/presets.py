@@ -27,7 +27,7 @@ PRESETS = {
     for preset in (
         Preset("quality", 832, 480, (1000, 750, 500, 250), "wan"),
         Preset("balanced", 512, 512, (1000, 750, 500, 250), "wan-tiny"),
-        Preset("realtime", 384, 384, (1000, 500), "wan-tiny"),
+        Preset("realtime", 384, 384, (1000, 750, 500, 250), "wan-tiny"),
     )
 }
 

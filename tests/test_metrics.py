@@ -7,7 +7,9 @@ from server.call import ENDED
 from server.metrics import END_REASONS
 
 ROOT = Path(__file__).resolve().parent.parent
-OF_STREAMS = ("pool", "worker_client", "stream_client", "channel", "worker", "stream", "drive", "voice_buffer", "frame_ring")
+OF_STREAMS = (
+    "pool", "worker_client", "stream_client", "channel", "worker", "stream", "drive", "voice_buffer", "frame_ring",
+)  # fmt: skip
 NO_END = {
     "gateway_lost", "worker_start_failed", "worker_start_timeout",  # no call is there to hear it
     "protocol_error", "worker_hung", "device_lost",  # a worker's end: its calls hear worker_lost
