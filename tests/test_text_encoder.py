@@ -143,6 +143,7 @@ def test_settings_reach_the_engine() -> None:
         ({"a": torch.zeros(1, 3, WIDTH)}, "one tensor"),
         ({"a": torch.zeros(3, WIDTH, dtype=torch.int32)}, "finite floats"),
         ({"a": torch.full((3, WIDTH), torch.nan)}, "finite floats"),
+        ({"a": torch.full((3, WIDTH), torch.nan).to(torch.float8_e4m3fn)}, "finite floats"),
     ],
 )
 def test_embeddings_of_the_wrong_shape_are_refused(tmp_path: Path, tensors: dict[str, Tensor], said: str) -> None:
@@ -154,6 +155,8 @@ def test_embeddings_of_the_wrong_shape_are_refused(tmp_path: Path, tensors: dict
 def test_what_cannot_be_had_is_told_in_one_line(installed: Path, tmp_path: Path) -> None:
     with pytest.raises(AvatarError, match="there is no text embedding"):
         embed_text(TextSource(embedding="nothing"), WIDTH)
+    with pytest.raises(AvatarError, match="there is no text embedding"):
+        read_embedding(Path("x" * 300), WIDTH)
     (tmp_path / "torn").write_bytes(b"torn")
     with pytest.raises(AvatarError, match="not a readable safetensors"):
         read_embedding(tmp_path / "torn", WIDTH)
