@@ -2,6 +2,7 @@
 is `models.checkpoints`'s.
 """
 
+import os
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ def state_of(name: str, models_dir: str) -> str:
     """Whether a model's files are there, which is not yet whether they fit."""
     config = CONFIGS.get(name)
     folder = model_folder((config.weights if config else "") or name, models_dir)
-    lacking = [file for file in files_of(name) if not (folder / file).is_file()]
+    lacking = [file for file in files_of(name) if not os.path.isfile(folder / file)]
     if not lacking:
         return "in the package" if folder.parent == WEIGHTS else "there"
     if len(lacking) < len(files_of(name)):
@@ -119,6 +120,6 @@ def verified(what: str, models_dir: str) -> Report:
     """Raises AvatarError."""
     if what in CONFIGS:
         return verify_model(what, models_dir)
-    if not Path(what).exists():
+    if not os.path.exists(what):  # unlike Path's, False for a name that is too long
         raise RequestError("unknown_model", f"{what!r} is neither a model (`knotcast models list`) nor a file")
     return verify_file(Path(what))

@@ -45,7 +45,7 @@ class LtxClips:
             arguments = json.loads(published.read_text()) if published.is_file() else _arguments(config)
             with torch.device("meta"):
                 return kind.from_config(arguments)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise EngineError("checkpoint_broken", f"{published} describes no LTX-Video autoencoder") from error
 
     def encode(self, pictures: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def read_config(folder: Path, family: str) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except OSError as error:
         raise EngineError("encoder_missing", f"there is no {path}: put the files of a {family} model there") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError("encoder_broken", f"{path} is not JSON") from error
     found = config.get("model_type") if isinstance(config, dict) else None
     if found != family:
@@ -63,7 +63,7 @@ def load_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,  # or transformers would raise before the name could be told
         )  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, SafetensorError) as error:
         raise EngineError("encoder_broken", f"the model in {folder} cannot be read: {first_line(error)}") from error
     mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
     wrong = sorted(

@@ -71,7 +71,7 @@ def clean_prompt(text: str) -> str:
 
 def read_embedding(path: Path, width: int) -> Tensor:
     """A safetensors file with one tensor [n <= 512, width], zero-padded to 512 rows."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, False for a name that is too long
         raise RequestError("file_not_found", f"there is no text embedding {path.name!r}", param="text_embedding")
     try:
         tensors = load_file(path)
@@ -88,7 +88,7 @@ def read_embedding(path: Path, width: int) -> Tensor:
             param="text_embedding",
         )
     (embedding,) = tensors.values()
-    if not embedding.is_floating_point() or not embedding.isfinite().all():
+    if not embedding.is_floating_point() or not embedding.float().isfinite().all():
         raise RequestError("invalid_text", f"{path.name!r} must hold finite floats", param="text_embedding")
     return padded(embedding.float())
 

@@ -20,6 +20,7 @@ from models.checkpoints.fit import compare, shapes_of
 from models.checkpoints.headers import TensorInfo
 from models.checkpoints.names import ignored_prefixes, transformer_name
 from models.checkpoints.reading import Checkpoint, open_checkpoint
+from models.checkpoints.writing import write
 from models.config import T2V_TINY_TEST, WAN21_T2V_1_3B
 from models.dit import CausalWanDiT
 from models.registry import load_model
@@ -217,6 +218,17 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "models").rglob("*.safetensors*")) == []
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eight_bit_floats_are_written_as_they_are_and_looked_into(tmp_path: Path, kind: torch.dtype) -> None:
+    save_file({"a": torch.tensor([1.0, -2.0]).to(kind)}, tmp_path / "a.safetensors")
+    write(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    assert (tmp_path / "b.safetensors").read_bytes()[-2:] == (tmp_path / "a.safetensors").read_bytes()[-2:]
+    save_file({"a": torch.tensor([1.0, torch.nan]).to(kind)}, tmp_path / "a.safetensors")
+    with pytest.raises(AvatarError, match="no numbers, in a"):
+        write(open_checkpoint(tmp_path / "a.safetensors"), tmp_path / "c.safetensors")
+    assert not (tmp_path / "c.safetensors").exists()
+
+
 def test_shards_must_be_all_there_and_lie_beside_their_index(tmp_path: Path) -> None:
     shards(tmp_path, random_state())
     (gone := tmp_path / "diffusion_pytorch_model-00002-of-00003.safetensors").rename(tmp_path / "elsewhere")
@@ -269,8 +281,12 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, form: str, keep: int)
 
 
 @pytest.mark.parametrize(
-    "value", [5, [torch.zeros(1)], {"step": 3}, {"generator": []}, {}, {"x": torch.zeros(2).to_sparse()}]
-)
+    "value",
+    [
+        5, [torch.zeros(1)], {"step": 3}, {"generator": []}, {}, {"x": torch.zeros(2).to_sparse()},
+        {"x": torch.zeros(2, dtype=torch.complex64)}, {"x": torch.zeros(2, device="meta")},
+    ],
+)  # fmt: skip
 def test_a_pickle_without_named_tensors_is_refused(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "other.pt")
     with pytest.raises(AvatarError, match="no tensors by name|no plain tensor"):

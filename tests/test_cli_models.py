@@ -94,6 +94,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     refused("unknown model 'x'", "convert", path, "--to", "x")
     refused("does not fit embedded", "convert", path, "--to", "embedded")
     refused("neither a model", "verify", "x")
+    refused("neither a model", "verify", "x" * 300)
     refused("nothing is known to fetch as 'x'", "fetch", "x")
     refused("--accept-licence", "fetch", "self-forcing", "--models-dir", tmp_path)
     (tmp_path / "models" / TINY).mkdir(parents=True)

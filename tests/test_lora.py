@@ -119,6 +119,30 @@ def test_what_is_no_pair_for_the_base_is_named(
     refused(tmp_path, lora, words)
 
 
+def test_an_adapter_of_rank_nought_is_refused(tmp_path: Path) -> None:
+    lora = peft(tmp_path / "lora", random_state())
+    a, b = (f"base_model.model.blocks.0.self_attn.q.lora_{half}.weight" for half in "AB")
+    pairs = load_file(lora / "adapter_model.safetensors")
+    pairs |= {a: torch.zeros(0, 48), b: torch.zeros(48, 0)}
+    save_file(pairs, lora / "adapter_model.safetensors")
+    refused(tmp_path, lora, "its pair for blocks.0.self_attn.q")
+
+
+def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
+    lora = peft(tmp_path / "lora", random_state())
+    pairs = load_file(lora / "adapter_model.safetensors")
+    key = "base_model.model.blocks.0.self_attn.q.lora_A"
+    save_file({**pairs, f"{key}.other.weight": pairs[f"{key}.weight"].clone()}, lora / "adapter_model.safetensors")
+    refused(tmp_path, lora, "more than one adapter")
+
+
+@pytest.mark.parametrize("alpha", ["NaN", "-Infinity", "1" + "0" * 400])
+def test_an_alpha_that_is_no_scale_is_refused(tmp_path: Path, alpha: str) -> None:
+    lora = peft(tmp_path / "lora", random_state())
+    (lora / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
+    refused(tmp_path, lora, "no scale")
+
+
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     lora = peft(tmp_path / "lora", random_state())
     with pytest.raises(AvatarError, match="this with --lora"):

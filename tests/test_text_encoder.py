@@ -10,7 +10,7 @@ from torch import Tensor
 import models.text_encoder as text_encoder
 from engine.config import EngineConfig
 from engine.errors import AvatarError
-from models.pretrained import import_transformers
+from models.pretrained import import_transformers, read_config
 from models.registry import load_model
 from models.text_encoder import TextSource, clean_prompt, embed_text, encode_prompt, read_embedding
 from server.settings import Settings, engine_config
@@ -143,6 +143,7 @@ def test_settings_reach_the_engine() -> None:
         ({"a": torch.zeros(1, 3, WIDTH)}, "one tensor"),
         ({"a": torch.zeros(3, WIDTH, dtype=torch.int32)}, "finite floats"),
         ({"a": torch.full((3, WIDTH), torch.nan)}, "finite floats"),
+        ({"a": torch.full((3, WIDTH), torch.nan).to(torch.float8_e4m3fn)}, "finite floats"),
     ],
 )
 def test_embeddings_of_the_wrong_shape_are_refused(tmp_path: Path, tensors: dict[str, Tensor], said: str) -> None:
@@ -154,6 +155,11 @@ def test_embeddings_of_the_wrong_shape_are_refused(tmp_path: Path, tensors: dict
 def test_what_cannot_be_had_is_told_in_one_line(installed: Path, tmp_path: Path) -> None:
     with pytest.raises(AvatarError, match="there is no text embedding"):
         embed_text(TextSource(embedding="nothing"), WIDTH)
+    with pytest.raises(AvatarError, match="there is no text embedding"):
+        read_embedding(Path("x" * 300), WIDTH)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(AvatarError, match="is not JSON"):
+        read_config(tmp_path, "umt5")
     (tmp_path / "torn").write_bytes(b"torn")
     with pytest.raises(AvatarError, match="not a readable safetensors"):
         read_embedding(tmp_path / "torn", WIDTH)

@@ -116,10 +116,7 @@ class Hub:
         response = getattr(error, "response", None)
         if response is not None:
             status = response.status_code
-            hint = {401: " (a token may be needed: HF_TOKEN)", 403: " (accept its conditions on its page)"}.get(
-                status, ""
-            )
-            return EngineError("hub_refused", f"the hub refused {name} of {place} with {status}{hint}")
+            return EngineError("hub_refused", f"the hub refused {name} of {place} with {status}{HINTS.get(status, '')}")
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             return EngineError("cannot_write", f"cannot write {name}: {error.strerror}")
         return EngineError(

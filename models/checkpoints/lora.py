@@ -21,6 +21,7 @@ _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.\w+)?\.weight")
 # Settings under which the rule of the module's docstring is not the adapter's.
 _OTHER_RULES = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out")
 MAX_CONFIG_BYTES = 2**20
+MAX_ALPHA = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,16 @@ def open_adapter(path: Path, name: Callable[[str], str], alpha: float | None = N
         raise RequestError(
             "no_alpha", f"nothing beside {path.name} says the adapter's alpha (adapter_config.json): give --lora-alpha"
         )
+    if not abs(alpha) < MAX_ALPHA:
+        raise EngineError("adapter_unsupported", f"the adapter {path.name} has an alpha that is no scale")
     halves: dict[str, dict[str, str]] = {}
     for key in checkpoint.tensors:
         if not (found_pair := _PAIR.fullmatch(bare_name(key))):
             raise EngineError("adapter_unsupported", f"{checkpoint.label} holds {key}, which is no half of a LoRA pair")
-        halves.setdefault(name(f"{found_pair[1]}.weight"), {})[found_pair[2]] = key
+        pair = halves.setdefault(name(f"{found_pair[1]}.weight"), {})
+        if found_pair[2] in pair:
+            raise EngineError("adapter_unsupported", f"{checkpoint.label} holds more than one adapter, as in {key}")
+        pair[found_pair[2]] = key
     if alone := sorted(weight for weight, pair in halves.items() if len(pair) < 2):
         raise EngineError("checkpoint_mismatch", f"{checkpoint.label} holds only half of the pair for {alone[0]}")
     return Adapter(checkpoint, {weight: (pair["A"], pair["B"]) for weight, pair in halves.items()}, float(alpha))
@@ -68,7 +74,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     for weight, (a, b) in adapter.pairs.items():
         down, up = adapter.checkpoint.tensors[a].shape, adapter.checkpoint.tensors[b].shape
         shape = base.tensors[weight].shape if weight in base.tensors else None
-        if len(down) != 2 or len(up) != 2 or up[1] != down[0] or shape != (up[0], down[1]):
+        if len(down) != 2 or len(up) != 2 or up[1] != down[0] or not down[0] or shape != (up[0], down[1]):
             raise EngineError(
                 "checkpoint_mismatch",
                 f"{adapter.checkpoint.label} does not fit {base.label}: its pair for {weight} is "

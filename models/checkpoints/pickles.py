@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.checkpoints.headers import TensorInfo, broken, check_name
+from models.checkpoints.headers import NAMES, TensorInfo, broken, check_name
 from models.checkpoints.reading import Checkpoint
 
 # What Self Forcing and its relatives keep side by side; averaged weights first, as their demos do. The critic is for
@@ -45,7 +45,8 @@ def open_pickle(path: Path) -> Checkpoint:
     tensors = {}
     for name, value in weights.items():
         check_name(path, name)
-        if not isinstance(value, Tensor) or value.layout != torch.strided:
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        if not plain or value.dtype not in NAMES:
             raise broken(path, f"{name} is no plain tensor")
         tensors[name] = TensorInfo(value.dtype, tuple(value.shape))
     return Checkpoint(path.name + (f" ({part})" if part else ""), tensors, lambda name: weights[name].contiguous())

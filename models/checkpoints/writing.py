@@ -26,10 +26,14 @@ def write(
         file.write(_header(tensors, order, metadata or {}))
         for name in order:
             value = checkpoint.read(name).detach().to("cpu")
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if value.is_floating_point() and not bool(_finite(value)):
                 raise RequestError("not_finite", f"{checkpoint.label} holds values that are no numbers, in {name}")
             flat = value.to(tensors[name].dtype).contiguous().flatten()
             file.write(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+
+
+def _finite(value: torch.Tensor) -> torch.Tensor:
+    return torch.isfinite(value.float() if value.dtype.itemsize == 1 else value).all()  # torch asks no float8
 
 
 def _header(tensors: dict[str, TensorInfo], order: list[str], metadata: dict[str, str]) -> bytes:
