@@ -82,7 +82,7 @@ def _published(known: Known) -> list[str]:
     ]
     for file in known.files:
         size = f"{file.size / 1e9:.2f} GB" if file.size and file.size > 10**6 else f"{file.size or '?'} bytes"
-        checked = "sha256 known" if file.sha256 else "checked by the hub's own digest"
+        checked = "sha256 known" if file.sha256 else "checked by what the hub tells"
         lines.append(f"  {file.target or '(with it)'}: {file.repository}/{file.path}, {size}, {checked}")
     return lines + ([f"  note: {known.note}"] if known.note else [])
 

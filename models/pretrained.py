@@ -58,12 +58,15 @@ def load_pretrained(
     spare: beginnings of names that may be missing or left over, as what they belong to is not run. Raises EngineError
     for any other difference, and for files that cannot be read. Call `read_config` first.
     """
+    from huggingface_hub.errors import StrictDataclassError  # comes with transformers: what a config may not say
+
+    unreadable = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, SafetensorError)
     try:
         model, found = kind.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
             ignore_mismatched_sizes=True,  # or transformers would raise before the name could be told
         )  # fmt: skip
-    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, SafetensorError) as error:
+    except (*unreadable, StrictDataclassError) as error:
         raise EngineError("encoder_broken", f"the model in {folder} cannot be read: {first_line(error)}") from error
     mismatched = [key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]]
     wrong = sorted(

@@ -135,7 +135,7 @@ def run_encoder(prompt: str, folder: Path, dtype: torch.dtype) -> Tensor:
     transformers = import_transformers()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, ImportError, LookupError, RuntimeError) as error:
         raise EngineError(
             "encoder_broken",
             f"the tokenizer in {folder} cannot be read (tokenizer.json and its config): {first_line(error)}",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from cli.main import app, models_folder
+from models.checkpoints.folders import WEIGHTS
 from models.checkpoints.manifest import KNOWN
 from models.config import CONFIGS, T2V_TINY_TEST
 from server.settings import Settings, engine_config
@@ -64,6 +65,12 @@ def test_convert_and_verify(tmp_path: Path) -> None:
     assert knotcast("convert", tmp_path / "vae.safetensors", "--to", TINY, "--models-dir", folder).exit_code == 0
     report = knotcast("verify", TINY, "--models-dir", folder)
     assert report.exit_code == 0 and report.stdout.count(": loads") == 2
+
+
+def test_shipped_weights_are_nobodys_to_replace() -> None:
+    """Not even by a file that fits."""
+    for name in ("embedded", "embedded-512"):
+        refused("comes with its weights", "convert", WEIGHTS / "embedded" / "dit.safetensors", "--to", name)
 
 
 def test_verify_names_every_fault_of_a_file_and_the_nearest_model(tmp_path: Path) -> None:

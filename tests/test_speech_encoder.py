@@ -203,3 +203,12 @@ def test_without_transformers_it_says_what_to_install(tmp_path: Path, monkeypatc
         load(written(tmp_path))
     with pytest.raises(AvatarError, match="encoders"):
         SpeechEncoder.random("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("said", [{"num_hidden_layers": "x"}, {"conv_dim": "wavy"}])
+def test_a_configuration_of_nonsense_is_one_line(tmp_path: Path, said: dict[str, object]) -> None:
+    path = written(tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    with pytest.raises(AvatarError) as told:
+        load(tmp_path)
+    assert told.value.code == "encoder_broken" and "\n" not in told.value.message

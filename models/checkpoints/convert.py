@@ -9,7 +9,7 @@ import torch
 from engine.errors import RequestError
 from engine.files import replacing
 from models.checkpoints.fit import require
-from models.checkpoints.folders import LTX, WAV2VEC, model_folder
+from models.checkpoints.folders import LTX, WAV2VEC, is_packaged, model_folder
 from models.checkpoints.headers import read_header
 from models.checkpoints.lora import is_adapter, merge, open_adapter
 from models.checkpoints.manifest import KNOWN
@@ -39,6 +39,8 @@ def convert(job: Conversion, models_dir: str = "") -> Path:
         raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(CONFIGS)}")
     config = CONFIGS.get(job.model)
     checkpoint, part = fitted(read_source(job), config)
+    if config is not None and is_packaged(config.weights or config.name):
+        raise RequestError("packaged_model", f"{job.model} comes with its weights: convert to another model")
     name = (config.weights if config else "") or job.model
     path = model_folder(name, models_dir) / part.file
     movable = job.consumed and job.lora is None and job.source.suffix == ".safetensors"

@@ -21,5 +21,9 @@ def models_folder(models_dir: str = "") -> Path:
 
 def model_folder(name: str, models_dir: str = "") -> Path:
     """One model's folder, in the package if it is shipped."""
-    packaged = WEIGHTS / name
-    return packaged if packaged.is_dir() else models_folder(models_dir) / name
+    return WEIGHTS / name if is_packaged(name) else models_folder(models_dir) / name
+
+
+def is_packaged(name: str) -> bool:
+    """Its weights are shipped, and are nobody's to replace."""
+    return (WEIGHTS / name).is_dir()
