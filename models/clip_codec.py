@@ -67,9 +67,9 @@ class ClipCodec:
         return ClipState()
 
     def decode(self, latents: Tensor, reference: Reference, state: ClipState) -> tuple[Tensor, ClipState]:
-        """A chunk's latents [k + c, C, h, w] to the new pictures, RGB uint8 [N, H, W, 3] on the CPU, in the portrait's
-        colours; N is the frames of c latents. They are encoded as they are, not rounded to whole values."""
+        """A chunk's latents [k + c, C, h, w] to the new pictures, RGB uint8 [N, H, W, 3] on its device, in the
+        portrait's colours; N is the frames of c latents. They are encoded as they are, not rounded to whole values."""
         pictures = match_colours(self.vae.decode(latents.to(self.device)), reference.payload)
         shown = self.vae.encode(pictures[-self._shared :])
         new = pictures[self._shared :].mul(255).round_().to(torch.uint8)
-        return new.permute(0, 2, 3, 1).contiguous().cpu(), ClipState(shown)
+        return new.permute(0, 2, 3, 1).contiguous(), ClipState(shown)
