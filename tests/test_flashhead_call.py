@@ -3,7 +3,6 @@
 Random weights, a real worker process, a real peer. Nothing of the embedded model takes part.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -12,14 +11,12 @@ from fastapi import FastAPI
 
 from engine.config import EngineConfig
 from engine.pool import LocalPool
-from engine.stream_client import StreamSpec
 from server.settings import Settings
 from tests.caller import Caller, beeps, http, serving
-from tests.faces import LANDMARKS, drawn_face
 from tests.test_call_media import onset_times
-from tests.test_wan_call import likeness, shown
+from tests.test_wan_call import SEED, likeness, made_pictures, shown
 
-FPS, SEED, NEW = 25, 7, 28
+FPS, NEW = 25, 28
 CONFIG = EngineConfig(
     model="flashhead-pro-tiny-test", device="cpu", dtype="float32", random_weights=True, slots=1, threads=1
 )
@@ -33,22 +30,11 @@ async def app() -> AsyncIterator[FastAPI]:
         yield app
 
 
-async def made_pictures(pool: LocalPool, chunks: int) -> list[np.ndarray]:
-    """I420 pictures that the worker makes of a drawn face and silence; checks the chunks."""
-    lease = await pool.acquire(StreamSpec("asked", drawn_face(256), LANDMARKS, seed=SEED, live=False))
-    lease.stream.push_voice(np.zeros(16_000 * 4, np.int16), 0)
-    async with asyncio.timeout(60):
-        made = [await lease.stream.next_chunk() for _ in range(chunks)]
-    await lease.release()
-    assert [(chunk.first_frame, len(chunk.frames)) for chunk in made] == [(NEW * i, NEW) for i in range(chunks)]
-    return [frame for chunk in made for frame in chunk.frames]
-
-
 async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_voice_with_them(app: FastAPI) -> None:
     pool = app.state.services.pool
     assert (pool.info.first_chunk_frames, pool.info.chunk_frames, pool.info.fps) == (NEW, NEW, FPS)
-    alone = await made_pictures(pool, 1)
-    again = await made_pictures(pool, 1)
+    alone = await made_pictures(pool, [(0, NEW)])
+    again = await made_pictures(pool, [(0, NEW)])
     assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True)), "no call is left in the next"
     async with http(app) as client:
         caller = Caller(client, keep_pictures=True)

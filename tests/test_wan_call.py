@@ -4,7 +4,7 @@ Random weights, a real worker process, a real peer. Nothing of the embedded mode
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import cv2
 import numpy as np
@@ -20,6 +20,7 @@ from tests.faces import LANDMARKS, drawn_face
 from tests.test_call_media import onset_times
 
 FPS, SEED = 16, 7
+SPANS = ((0, 9), (9, 12), (21, 12))
 CONFIG = EngineConfig(model="wan-tiny-test", device="cpu", dtype="float32", random_weights=True, slots=1, threads=1)
 
 pytestmark = pytest.mark.slow
@@ -31,14 +32,14 @@ async def app() -> AsyncIterator[FastAPI]:
         yield app
 
 
-async def made_pictures(pool: LocalPool, chunks: int) -> list[np.ndarray]:
-    """I420 pictures that the worker makes of a drawn face and silence; checks the chunks."""
+async def made_pictures(pool: LocalPool, spans: Sequence[tuple[int, int]] = SPANS) -> list[np.ndarray]:
+    """I420 pictures that the worker makes of a drawn face and silence, in chunks of (first frame, frames)."""
     lease = await pool.acquire(StreamSpec("asked", drawn_face(256), LANDMARKS, seed=SEED, live=False))
     lease.stream.push_voice(np.zeros(16_000 * 4, np.int16), 0)
     async with asyncio.timeout(60):
-        made = [await lease.stream.next_chunk() for _ in range(chunks)]
+        made = [await lease.stream.next_chunk() for _ in spans]
     await lease.release()
-    assert [(chunk.first_frame, len(chunk.frames)) for chunk in made] == [(0, 9), (9, 12), (21, 12)][:chunks]
+    assert [(chunk.first_frame, len(chunk.frames)) for chunk in made] == list(spans)
     return [frame for chunk in made for frame in chunk.frames]
 
 
@@ -48,10 +49,10 @@ async def test_the_worker_says_what_it_makes_and_makes_it(app: FastAPI) -> None:
     assert (info.name, info.width, info.height, info.fps) == ("wan-tiny-test", 128, 128, FPS)
     assert (info.first_chunk_frames, info.chunk_frames, info.drive_ahead_frames) == (9, 12, 4)
     assert info.lookahead_ms == 32.5  # a token reaches 95 ms from its frame's start, a frame lasts 62.5
-    pictures = await made_pictures(pool, 3)
+    pictures = await made_pictures(pool)
     assert pictures[0].shape == (192, 128)
     assert len({picture.tobytes() for picture in pictures}) == 33, "every picture differs"
-    again = await made_pictures(pool, 1)
+    again = await made_pictures(pool, SPANS[:1])
     assert all(np.array_equal(a, b) for a, b in zip(pictures, again, strict=False)), "no call is left in the next"
 
 
@@ -71,7 +72,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
 
 
 async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_voice_with_them(app: FastAPI) -> None:
-    alone = await made_pictures(app.state.services.pool, 1)
+    alone = await made_pictures(app.state.services.pool, SPANS[:1])
     async with http(app) as client:
         caller = Caller(client, keep_pictures=True)
         await caller.open(seed=SEED)
