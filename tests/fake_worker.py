@@ -2,9 +2,9 @@
 
 It answers like ``engine.worker``: every chunk's frame n is grey level n % 200 + 16, made as soon as the voice reaches
 its end. ``--config`` is read for ``slots`` and ``model``: "hang" stops reading after the first chunk, "refuse" fails
-to start, "garbage" talks nonsense, "crash" exits at once, "full" has no memory for a stream unless its
-preset is the last, whose pictures are smaller, "late" first answers what was asked in epoch 0. A stream with seed 666
-fails, one with seed 667 kills the process.
+to start, "garbage" talks nonsense, "crash" exits at once, "full" has no memory for a stream and "tight" none to start,
+unless the preset is the last, whose pictures are smaller, "late" first answers what was asked in epoch 0. A stream with
+seed 666 fails, one with seed 667 kills the process.
 """
 
 import argparse
@@ -79,6 +79,9 @@ def main() -> None:
         device="cpu", dtype="none", torch="none", cpu="none", warmup_chunk_ms=1.0,
         memory_mb=1.0,
     )  # fmt: skip
+    if model == "tight" and not small:
+        channel.send(Failure("", 0, "out_of_memory", "no memory", True))
+        sys.exit(2)
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
     try:
         serve(channel, hang=model == "hang", late=model == "late", full=model == "full" and not small, slots=slots)

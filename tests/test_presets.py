@@ -1,12 +1,16 @@
 """Presets and the memory they are planned to take, and what a worker that ran out of memory becomes."""
 
+from typing import cast
+
 import pytest
 import torch
 
+from engine.channel import WorkerChannel
 from engine.config import PRESETS as NAMES
 from engine.config import EngineConfig
 from engine.errors import EngineError, RequestError
-from engine.worker import _reason
+from engine.messages import Failure
+from engine.worker import Worker, _reason, _telling, serve
 from models.config import WAN21_1_3B, WAN_TINY_TEST
 from models.memory import GIB, OVERHEAD, check, describe, largest_fitting, plan
 from models.presets import PRESETS, with_preset
@@ -79,6 +83,47 @@ def test_one_preset_lower() -> None:
         config = lower
         names.append(config.preset)
     assert names == ["balanced", "realtime"]
+
+
+class Told:
+    """A channel that only remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def send(self, message: object) -> None:
+        self.said.append(message)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("where", ["loading", "serving"])
+def test_a_worker_without_memory_ends_and_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*arguments: object) -> None:
+        raise torch.OutOfMemoryError
+
+    def failed(worker: Worker) -> None:
+        with _telling(lambda error: None):
+            lacking()
+
+    channel = Told()
+    if where == "loading":
+        monkeypatch.setattr("engine.worker.warm_up", lacking)
+    monkeypatch.setattr(Worker, "run", failed)
+    monkeypatch.setattr("engine.worker.signal.signal", lambda number, handler: None)
+    config = EngineConfig(model="wan-tiny-test", device="cpu", dtype="float32", random_weights=True, slots=1, threads=1)
+    code = serve(cast(WorkerChannel, channel), config)
+    assert code == {"loading": 2, "serving": 1}[where]
+    last = channel.said[-1]
+    assert isinstance(last, Failure) and (last.stream, last.code) == ("", "out_of_memory")
+
+
+async def test_a_server_starts_with_the_preset_that_there_is_memory_for() -> None:
+    pool = make_pool(model="tight")
+    await pool.start()
+    assert pool.info.width == SIZE // 2 and pool.stats().restarts == 0
+    await pool.close()
 
 
 async def test_a_call_goes_on_smaller_after_its_worker_ran_out_of_memory() -> None:
