@@ -5,6 +5,8 @@ A ``Carry`` lives for one call of one stream; the modules it is handed through k
 weights serves every stream at once.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +26,12 @@ class Carry:
 
     def __init__(self, state: StreamState) -> None:
         self.fresh = state.tails is None
-        self._given = iter(state.tails or ())
+        self._given = deque(state.tails or ())
         self._kept: list[Tensor] = []
 
     def take(self) -> Tensor:
         """What this layer kept in the call before; only of a stream that is not fresh."""
-        return next(self._given)
+        return self._given.popleft()
 
     def keep(self, tail: Tensor) -> None:
         """Copied: a view would hold on to all of the tensor it was cut from."""
@@ -39,6 +41,8 @@ class Carry:
         """x behind the `frames` that came before it along `dim`: zeros before a stream's first."""
         if self.fresh:
             joined = F.pad(x, (0, 0) * (x.dim() - dim - 1) + (frames, 0))
+            if x.shape[dim] == 0:  # has no layout to take over, and all that follow take over the tail's
+                joined = joined.contiguous(memory_format=torch.channels_last_3d)
         else:
             joined = torch.cat([self.take(), x], dim)
         self.keep(joined.narrow(dim, joined.shape[dim] - frames, frames))
@@ -47,5 +51,18 @@ class Carry:
     @property
     def state(self) -> StreamState:
         """For the next call, once all layers have run."""
-        assert next(self._given, None) is None, "the state is of another network"
+        assert not self._given, "the state is of another network"
         return StreamState(tuple(self._kept))
+
+
+def in_parts(
+    run: Callable[[Tensor, Carry], Tensor], parts: Iterable[Tensor], state: StreamState
+) -> tuple[Tensor, StreamState]:
+    """What the layers make of a stream's parts, one after the other, joined along the first dimension, and the next
+    state. No more than one part is in the layers' memory at a time, and one state: a tail goes when it is taken."""
+    carry, made = Carry(state), list[Tensor]()
+    for part in parts:
+        if made:
+            carry = Carry(carry.state)
+        made.append(run(part, carry))
+    return torch.cat(made), carry.state

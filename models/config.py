@@ -96,6 +96,7 @@ class VAEConfig:
 
     width, multiples: channels of the stages, from the pictures inwards. blocks: residual blocks a stage (one more in
     the decoder). in_time: which of the encoder's downsamplings are in time too. tiny_widths: of the tiny decoder.
+    at_once: latents that the autoencoder takes at a time; more of them take more memory and give the same.
     """
 
     width: int = 96
@@ -103,6 +104,7 @@ class VAEConfig:
     blocks: int = 2
     in_time: tuple[bool, ...] = (False, True, True)
     tiny_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 Weights and the decoder are counted on the meta device, where tensors have sizes and no memory; the cache is a product.
 A pass is estimated: its peak grew by 68.5 kB a token between 832x480 and 512x512 on an H200 (1.3B, bf16), which is 22.3
-values of each channel; 24 are planned. On that card, held to a smaller one's memory: ``balanced`` and ``realtime`` ran
-in 8 GiB (5.3 and 4.4 allocated), ``quality`` ran out of 16, where its plan without convolutions' workspaces said 12.5.
+values of each channel; 24 are planned. On that card, held to a smaller one's memory, ``balanced`` and ``realtime`` ran
+in 8 GiB (5.3 and 4.4 allocated). ``quality`` ran out of 16 when its decoder still took a chunk's three latents at once;
+latent by latent it is planned with 13.2 and has not been run since.
 """
 
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class MemoryPlan:
         return self.total <= memory
 
 
-class _Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside held at once."""
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once; also of the meta device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,13 +73,14 @@ class _Peak(TorchDispatchMode):
 
 @torch.inference_mode()
 def decoding(config: ModelConfig, latents: int) -> tuple[int, int]:
-    """Bytes at the peak of decoding a chunk in the middle of a call, and of a call's state."""
+    """Bytes at the peak of decoding a chunk in the middle of a call, as the decoder goes about it, and of a call's
+    state."""
     decoder = on_meta(DECODERS[config.codec], config.vae).to(torch.bfloat16)
     chunk = torch.empty(latents, *config.latent_shape, device="meta")
     state = StreamState()
     for _ in range(2):
         _, state = decoder(chunk, state)
-    with _Peak() as peak:
+    with Peak() as peak:
         decoder(chunk, state)
     return peak.bytes, sum(tail.numel() for tail in state.tails or ()) * BYTES
 

@@ -1,8 +1,9 @@
 """Wan2.1's video autoencoder (z = 16, 8x in space, 4x in time), streaming: the layers and the official parameter names.
 
 The first frame of a stream is a latent of its own and every four later ones are another. Any number of latents goes
-through in one call; calls in any split equal one call over all. Tensors are [1, C, T, H, W] inside, with the channels
-last in memory, where convolutions are fastest and the norm reads rows. Needs torch only; knows no portraits.
+through in one call, a few at a time inside; calls in any split equal one call over all. Tensors are [1, C, T, H, W]
+inside, with the channels last in memory, where convolutions are fastest and the norm reads rows. Needs torch only;
+knows no portraits.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.carry import Carry, StreamState
+from models.carry import Carry, StreamState, in_parts
 from models.config import VAEConfig
 
 # Of the latents of Wan2.1's training videos (its wan/modules/vae.py): the network's latent is (z - mean) / deviation.
@@ -105,11 +106,11 @@ class Downsample(nn.Module):
         x = _video(self.resample["1"](F.pad(_frames(x), (0, 1, 0, 1))))
         if self.time_conv is None:
             return x
-        first = x[:, :, : int(carry.fresh)]
+        first = x[:, :, :1]
         if not carry.fresh:
             x = torch.cat([carry.take(), x], 2)
         carry.keep(x[:, :, -1:])
-        return torch.cat([first, self.time_conv(x)], 2) if x.shape[2] > 2 else first
+        return _after(first, self.time_conv(x) if x.shape[2] > 2 else None, carry)
 
 
 class Upsample(nn.Module):
@@ -125,17 +126,24 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         if self.time_conv is not None:
-            first, x = x.split([int(carry.fresh), x.shape[2] - carry.fresh], 2)
-            x = carry.lead(x, 2, dim=2)
-            doubled = self._doubled(x) if x.shape[2] > 2 else x[:, :, :0]
-            x = torch.cat([first, doubled], 2) if carry.fresh else doubled
+            first = x[:, :, :1]
+            x = carry.lead(x[:, :, int(carry.fresh) :], 2, dim=2)
+            x = _after(first, self._doubled(x) if x.shape[2] > 2 else None, carry)
         return _video(self.resample["1"](F.interpolate(_frames(x), scale_factor=2.0, mode="nearest-exact")))
 
     def _doubled(self, x: Tensor) -> Tensor:
         """Two frames of each, side by side in the convolution's channels."""
         assert self.time_conv is not None
         pairs = _frames(self.time_conv(x)).movedim(1, -1).unflatten(-1, (2, -1))  # [T, H, W, 2, C]
-        return _video(pairs.movedim(3, 1).flatten(0, 1).movedim(-1, 1))
+        return _video(pairs.movedim(3, 1).flatten(0, 1).contiguous().movedim(-1, 1))
+
+
+def _after(first: Tensor, later: Tensor | None, carry: Carry) -> Tensor:
+    """A stream's first frame goes before what was made of later ones, if there are any. Nothing is joined to no frames:
+    they have no layout, and the channels would not stay last."""
+    if later is None:
+        return first
+    return torch.cat([first, later], 2) if carry.fresh else later
 
 
 def _frames(video: Tensor) -> Tensor:
@@ -222,18 +230,23 @@ class WanEncoder(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        self.at_once = config.at_once
         self.encoder = Encoder(config)
         self.conv1 = nn.Conv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
 
     def forward(self, pictures: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
         """RGB [N, 3, H, W] in 0..1 to normalised latents [F, 16, H/8, W/8] in fp32 (the mean; nothing is drawn) and the
         next state. N = 4F, or 4F - 3 when the state is fresh."""
-        carry, weight = Carry(state), self.conv1.weight
-        assert (len(pictures) - carry.fresh) % FRAMES_PER_LATENT == 0, "a latent is four pictures, a stream's first one"
-        x = (2 * pictures - 1).to(weight.dtype).contiguous(memory_format=torch.channels_last)
+        fresh, step = state.tails is None, FRAMES_PER_LATENT * self.at_once
+        assert (len(pictures) - fresh) % FRAMES_PER_LATENT == 0, "a latent is four pictures, a stream's first one"
+        cuts = range(1 if fresh else step, len(pictures), step)
+        return in_parts(self._latents, pictures.tensor_split(tuple(cuts)), state)
+
+    def _latents(self, pictures: Tensor, carry: Carry) -> Tensor:
+        x = (2 * pictures - 1).to(self.conv1.weight.dtype).contiguous(memory_format=torch.channels_last)
         moments = self.conv1(self.encoder(_video(x), carry))
         mean, deviation = statistics(x.device)
-        return (_frames(moments).chunk(2, dim=1)[0].float() - mean) / deviation, carry.state
+        return (_frames(moments).chunk(2, dim=1)[0].float() - mean) / deviation
 
 
 class WanDecoder(nn.Module):
@@ -241,6 +254,7 @@ class WanDecoder(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
+        self.at_once = config.at_once
         self.decoder = Decoder(config)
         self.conv2 = nn.Conv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
 
@@ -248,8 +262,10 @@ class WanDecoder(nn.Module):
         """Normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32, and the next state.
 
         N = 4F, or 4F - 3 when the state is fresh."""
+        return in_parts(self._pictures, latents.split(self.at_once), state)
+
+    def _pictures(self, latents: Tensor, carry: Carry) -> Tensor:
         mean, deviation = statistics(latents.device)
         x = (latents.float() * deviation + mean).to(self.conv2.weight.dtype)
-        carry = Carry(state)
         x = self.decoder(self.conv2(_video(x.contiguous(memory_format=torch.channels_last))), carry)
-        return _frames(x).float().add(1).div(2).clamp(0, 1), carry.state
+        return _frames(x).float().add_(1).div_(2).clamp_(0, 1)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from models.carry import Carry, StreamState
 from models.config import VAEConfig
-from models.wan_codec import build_decoder, build_encoder, on_meta
+from models.memory import Peak
+from models.wan_codec import build_decoder, build_encoder, on_meta, random_part
 from models.wan_keys import official_name
 from models.wan_vae import DEVIATION, MEAN, CausalConv3d, WanDecoder, WanEncoder
 
@@ -20,8 +22,8 @@ with warnings.catch_warnings():
     from diffusers import AutoencoderKLWan
     from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
-CONFIG = VAEConfig(width=8)
 LATENTS, FRAMES = 7, 25
+CONFIG = VAEConfig(width=8, at_once=LATENTS)
 CLOSE = 1e-5  # measured: 2e-6
 STATISTICS = tuple(torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
 
@@ -77,6 +79,50 @@ def test_encoding_in_any_split_is_their_encoding(
     made = streamed(encoder, pictures.split(list(sizes)))
     assert made.shape == (LATENTS, 16, 4, 6)
     assert (made * deviation + mean - whole).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_any_number_of_latents_at_a_time_gives_the_same(
+    coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, decoder, _ = coders
+    pictures = torch.rand(FRAMES, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    whole = decoder(some_latents(), StreamState())[0], encoder(pictures, StreamState())[0]
+    lengths: list[int] = []
+    for coder in (encoder, decoder):
+        monkeypatch.setattr(coder, "at_once", at_once)
+    hook = decoder.conv2.register_forward_pre_hook(lambda layer, given: lengths.append(given[0].shape[2]))
+    made, kept = decoder(some_latents(), StreamState())
+    hook.remove()
+    assert max(lengths) == at_once and sum(lengths) == LATENTS
+    assert (made - whole[0]).abs().max() < CLOSE
+    assert (encoder(pictures, StreamState())[0] - whole[1]).abs().max() < CLOSE
+    if at_once == 1:  # then a split changes nothing at all
+        parts, state = [], StreamState()
+        for part in some_latents().split([3, 3, 1]):
+            out, state = decoder(part, state)
+            parts.append(out)
+        assert torch.equal(torch.cat(parts), made)
+        assert all(torch.equal(a, b) for a, b in zip(state.tails or (), kept.tails or (), strict=True))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [WanEncoder, WanDecoder])
+def test_many_latents_take_the_memory_of_one(kind: type[WanEncoder] | type[WanDecoder]) -> None:
+    """But for what goes in and comes out, and for what is left of the state of the latent before."""
+    coder = on_meta(kind, VAEConfig())
+    shape = (4, 3, 128, 128) if kind is WanEncoder else (1, 16, 16, 16)
+    _, state = coder(torch.empty(1, *shape[1:], device="meta"), StreamState())
+    assert state.tails is not None
+    peaks = []
+    for latents in (1, 2, 8):
+        given = torch.empty(latents * shape[0], *shape[1:], device="meta")
+        with Peak() as peak:
+            coder(given, state)
+        peaks.append(peak.bytes)
+    one_state, pictures = sum(tail.nbytes for tail in state.tails), 4 * 3 * 128 * 128 * 4
+    assert peaks[1] - peaks[0] < one_state / 2 + pictures
+    assert peaks[2] - peaks[1] <= 2 * 6 * pictures < one_state / 8
 
 
 def test_two_calls_do_not_disturb_each_other(coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan]) -> None:
@@ -139,9 +185,13 @@ def test_names_and_shapes_at_full_size() -> None:
     assert sum(p.numel() for p in parts[1].parameters()) == 73_295_603
 
 
-def test_channels_stay_last_in_memory(coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan]) -> None:
-    """Otherwise every layer copies its pictures to another order and back: half the time of decoding on a GPU."""
-    _, decoder, _ = coders
+@torch.inference_mode()
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("kind", [WanDecoder, WanEncoder])
+def test_channels_stay_last_in_memory(kind: type[WanEncoder] | type[WanDecoder], at_once: int) -> None:
+    """Otherwise every layer copies its pictures to another order and back: half the time of decoding on a GPU. (A CPU's
+    convolution in time lays channels first itself: the encoder's shortcut behind it is left out.)"""
+    coder = random_part(on_meta(kind, replace(CONFIG, at_once=at_once)), "cpu", torch.float32)
     strange: list[str] = []
 
     def look(name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -149,14 +199,12 @@ def test_channels_stay_last_in_memory(coders: tuple[WanEncoder, WanDecoder, Auto
         if not given[0].is_contiguous(memory_format=layout):
             strange.append(name)
 
-    hooks = [
-        layer.register_forward_pre_hook(partial(look, name))
-        for name, layer in decoder.decoder.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Conv3d) and name != "conv1"  # which reads the latents themselves
-    ]
+    for name, layer in coder.named_modules():
+        left_out = name in ("decoder.conv1", "conv2", "encoder.downsamples.6.shortcut")
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) and not left_out:
+            layer.register_forward_pre_hook(partial(look, name))
+    shape = (16, 4, 6) if kind is WanDecoder else (3, 32, 48)
     state = StreamState()
-    for _ in range(2):
-        _, state = decoder(torch.randn(3, 16, 4, 6), state)
-    for hook in hooks:
-        hook.remove()
+    for count in (3, 3) if kind is WanDecoder else (9, 12):
+        _, state = coder(torch.rand(count, *shape), state)
     assert not strange
