@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.i420 import to_i420
 from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
 from models.codec import Codec, Portrait, Reference
 from models.config import ModelConfig
@@ -28,6 +29,13 @@ from models.wan_codec import DECODERS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
 NOT_PER_TOKEN = r"text_embedding|audio_|time_|drive_embedding|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+
+
+def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:
+    """The model's own, or the strategy's. The reference jumps for the first time in chunk 2, so that this shape of pass
+    too is met while warming up."""
+    spec = default_spec(config, strategy=strategy)
+    return make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), config)
 
 
 class Call:
@@ -115,7 +123,7 @@ def in_turn(
     for index in range(rounds):
         if index and time.monotonic() > ends:
             return
-        yield {name: timed(works[name], device)[0] for name in (list(works) if index % 2 else reversed(works))}
+        yield {name: timed(works[name], device)[0] for name in list(works)[:: 1 if index % 2 else -1]}
 
 
 def percentiles(values: list[float]) -> dict[str, float]:

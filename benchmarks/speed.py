@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chunks import Call, Screen, chunk_flops, in_turn, memory_mb, new_peak, percentiles, timed
+from benchmarks.chunks import Call, Screen, chunk_flops, in_turn, memory_mb, new_peak, percentiles, rollout_of, timed
 from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
-from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import Execution, ModelRunner
 from models.attention import KERNELS, choose_kernel, kernel_for
 from models.codec import Codec
@@ -63,9 +62,8 @@ class Bench:
 
     def __init__(self, model: LoadedModel, strategy: str = "") -> None:
         self.model = model
-        spec = default_spec(model.config, strategy=strategy)
-        # The reference jumps for the first time in chunk 2, so that this shape too is met while warming up.
-        self.rollout = make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), model.config)
+        self.rollout = rollout_of(model.config, strategy)
+        spec = self.rollout.spec
         self.warm_up = max(WARM_UP, -(-spec.context // spec.chunk) + 2)  # the window is full
         self.flops = chunk_flops(model.config, self.rollout)
         self.frames = spec.chunk * model.config.frames_per_latent

@@ -163,7 +163,7 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
         "runpy.run_module('benchmarks.engine', run_name='__main__')"
     )
     run = subprocess.run(
-        [sys.executable, "-c", command, str(tmp_path), "--random-weights", "--chunks", "4", "--warmup", "1", "--json"],
+        [sys.executable, "-c", command, str(tmp_path), "--random-weights", "--chunks", "4", "--json"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
