@@ -1,9 +1,9 @@
-"""Everything that a GPU machine is asked, in one run of under ten minutes: `python -m benchmarks.gpu --out DIR`.
+"""Everything that a GPU machine is asked, in one run of about ten minutes at most: `python -m benchmarks.gpu --out DIR`.
 
 Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
 DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time
-left "not run", and the others go on. A run whose figures are to stay is copied as it is into `benchmarks/results/`,
-beside the others.
+left (--seconds) "not run", and the others go on. A run whose figures are to stay is copied as it is into
+`benchmarks/results/`, beside the others.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.chunks import ceilings, codec_of, new_peak
+from benchmarks.chunks import ceilings, codec_of, memory_mb, new_peak
 from benchmarks.command import new_folder
 from benchmarks.speed import VARIANTS, Bench, Variant, compare, consumer_cards, pictures
 from engine.errors import one_line_errors
@@ -101,9 +101,11 @@ class Session:
     def video(self, config: ModelConfig) -> ModelConfig:
         return WAN_TINY_TEST if self.tiny else config
 
-    def bench(self, model: LoadedModel, size: tuple[int, int]) -> Bench:
-        """A video model at a size in pixels."""
-        return Bench(replace(model, config=model.config.at_size(*((32, 32) if self.tiny else size))))
+    def bench(self, model: LoadedModel, label: str, size: tuple[int, int]) -> Bench:
+        """A video model at a size in pixels, with the attention that is fastest there."""
+        bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.tiny else size))))
+        self.journal.step(f"{label}: attention ms", partial(attention, bench))
+        return bench
 
     def compared(self, bench: Bench, label: str, names: list[str], rounds: int) -> None:
         """Denoise only, each beside the textbook."""
@@ -136,6 +138,12 @@ def attention(bench: Bench) -> dict[str, float]:
     return {name: round(ms, 3) for name, ms in choose_attention(bench.model, bench.rollout).items()}
 
 
+def room(device: torch.device) -> float:
+    """GiB that this process still holds once it has let go of what it can."""
+    new_peak(device)
+    return round(memory_mb(device) / 1024, 2)
+
+
 def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -> dict[str, Any]:
     return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
 
@@ -146,13 +154,13 @@ def base(session: Session) -> None:
     if model is None:
         return
     for size in SIZES:
-        label, bench = "1.3B {}x{}".format(*size), session.bench(model, size)
-        session.journal.step(f"{label}: attention ms", partial(attention, bench))
+        label = "1.3B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
         session.compared(bench, label, [RECORDED, COMPILED], session.rounds)
         best = session.fastest(bench, label)
         if best is None:
             continue
-        bench = session.bench(model, size)  # without the memory of a baseline
+        bench = Bench(bench.model)  # without the memory of a baseline
         for kind in DECODERS:
             work = partial(shown, bench, VARIANTS[best], kind, 2 * session.rounds, session.journal.ends)
             session.journal.step(f"{label}: decoder {kind}, {best}", work)
@@ -161,7 +169,7 @@ def base(session: Session) -> None:
 def cards(session: Session) -> None:
     """The smallest card of each preset. Begins with the one that the plan names; what held in less memory is not tried
     in more, nor what failed in more in less."""
-    new_peak(session.device)  # the children need the room
+    session.journal.step("memory: this process beside the children, GiB", partial(room, session.device))
     config = session.video(WAN21_1_3B)
     for preset in ("realtime",) if session.tiny else PRESETS:
         made, held = plan(with_preset(config, preset), 1), dict[int, bool]()
@@ -189,10 +197,10 @@ def endurance(session: Session) -> None:
     """A long call as calls are run: as many chunks as the time lets be."""
     model = session.load("1.3B for long", session.video(WAN21_1_3B))
     if model is not None:
-        bench, variant = session.bench(model, (512, 512)), Variant(execution_of(model))
-        choose_attention(model, bench.rollout)
+        label = "1.3B 512x512"
+        bench, variant = session.bench(model, label, (512, 512)), Variant(execution_of(model))
         work = partial(shown, bench, variant, "wan-tiny", session.chunks, session.journal.ends)
-        session.journal.step("1.3B 512x512: many chunks, decoder wan-tiny", work)
+        session.journal.step(f"{label}: many chunks, decoder wan-tiny", work)
 
 
 def large(session: Session) -> None:
@@ -201,8 +209,8 @@ def large(session: Session) -> None:
     if model is None:
         return
     for size in SIZES:
-        label, bench = "14B {}x{}".format(*size), session.bench(model, size)
-        session.journal.step(f"{label}: attention ms", partial(attention, bench))
+        label = "14B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
         session.compared(bench, label, [COMPILED], max(1, session.rounds // 2))
         session.fastest(bench, label)
 
@@ -211,9 +219,8 @@ def ablation(session: Session) -> None:
     """Every other way to run the 1.3B's passes."""
     model = session.load("1.3B for the ablation", session.video(WAN21_1_3B))
     if model is not None:
-        bench, names = session.bench(model, SIZES[0]), [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
-        choose_attention(model, bench.rollout)
-        session.compared(bench, "1.3B 832x480", names, max(1, session.rounds // 2))
+        label, names = "1.3B 832x480", [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
+        session.compared(session.bench(model, label, SIZES[0]), label, names, max(1, session.rounds // 2))
 
 
 def embedded(session: Session) -> None:
