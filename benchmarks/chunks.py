@@ -39,16 +39,11 @@ def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:
 
 
 class Call:
-    """One call's worth of state that makes chunk after chunk of the same length. reference: None = zeros."""
+    """One call's worth of state that makes chunk after chunk of the same length."""
 
-    def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout, reference: Reference | None = None) -> None:
+    def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout, reference: Reference) -> None:
         self.runner, self.slot, self.rollout = runner, slot, rollout
-        config = runner.config
-        features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=runner.device)
-        latent = torch.zeros(config.latent_shape, device=runner.device)
-        if reference is not None:
-            latent, features = reference.latent, reference.features
-        self.state: RolloutState = rollout.new_state(latent, features, seed=0)
+        self.state: RolloutState = rollout.new_state(reference.latent, reference.features, seed=0)
         self.held: Pass | None = None
 
     def denoise(self, joined: bool = True) -> Tensor:
@@ -61,14 +56,24 @@ class Call:
         return latents
 
 
+@torch.inference_mode()
+def reference_of(codec: Codec[Any]) -> Reference:
+    """A grey face's."""
+    return codec.encode_reference(Portrait(grey_face(), average_landmarks()))
+
+
+def no_reference(model: LoadedModel) -> Reference:
+    """Zeros of a reference's shape, for a model without a codec."""
+    config = model.config
+    latent = torch.zeros(config.latent_shape, device=model.device)
+    return Reference(latent, latent.new_zeros(config.dit.reference_channels, *config.latent_size), payload=None)
+
+
 class Screen:
     """What one call's latents become: I420 in host memory."""
 
-    @torch.inference_mode()
     def __init__(self, codec: Codec[Any]) -> None:
-        self.codec = codec
-        self.reference = codec.encode_reference(Portrait(grey_face(), average_landmarks()))
-        self.state = codec.initial_state()
+        self.codec, self.reference, self.state = codec, reference_of(codec), codec.initial_state()
 
     @torch.inference_mode()
     def show(self, latents: Tensor) -> np.ndarray:

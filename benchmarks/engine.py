@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.chunks import Call, ceilings, codecs_of, in_turn, memory_mb, percentiles
+from benchmarks.chunks import ceilings, codecs_of, in_turn, memory_mb, percentiles
 from benchmarks.speed import VARIANTS, Bench, Variant, against, compare, consumer_cards, pictures
 from engine.errors import one_line_errors
 from engine.runner import choose_attention, execution_of
@@ -38,7 +38,7 @@ def measure(bench: Bench, chunks: int) -> dict[str, Any]:
     model = bench.model
     runner = bench.runner(Variant(execution_of(model)), slots=2)
     shown = {kind: pictures(bench, runner, codec, chunks) for kind, codec in codecs_of(model)}
-    joined, apart = Call(runner, 0, bench.rollout), Call(runner, 1, bench.rollout)
+    joined, apart = bench.call(runner), bench.call(runner, slot=1)
     works = {
         "joined": bench.warmed(joined.denoise),
         "apart": bench.warmed(partial(apart.denoise, joined=False)),

@@ -1,4 +1,4 @@
-"""Everything that a GPU machine is asked, in one run of about ten minutes at most: `python -m benchmarks.gpu --out DIR`.
+"""Everything that a GPU machine is asked, in one run of ten minutes: `python -m benchmarks.gpu --out DIR`.
 
 Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
 DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time

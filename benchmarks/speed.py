@@ -14,7 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chunks import Call, Screen, chunk_flops, in_turn, memory_mb, new_peak, percentiles, rollout_of, timed
+from benchmarks.chunks import (
+    Call,
+    Screen,
+    chunk_flops,
+    in_turn,
+    memory_mb,
+    new_peak,
+    no_reference,
+    percentiles,
+    reference_of,
+    rollout_of,
+    timed,
+)
 from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
 from engine.runner import Execution, ModelRunner
@@ -66,6 +78,7 @@ class Bench:
         spec = self.rollout.spec
         self.warm_up = max(WARM_UP, -(-spec.context // spec.chunk) + 2)  # the window is full
         self.flops = chunk_flops(model.config, self.rollout)
+        self.reference = no_reference(model) if model.codec is None else reference_of(model.codec)
         self.frames = spec.chunk * model.config.frames_per_latent
         self._baseline: Callable[[], Tensor] | None = None
 
@@ -83,11 +96,14 @@ class Bench:
             in_float8(model.dit.blocks)
         return ModelRunner(model, slots=slots, context=self.rollout.spec.context, execution=variant.execution)
 
+    def call(self, runner: ModelRunner, slot: int = 0) -> Call:
+        return Call(runner, slot, self.rollout, self.reference)
+
     def start(self, variant: Variant) -> Callable[[], Tensor]:
         """Makes the next chunk of a call whose window is full."""
         if variant.execution is None:
             return self.warmed(self.textbook())
-        return self.warmed(partial(Call(self.runner(variant), 0, self.rollout).denoise, variant.joined))
+        return self.warmed(partial(self.call(self.runner(variant)).denoise, variant.joined))
 
     def warmed(self, chunk: Callable[[], Tensor]) -> Callable[[], Tensor]:
         for _ in range(self.warm_up):
@@ -95,11 +111,10 @@ class Bench:
         return chunk
 
     def textbook(self) -> Callable[[], Tensor]:
-        config, device = self.model.config, self.model.device
         runner = TextbookRunner(self.twin(), self.rollout.spec.context)
-        features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=device)
-        state = self.rollout.new_state(torch.zeros(config.latent_shape, device=device), features, 0)
-        drive = torch.zeros(self.rollout.drive_latents, *config.dit.drive_shape, device=device)
+        state = self.rollout.new_state(self.reference.latent, self.reference.features, 0)
+        shape = self.model.config.dit.drive_shape
+        drive = torch.zeros(self.rollout.drive_latents, *shape, device=self.model.device)
         return partial(runner.make_chunk, self.rollout, state, drive)
 
     @property
