@@ -266,8 +266,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--chunks", type=at_least(1), default=1000, help="of the long call, as far as time allows")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors("benchmarks.gpu"):
         run(arguments)
 

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation, contexts, engine, generator, head_pose, influence, long_call, obedience, voice_only
+from benchmarks import (
+    ablation,
+    contexts,
+    engine,
+    generator,
+    gpu,
+    head_pose,
+    influence,
+    long_call,
+    obedience,
+    plot_results,
+    small_card,
+    voice_only,
+)
 from benchmarks.command import new_file, new_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +56,11 @@ ROOT = Path(__file__).resolve().parent.parent
         (voice_only.main, "--seeds 1.5"),
         (voice_only.main, "--seconds 7"),
         (engine.main, "--threads 0"),
+        (gpu.main, "--only everything"),
+        (gpu.main, "--out FILE"),
+        (gpu.main, "--seconds 0"),
+        (small_card.main, "--gib 0"),
+        (plot_results.main, "--svg FOLDER"),
         (long_call.main, "--chunks 3"),
         (long_call.main, "--threads -1"),
         (long_call.main, "--warmup 0"),
