@@ -204,7 +204,8 @@ def models_list(models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)
     """Every model by name, and whether its files are there."""
     from cli.models import listed
 
-    typer.echo(listed(models_folder(models_dir)))
+    with one_line_errors("knotcast"):
+        typer.echo(listed(models_folder(models_dir)))
 
 
 @models.command("info")

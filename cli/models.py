@@ -39,7 +39,7 @@ def state_of(name: str, models_dir: str) -> str:
 
 
 def listed(models_dir: str) -> str:
-    """A line a model: those of the table first, then those that are only known to be published."""
+    """A line a model: those of the table first, then those that are only known to be published. Raises AvatarError."""
     names = [*CONFIGS, *(name for name in KNOWN if name not in CONFIGS)]
     names = [name for name in names if not name.endswith("-test")]
     width = max(map(len, names))

@@ -1,4 +1,5 @@
-"""Files that a kill must not tear and folders that two runs must not share. Knows not what is in them."""
+"""Files that a kill must not tear, folders that two runs must not share, and those that hide what they hold. Knows not
+what is in them."""
 
 import errno
 import fcntl
@@ -8,6 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import RequestError
+
+
+def reachable(path: Path) -> Path:
+    """The path, whether something is there or not. Raises RequestError ``cannot_read`` where that cannot be told:
+    `Path.is_file` ends in an error of the system there, or says no, as the version of Python is."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise RequestError("cannot_read", f"cannot read {path}: {error.strerror}") from error
+    return path
 
 
 @contextmanager

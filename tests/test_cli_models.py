@@ -1,9 +1,11 @@
 """`knotcast models` as a user meets it: plain words, one line for what is wrong, exit code 2."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +110,25 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models" / TINY / "dit.safetensors").mkdir()
     refused("it is a folder", "convert", path, *to)
     assert (tmp_path / "models" / TINY / "dit.safetensors").is_dir() and shards(tmp_path / "empty", state)
+
+
+def test_a_folder_that_nobody_may_look_into_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A fake, as there is no such folder for root."""
+    hidden, stat = tmp_path / "hidden", os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if Path(path).is_relative_to(hidden):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    source = official(tmp_path, random_state())
+    monkeypatch.setattr(os, "stat", refuse)
+    for arguments in (
+        ("list",), ("info", "longlive"), ("fetch", "wan2.1-t2v-1.3b"), ("convert", source, "--to", TINY),
+        ("verify", TINY),
+    ):  # fmt: skip
+        refused(f"cannot read {hidden}", *arguments, "--models-dir", hidden)
+    refused(f"cannot read {hidden}", "convert", hidden / "some.pt", "--to", TINY)
 
 
 def test_fetch_by_the_command_asks_the_hub_of_the_environment(tmp_path: Path) -> None:
