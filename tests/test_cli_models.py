@@ -144,6 +144,20 @@ def test_fetch_by_the_command_asks_the_hub_of_the_environment(tmp_path: Path) ->
     assert [method for method, _, _ in hub.asked] == ["HEAD"] and not (tmp_path / "models").exists()
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port", "huggingface.co", "https://", ""])
+def test_a_hub_without_an_address_is_one_line(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    refused("HF_ENDPOINT must be", "fetch", "wan2.1-t2v-1.3b", "--models-dir", tmp_path)
+
+
+def test_an_address_that_the_hubs_package_chokes_on_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
+    refused("HF_ENDPOINT must be", "fetch", "wan2.1-t2v-1.3b", "--models-dir", tmp_path)
+
+
 def test_without_the_hubs_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     refused("pip install 'knotcast[hub]'", "fetch", "wan2.1-t2v-1.3b", "--models-dir", tmp_path)
