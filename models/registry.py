@@ -21,7 +21,7 @@ from models.checkpoints.parts import kind_of
 from models.checkpoints.reading import open_checkpoint
 from models.clip_codec import ClipCodec, WanClips
 from models.codec import Codec
-from models.config import CONFIGS, ModelConfig
+from models.config import CONFIGS, OFFERED, ModelConfig
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.ltx_codec import LtxClips
 from models.memory import check
@@ -53,7 +53,7 @@ class LoadedModel:
 def find_config(name: str) -> ModelConfig:
     if name not in CONFIGS:
         raise RequestError(
-            "unknown_model", f"unknown model {name!r}: choose one of {', '.join(CONFIGS)}", param="model"
+            "unknown_model", f"unknown model {name!r}: choose one of {', '.join(OFFERED)}", param="model"
         )
     return CONFIGS[name]
 
