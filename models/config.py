@@ -326,3 +326,13 @@ CONFIGS: dict[str, ModelConfig] = {
 
 OFFERED = tuple(name for name, config in CONFIGS.items() if not config.for_tests)
 """What users are told there is."""
+
+
+def find_config(name: str) -> ModelConfig:
+    if name not in CONFIGS:
+        raise RequestError(
+            "unknown_model",
+            f"unknown model {name!r}: choose one of {', '.join(OFFERED)} (`knotcast models list` says more)",
+            param="model",
+        )
+    return CONFIGS[name]

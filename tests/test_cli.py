@@ -138,6 +138,38 @@ def test_what_only_the_worker_can_refuse_is_one_line_too(
     assert (mistakes / "kept.mp4").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "imaginary"], "knotcast models list"),
+        (["--model", "longlive"], "knotcast models fetch longlive"),
+        (["--model", "wan2.1-1.3b"], "knotcast models convert FILE --to wan2.1-1.3b"),
+        (["--preset", "realtime"], "no presets"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_before_the_server_listens(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.run.serve", lambda settings: pytest.fail("it listens"))
+    run = CliRunner().invoke(app, ["serve", "--models-dir", str(tmp_path), *options])
+    assert (run.exit_code, run.stderr.count("\n")) == (2, 1), run.output
+    assert run.stderr.startswith("knotcast: ") and words in run.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--model", "wan2.1-1.3b", "--preset", "realtime", "--random-weights"]])
+def test_a_model_that_can_be_had_is_served_without_torch_in_the_gateway(options: list[str], tmp_path: Path) -> None:
+    command = (
+        "import sys, server.run; from cli.main import app\n"
+        "server.run.serve = lambda settings: print('served', 'torch' in sys.modules) or 0\n"
+        "app(sys.argv[1:])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", command, "serve", "--models-dir", tmp_path, *options],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, "served False\n"), run.stderr
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "o.mp4"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

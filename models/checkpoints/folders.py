@@ -12,6 +12,7 @@ LTX_CONFIG = "ltx-vae.json"
 TEXT = "text.safetensors"  # an embedded prompt
 WAV2VEC = "wav2vec2/model.safetensors"
 WAV2VEC_CONFIG = "wav2vec2/config.json"
+INDEX = ".safetensors.index.json"  # of shards, in the place of any of them
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 

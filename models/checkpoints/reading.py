@@ -16,10 +16,10 @@ from torch import Tensor
 
 from engine.errors import EngineError
 from engine.files import reachable
+from models.checkpoints.folders import INDEX
 from models.checkpoints.headers import TensorInfo, broken, check_name, read_header
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-INDEX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 64 * 2**20
 
 
