@@ -67,6 +67,10 @@ class RolloutSpec:
         """Past latents attended (L - c)."""
         return 0 if self.overlaps else self.window - self.chunk
 
+    def cached_frame(self, latent: int) -> int:
+        """Where a past latent lies among a call's cached frames: in a ring, behind the reference."""
+        return int(self.reference) + latent % self.context
+
     @property
     def ahead(self) -> int:
         """Latents whose drive a chunk needs beyond those it emits."""

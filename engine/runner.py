@@ -107,7 +107,7 @@ class ModelRunner:
 
     @property
     def context(self) -> int:
-        return self.cache.frames - PINNED
+        return self.cache.context
 
     @torch.inference_mode()
     def run(self, passes: Sequence[SlottedPass]) -> list[Tensor | None]:

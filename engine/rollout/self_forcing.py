@@ -11,7 +11,6 @@ from torch import Tensor
 
 from engine.config import RolloutSpec
 from engine.flow import FewStepSchedule, draw
-from engine.kv_cache import ring_slot
 from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
 
 
@@ -50,8 +49,8 @@ class SelfForcing:
         i, c, context = state.next_latent, self.spec.chunk, self.spec.context
         pinned = ((REFERENCE_SLOT, 0),) if self.spec.reference else ()
         first = len(pinned) + context  # position of the chunk
-        past = tuple((ring_slot(j, context), first + j - i) for j in range(max(0, i - context), i))
-        kept = tuple(ring_slot(j, context) if j >= i + c - context else -1 for j in range(i, i + c))
+        past = tuple((self.spec.cached_frame(j), first + j - i) for j in range(max(0, i - context), i))
+        kept = tuple(self.spec.cached_frame(j) if j >= i + c - context else -1 for j in range(i, i + c))
         return Pass(
             latents=latents, sigmas=(sigma,) * c,
             condition=make_condition(None, state.features, c, tuple(state.reference.shape)), drive=drive,
