@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from engine.errors import RequestError
 
 
@@ -24,25 +26,35 @@ def reachable(path: Path) -> Path:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises RequestError ``cannot_write`` for what the system refuses inside, its disk being full for one."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+        raise RequestError("cannot_write", f"cannot write {path}: {reason or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Make the folder if need be and yield an empty file in it to write to, which then takes the place of `path`. After
-    an error `path` is as it was.
+    """Make the folder if need be and yield an empty file in it to write to, which takes the place of `path` once the
+    disk has it. After an error `path` is as it was.
 
     Raises RequestError ``cannot_write``.
     """
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         partial.touch()
         try:
             yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise RequestError("cannot_write", f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
