@@ -80,6 +80,22 @@ def test_a_live_call_wants_a_place_for_its_figures(
         assert f"error: argument {words[0]}: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1", "nonsense", "http://127.0.0.1:port/"])
+def test_a_live_call_of_no_server_is_a_line_before_a_browser_starts(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("playwright")
+    from benchmarks import live_call
+
+    monkeypatch.setattr(live_call, "sync_playwright", lambda: pytest.fail("a browser"))
+    monkeypatch.setattr("sys.argv", ["live_call", "--url", url])
+    with pytest.raises(SystemExit) as ended:
+        live_call.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"benchmarks.live_call: no server answers at {url}")
+
+
 def test_a_file_and_a_folder_that_can_be_written(tmp_path: Path) -> None:
     assert new_file(str(tmp_path / "plot.svg")) == tmp_path / "plot.svg"
     assert new_folder(str(tmp_path / "runs" / "generator")) == tmp_path / "runs" / "generator"
