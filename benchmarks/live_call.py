@@ -26,10 +26,9 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.browser import install_probe, launch_chromium, running_server, write_microphone
-from benchmarks.command import new_file
 from engine.errors import RequestError, one_line_errors
 from engine.files import replacing
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
 HEARD = 0.004  # root mean square: -48 dB of full scale

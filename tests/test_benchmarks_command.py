@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation, contexts, engine, generator, head_pose, influence, long_call, obedience, voice_only
-from benchmarks.command import new_file, new_folder
+from training.arguments import new_file, new_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
