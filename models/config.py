@@ -120,7 +120,7 @@ class ModelConfig:
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. rollout, chunk, knot, window: likewise, its own. codec: what turns pictures into latents
+    ``RolloutSpec``. rollout, chunk, knot, window, sink: likewise, its own. codec: what turns pictures into latents
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
     ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
@@ -143,6 +143,7 @@ class ModelConfig:
     chunk: int = 3
     knot: int = 1
     window: int = 6
+    sink: int = 0
     pixels_per_latent: int = 8
     weights: str = ""
     for_tests: bool = False
@@ -242,7 +243,9 @@ WAN21_T2V_14B = replace(
     WAN21_T2V, name="wan2.1-t2v-14b", dit=replace(WAN21_T2V.dit, dim=5120, layers=40, heads=40, ffn_dim=13824)
 )
 SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
-LONGLIVE = replace(WAN21_T2V, name="longlive", window=12)
+# The sink stands where its authors' configuration for videos without an end has it, right before the window; in their
+# other one it stays at the video's start, ever further away.
+LONGLIVE = replace(WAN21_T2V, name="longlive", window=12, sink=3)
 
 WAN_TINY_TEST = replace(
     WAN21_1_3B, name="wan-tiny-test", for_tests=True, fps=16, latent_size=(16, 16), pixel_size=(128, 128),
