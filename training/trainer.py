@@ -36,7 +36,7 @@ def resumable() -> Iterator[None]:
     except RequestError as error:
         if error.code != "cannot_write":
             raise
-        remedy = "make room and start the same command again: it goes on from its last checkpoint"
+        remedy = "make room, or let it write there, and start it again: it goes on from its last checkpoint"
         raise RequestError(error.code, f"{error.message}; {remedy}") from error
 
 
