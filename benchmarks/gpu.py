@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from benchmarks.chunks import ceilings, codec_of, memory_mb, new_peak
-from benchmarks.command import new_folder
 from benchmarks.speed import VARIANTS, Bench, Variant, compare, consumer_cards, pictures
 from engine.errors import one_line_errors
 from engine.runner import choose_attention, execution_of
@@ -32,7 +31,7 @@ from models.memory import GIB, plan
 from models.presets import PRESETS, with_preset
 from models.registry import LoadedModel, build_model, choose_device, choose_dtype
 from models.wan_codec import DECODERS
-from training.arguments import at_least
+from training.arguments import at_least, new_folder
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import new_file
 from benchmarks.svg import GREY, Bar, Chart, lying, page
 from engine.files import replacing
+from training.arguments import new_file
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = ("832x480", "512x512")

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.graphs import Graphs
-from engine.kv_cache import PINNED, KVCache
+from engine.kv_cache import KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
@@ -67,7 +67,7 @@ def execution_of(model: LoadedModel) -> Execution:
 def choose_attention(model: LoadedModel, rollout: Rollout) -> dict[str, float]:
     """From now on use the kernel that is fastest at the shapes of a denoising step here; milliseconds of each."""
     tokens, dit, own = model.config.tokens_per_latent, model.config.dit, rollout.drive_latents
-    keys = (own + rollout.spec.context + PINNED) * tokens  # its latents see themselves, the context and the reference
+    keys = (own + rollout.spec.context + rollout.spec.reference) * tokens
     return choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
 
 
@@ -115,7 +115,7 @@ class ModelRunner:
 
     @property
     def context(self) -> int:
-        return self.cache.frames - PINNED
+        return self.cache.context
 
     @torch.inference_mode()
     def run(self, passes: Sequence[SlottedPass]) -> list[Tensor | None]:

@@ -22,7 +22,7 @@ from benchmarks import (
     small_card,
     voice_only,
 )
-from benchmarks.command import new_file, new_folder
+from training.arguments import new_file, new_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,6 +96,22 @@ def test_a_live_call_wants_a_place_for_its_figures(
         with pytest.raises(SystemExit):
             live_call.main()
         assert f"error: argument {words[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1", "nonsense", "http://127.0.0.1:port/"])
+def test_a_live_call_of_no_server_is_a_line_before_a_browser_starts(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("playwright")
+    from benchmarks import live_call
+
+    monkeypatch.setattr(live_call, "sync_playwright", lambda: pytest.fail("a browser"))
+    monkeypatch.setattr("sys.argv", ["live_call", "--url", url])
+    with pytest.raises(SystemExit) as ended:
+        live_call.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"benchmarks.live_call: no server answers at {url}")
 
 
 def test_a_file_and_a_folder_that_can_be_written(tmp_path: Path) -> None:
