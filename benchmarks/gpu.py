@@ -143,6 +143,13 @@ def room(device: torch.device) -> float:
     return round(memory_mb(device) / 1024, 2)
 
 
+def whole_chunks(bench: Bench) -> Bench:
+    """For a decoder that takes a chunk's latents at once."""
+    config = bench.model.config
+    vae = replace(config.vae, at_once=bench.rollout.spec.chunk)
+    return Bench(replace(bench.model, config=replace(config, vae=vae), codec=None))
+
+
 def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -> dict[str, Any]:
     return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
 
@@ -163,6 +170,8 @@ def base(session: Session) -> None:
         for kind in DECODERS:
             work = partial(shown, bench, VARIANTS[best], kind, 2 * session.rounds, session.journal.ends)
             session.journal.step(f"{label}: decoder {kind}, {best}", work)
+        work = partial(shown, whole_chunks(bench), VARIANTS[best], "wan", 2 * session.rounds, session.journal.ends)
+        session.journal.step(f"{label}: decoder wan, a chunk's latents at once, {best}", work)
 
 
 def cards(session: Session) -> None:
