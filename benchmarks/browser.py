@@ -91,7 +91,7 @@ class RunningServer:
         found = []
         for child in children:
             with contextlib.suppress(psutil.Error):
-                if "engine.worker" in child.cmdline():
+                if "engine.worker_process" in child.cmdline():
                     found.append(child.pid)
         return found
 

@@ -42,7 +42,7 @@ from engine.stream_client import EngineStream, StreamSpec
 
 log = logging.getLogger(__name__)
 
-WORKER_COMMAND = (sys.executable, "-m", "engine.worker")
+WORKER_COMMAND = (sys.executable, "-m", "engine.worker_process")
 RING_CHUNKS = 3  # a worker makes at most so many chunks that nobody has read
 
 

@@ -10,7 +10,8 @@ from engine.config import PRESETS as NAMES
 from engine.config import EngineConfig
 from engine.errors import EngineError, RequestError
 from engine.messages import Failure
-from engine.worker import Worker, _reason, _telling, serve
+from engine.worker import Worker, _telling
+from engine.worker_process import _reason, serve
 from models.config import WAN21_1_3B, WAN_TINY_TEST
 from models.memory import GIB, OVERHEAD, check, describe, largest_fitting, plan
 from models.presets import PRESETS, with_preset
@@ -109,9 +110,9 @@ def test_a_worker_without_memory_ends_and_says_so(where: str, monkeypatch: pytes
 
     channel = Told()
     if where == "loading":
-        monkeypatch.setattr("engine.worker.warm_up", lacking)
+        monkeypatch.setattr("engine.worker_process.warm_up", lacking)
     monkeypatch.setattr(Worker, "run", failed)
-    monkeypatch.setattr("engine.worker.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("engine.worker_process.signal.signal", lambda number, handler: None)
     config = EngineConfig(model="wan-tiny-test", device="cpu", dtype="float32", random_weights=True, slots=1, threads=1)
     code = serve(cast(WorkerChannel, channel), config)
     assert code == {"loading": 2, "serving": 1}[where]
