@@ -106,7 +106,8 @@ def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
     stream.begin(time.perf_counter())
     while not stream.finished:
         stream.run_pending()
-    chunk = stream.emit()
+    stream.decode(time.perf_counter())
+    chunk = stream.emit().chunk
     if device.type == "cuda":
         torch.cuda.synchronize()
     return chunk.first_frame, chunk.first_frame + chunk.frames

@@ -74,15 +74,14 @@ class DeadlineScheduler(Generic[K]):
         call.live = deadline < inf
 
     def withdraw(self, key: K) -> None:
-        """There is nothing to do for the call until it is offered again."""
+        """The offered chunk is made, or cannot be: there is nothing to do for the call until it is offered again."""
         self._calls[key].offered = False
 
-    def finish(self, key: K, cost: float) -> None:
-        """The offered chunk is made; it took ``cost`` seconds of work."""
+    def spent(self, key: K, cost: float) -> None:
+        """A chunk of the call took ``cost`` seconds of work."""
         call = self._calls[key]
         call.cost = _MEMORY * call.cost + (1 - _MEMORY) * cost
         self.cost = _MEMORY * self.cost + (1 - _MEMORY) * cost
-        call.offered = False
 
     def order(self, now: float) -> list[K]:
         """Everything that should be worked on now, the most urgent first."""

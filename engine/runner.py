@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
+from engine.decoding import Decoded, Decoding, SideStream
 from engine.errors import EngineError
 from engine.graphs import Graphs
+from engine.i420 import to_i420
 from engine.kv_cache import KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from models.attention import FrameRuns, choose_fastest
 from models.audio_projection import group
+from models.clip_codec import ClipState
 from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 from models.speech_encoder import SpeechState
@@ -45,17 +48,18 @@ def default_threads() -> int:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect;
-    one
-    H200 runs a chunk of the 1.3B a quarter faster by them). fused: one product for queries, keys
-    and values. compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of
-    its frames, not under a mask over tokens. spare: frames that are only committed leave the last block after their
-    keys and values."""
+    one H200 runs a chunk of the 1.3B a quarter faster by them). fused: one product for queries, keys and values.
+    compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of its frames,
+    not under a mask over tokens. spare: frames only committed leave the last block after their keys and values.
+    overlap: on a GPU a chunk is decoded on a stream of its own beside the next chunk's passes; the memory of both is
+    then wanted at once. Nobody has measured it on a GPU yet, so nothing asks for it but `benchmarks.gpu`."""
 
     graphs: bool = True
     fused: bool = True
     compiled: bool = False
     runs: bool = True
     spare: bool = True
+    overlap: bool = False
 
 
 def execution_of(model: LoadedModel) -> Execution:
@@ -81,6 +85,8 @@ class ModelRunner:
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
         self.graphs = Graphs(self.device, limit=12 * slots) if execution.graphs and self.device.type == "cuda" else None
+        overlap = execution.overlap and self.device.type == "cuda"
+        self._side = SideStream(self.device) if overlap else None
         if execution.fused:
             model.dit.fuse_projections()
         if execution.compiled:
@@ -212,6 +218,11 @@ class ModelRunner:
         return group(features, latents, audio), heard
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Tensor, Any]:
-        """Pictures uint8 [N, H, W, 3] of latents [F, C, h, w]; chunk by chunk equals whole."""
-        return self.codec.decode(latents, reference, state)
+    def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Decoding, Any]:
+        """Pictures of latents [F, C, h, w], perhaps still on their way, and the decoder's next state; chunk by chunk
+        equals whole. A clip's state is the next clip's beginning, so nothing can go on beside it."""
+        decode = partial(self.codec.decode, latents, reference, state)
+        if self._side is not None and not isinstance(state, ClipState):
+            return self._side.decode(decode)
+        frames, state = decode()
+        return Decoded(to_i420(frames)), state

@@ -4,15 +4,16 @@ It says whether its next chunk can be made and which pass that needs now; the wo
 model, no clock and no socket.
 """
 
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import torch
 
+from engine.decoding import Decoding
 from engine.drive import DriveBuffer, DriveChunk
 from engine.errors import EngineError, RequestError
 from engine.frame_ring import FrameRing
-from engine.i420 import to_i420
 from engine.messages import ChunkReady, Deadline, OpenStream
 from engine.rollout.base import Pass
 from engine.rollout.job import ChunkJob
@@ -22,6 +23,18 @@ from engine.speech_drive import SpeechChunk, SpeechDrive
 from models.clip_codec import ClipState
 from models.codec import Portrait
 from models.speech_encoder import SpeechState
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A chunk that is denoised. chunk: without times. began_at, denoised_at: monotonic seconds. work: seconds that its
+    passes took."""
+
+    decoding: Decoding
+    chunk: ChunkReady
+    began_at: float
+    denoised_at: float
+    work: float
 
 
 class Stream:
@@ -50,10 +63,11 @@ class Stream:
         self._deadline: Deadline | None = None
         self._job: ChunkJob | None = None
         self._held: Pass | None = None
+        self._leaving: Leaving | None = None
         self._missing: tuple[tuple[int, int], ...] = ()
         self._ready_at: float | None = None
         self._began_at = 0.0
-        self.work = 0.0  # seconds of work in the present chunk; the worker's to count
+        self.work = 0.0  # seconds of the present chunk's passes; the worker's to count
 
     def push_voice(self, pcm: bytes, sample: int) -> None:
         """16 kHz mono s16 little-endian."""
@@ -132,34 +146,46 @@ class Stream:
 
     @property
     def finished(self) -> bool:
-        """The chunk's latents are there: ``emit`` it."""
+        """The chunk's latents are there: ``decode`` it, once the chunk before has been emitted."""
         return self._job is not None and self._job.next_pass is None
 
-    def emit(self) -> ChunkReady:
-        """Decode the finished chunk into the ring. The worker fills in the times."""
+    def decode(self, now: float) -> None:
+        """Send the finished chunk on its way: its place in the call is taken, and the next one may begin."""
         job = self._job
-        assert job is not None and job.latents is not None
+        assert self._leaving is None and job is not None and job.latents is not None
         self._job, self._held = None, job.held
-        frames, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
+        decoding, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
         if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
             self._state.knot = self._decoder_state.shown
-        pictures = to_i420(frames)
-        assert len(pictures) == self._chunk_frames, "the codec made another number of frames than its latents stand for"
-        first, index = self._next_frame, self._index
-        for offset, picture in enumerate(pictures):
-            self._ring.write(first + offset, picture)
-        self._next_frame, self._index = first + len(pictures), index + 1
         queue = 0.0 if self._ready_at is None else max(0.0, self._began_at - self._ready_at)
-        self._ready_at = None
-        return ChunkReady(
-            stream=self.name, epoch=self.epoch, index=index, first_frame=first, frames=len(pictures), chunk_ms=0.0,
-            decode_ms=0.0, queue_ms=1000 * queue, missing=list(self._missing),
+        chunk = ChunkReady(
+            stream=self.name, epoch=self.epoch, index=self._index, first_frame=self._next_frame,
+            frames=self._chunk_frames, chunk_ms=0.0, decode_ms=0.0, queue_ms=1000 * queue, missing=list(self._missing),
         )  # fmt: skip
+        self._leaving = Leaving(decoding, chunk, self._began_at, now, self.work)
+        self._next_frame, self._index = chunk.first_frame + chunk.frames, chunk.index + 1
+        self._ready_at = None
 
     @property
-    def began_at(self) -> float:
-        """When the present chunk was begun."""
-        return self._began_at
+    def leaving(self) -> bool:
+        """A chunk's pictures are on their way, or there."""
+        return self._leaving is not None
+
+    @property
+    def decoded(self) -> bool:
+        """They are there: ``emit`` them."""
+        return self._leaving is not None and self._leaving.decoding.done()
+
+    def emit(self) -> Leaving:
+        """Write the decoded chunk's pictures into the ring; waits for them."""
+        leaving = self._leaving
+        assert leaving is not None
+        pictures = leaving.decoding.pictures()
+        assert len(pictures) == leaving.chunk.frames, "the codec made another number of frames than its latents' own"
+        for offset, picture in enumerate(pictures):
+            self._ring.write(leaving.chunk.first_frame + offset, picture)
+        self._leaving = None
+        return leaving
 
     def take_held(self) -> SlottedPass | None:
         """The last chunk's commit, to be run by itself in idle time instead of joined with the next chunk's first pass.

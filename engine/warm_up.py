@@ -86,7 +86,8 @@ def _chunk_seconds(stream: Stream) -> list[float]:
         stream.begin(began)
         while not stream.finished:
             stream.run_pending()
-        chunk = stream.emit()
+        stream.decode(perf_counter())
+        chunk = stream.emit().chunk
         stream.frames_read(chunk.first_frame + chunk.frames)
         seconds.append(perf_counter() - began)
     return seconds[CHUNKS // 2 :]

@@ -41,6 +41,7 @@ from engine.stream import Stream
 log = logging.getLogger("engine.worker")
 
 IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
+DECODING_SECONDS = 0.002  # the same, while pictures are on their way that nothing wakes the loop for
 
 
 class DeviceLost(Exception):
@@ -58,6 +59,7 @@ class Worker:
             period=info.chunk_frames / info.fps, cost=info.warmup_chunk_ms / 1000
         )
         self._pulse = Pulse()
+        self._emitted_at = 0.0
         self._running = True
 
     def run(self) -> None:
@@ -80,7 +82,8 @@ class Worker:
         self._channel.close()
 
     def _idle_time(self) -> float:
-        return min(IDLE_SECONDS, max(0.0, self._scheduler.wake_at() - self._clock()))
+        longest = DECODING_SECONDS if any(stream.leaving for stream in self._streams.values()) else IDLE_SECONDS
+        return min(longest, max(0.0, self._scheduler.wake_at() - self._clock()))
 
     def _drain_inbox(self) -> None:
         for message, descriptor in self._channel.receive():
@@ -97,7 +100,7 @@ class Worker:
             if not stream.busy:
                 with self._guard(stream):
                     stream.begin(now)
-        ready = [stream for stream in due if stream.busy]
+        ready = [stream for stream in due if stream.busy and not stream.finished]
         if not ready:
             self._run_held()
             return []
@@ -137,16 +140,27 @@ class Worker:
                 stream.answer(answer)
 
     def _emit(self, batch: list[Stream]) -> None:
-        for stream in batch:
-            if not (stream.finished and self._streams.get(stream.name) is stream):
+        """The batch's first. A stream has one chunk on its way at a time: they leave in order, the ring has room."""
+        for stream in dict.fromkeys((*batch, *self._streams.values())):
+            if self._streams.get(stream.name) is not stream:
                 continue
             with self._guard(stream):
-                began = perf_counter()
-                chunk = stream.emit()
-                decoding = perf_counter() - began
-                wall = self._clock() - stream.began_at
-                self._channel.send(msgspec.structs.replace(chunk, chunk_ms=1000 * wall, decode_ms=1000 * decoding))
-                self._scheduler.finish(stream.name, stream.work + decoding)
+                self._send_decoded(stream)
+                if stream.finished and not stream.leaving:
+                    stream.decode(self._clock())
+                    self._scheduler.withdraw(stream.name)
+                    self._send_decoded(stream)
+
+    def _send_decoded(self, stream: Stream) -> None:
+        if not stream.decoded:
+            return
+        left, now = stream.emit(), self._clock()
+        # Decoded beside other work, it ends after the chunk emitted before it, whose time is not to be counted twice.
+        decoding = now - max(left.denoised_at, self._emitted_at)
+        self._emitted_at = now
+        chunk_ms, decode_ms = 1000 * (now - left.began_at), 1000 * decoding
+        self._channel.send(msgspec.structs.replace(left.chunk, chunk_ms=chunk_ms, decode_ms=decode_ms))
+        self._scheduler.spent(stream.name, left.work + decoding)
 
     def _handle(self, message: ToWorker, descriptor: int | None) -> None:
         match message:

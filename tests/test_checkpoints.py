@@ -138,8 +138,9 @@ def test_a_self_forcing_checkpoint_rolls_out(tmp_path: Path) -> None:
         assert job.latents is not None
         chunks.append(job.latents)
         held = job.held
-    pictures, _ = runner.decode(torch.cat(chunks), None, runner.codec.initial_state())  # type: ignore[arg-type]
-    assert pictures.shape == (4 * 24 - 3, 64, 64, 3) and len({p.numpy().tobytes() for p in pictures}) == 93
+    decoding, _ = runner.decode(torch.cat(chunks), None, runner.codec.initial_state())  # type: ignore[arg-type]
+    pictures = decoding.pictures()
+    assert pictures.shape == (4 * 24 - 3, 96, 64) and len({picture.tobytes() for picture in pictures}) == 93
     first, second = passes[0], passes[4]
     assert first[0].reads == () and first[0].positions == (18, 19, 20)
     _equals_whole(runner, first[0], first[1], [])

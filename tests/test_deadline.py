@@ -6,10 +6,15 @@ from engine.deadline import DeadlineScheduler, Pulse
 
 
 def scheduler(cost: float = 0.1, period: float = 0.48) -> DeadlineScheduler[str]:
-    made = DeadlineScheduler[str](period=period, cost=cost, limit=0.9, margin=1.25)
+    queue = DeadlineScheduler[str](period=period, cost=cost, limit=0.9, margin=1.25)
     for name in ("a", "b", "c"):
-        made.join(name)
-    return made
+        queue.join(name)
+    return queue
+
+
+def chunk_made(queue: DeadlineScheduler[str], name: str, cost: float) -> None:
+    queue.withdraw(name)
+    queue.spent(name, cost)
 
 
 def test_the_earliest_deadline_comes_first_and_files_last() -> None:
@@ -18,7 +23,7 @@ def test_the_earliest_deadline_comes_first_and_files_last() -> None:
     queue.offer("b", 0.0, inf, complete=True)
     queue.offer("c", 0.0, 2.0, complete=True)
     assert queue.order(0.0) == ["c", "a", "b"]
-    queue.finish("c", 0.1)
+    chunk_made(queue, "c", 0.1)
     assert queue.order(0.0) == ["a", "b"]
     queue.withdraw("a")
     assert queue.order(0.0) == ["b"]
@@ -30,7 +35,7 @@ def test_among_files_who_waited_longest_comes_first() -> None:
         queue.offer(name, float(now), inf, complete=True)
     queue.offer("b", 5.0, inf, complete=True)  # offered again, still waiting since 0
     assert queue.order(6.0) == ["b", "a", "c"]
-    queue.finish("b", 0.1)
+    chunk_made(queue, "b", 0.1)
     queue.offer("b", 6.0, inf, complete=True)
     assert queue.order(6.0) == ["a", "c", "b"]
 
@@ -46,7 +51,7 @@ def test_a_slow_machine_is_no_reason_to_take_silence_early() -> None:
     queue = scheduler(cost=0.1)
     for _ in range(60):
         queue.offer("a", 0.0, 1.0, complete=True)
-        queue.finish("a", 0.6)
+        chunk_made(queue, "a", 0.6)
     queue.offer("a", 0.0, 1.0, complete=False)
     assert queue.wake_at() == 0.875
 
@@ -61,7 +66,7 @@ def test_cost_is_measured_and_remembered() -> None:
     queue = scheduler(cost=0.1)
     for _ in range(60):
         queue.offer("a", 0.0, 1.0, complete=True)
-        queue.finish("a", 0.2)
+        chunk_made(queue, "a", 0.2)
     assert abs(queue.load * queue.period - (0.2 + 0.1 + 0.1)) < 1e-3
 
 
@@ -109,7 +114,7 @@ def simulate(costs: dict[str, float], period: float, chunks: int, delay: float) 
         now += costs[name_now]
         made[name_now] += 1
         worst = max(worst, now - due)
-        queue.finish(name_now, costs[name_now])
+        chunk_made(queue, name_now, costs[name_now])
     return worst
 
 
@@ -124,7 +129,7 @@ def test_what_chunks_cost_of_late_is_expected_of_the_next_call() -> None:
     assert not queue.admit()
     for _ in range(20):
         queue.offer("a", 0.0, 1.0, complete=True)
-        queue.finish("a", 0.1)
+        chunk_made(queue, "a", 0.1)
     assert queue.admit()
 
 

@@ -342,7 +342,8 @@ class Worker:
             if self._scheduler.order(now):
                 self._making = now + self.COST, self.drive.take(self._latent, 4).missing
         elif now >= self._making[0]:
-            self._scheduler.finish("s", self.COST)
+            self._scheduler.withdraw("s")
+            self._scheduler.spent("s", self.COST)
             frames = np.zeros((count, SIZE * 3 // 2, SIZE), np.uint8)
             self._made.append(MediaChunk(0, 0, self._next, frames, 100.0, 1.0, 0.0, self._making[1]))
             self._latent, self._next, self._making = self._latent + 3, self._next + count, None

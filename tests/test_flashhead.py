@@ -286,7 +286,8 @@ def test_a_call_shows_new_pictures_only_and_begins_each_chunk_with_the_last(conf
             stream.begin(0.0)
             while not stream.finished:
                 stream.run_pending()
-            chunks.append(stream.emit())
+            stream.decode(0.0)
+            chunks.append(stream.emit().chunk)
         assert [(chunk.first_frame, chunk.frames) for chunk in chunks] == [(0, new), (new, new)]
         last = ring.read(new - 1)
     portrait, (one, decoded), (tail, motion), (two, _), _ = seen
