@@ -230,6 +230,13 @@ def test_festival_reads_and_tells_when(reader: festival.Reader) -> None:
         program.read([], reader)
 
 
+@pytest.mark.skipif(not _has_festival(), reason="needs Festival and its voices (256 MB)")
+def test_a_sentence_that_a_voice_cannot_read_is_left_out() -> None:
+    [finnish] = [reader for reader in festival.READERS if reader.name == "suo_fi_lj_diphone"]
+    said = festival.Festival().read(["seis, siete.", "ocho, nueve, diez.", "papa"], finnish)
+    assert "p" in {p.name for p in said[-1].phonemes} and len(said) == 2
+
+
 def test_without_festival_one_line_says_what_to_do(
     voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,11 +83,14 @@ class Festival:
         self._soundfile = import_soundfile()
 
     def read(self, sentences: Sequence[str], reader: Reader, stretch: float = 1.0) -> list[Speech]:
-        """Read sentences, each by itself; their accents are taken off. stretch: how much longer every sound lasts
-        (Catalan has its own time). Raises RequestError ``nothing_said``."""
+        """Read sentences, each by itself; their accents are taken off, and what the voice cannot read is left out.
+        stretch: how much longer every sound lasts (Catalan has its own time). Raises RequestError ``nothing_said``."""
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "said.scm"
-            lines = [f'(say "{plain(text)}" "{folder}/{i}.wav")' for i, text in enumerate(sentences)]
+            # What a voice stumbles over (a name that it cannot spell) would otherwise end the script.
+            lines = [
+                f'(unwind-protect (say "{plain(text)}" "{folder}/{i}.wav") nil)' for i, text in enumerate(sentences)
+            ]
             script.write_text(_SCRIPT.format(reader=reader.name, stretch=stretch) + "\n".join(lines))
             told = subprocess.run(
                 [self._program, "-b", str(script)], capture_output=True, check=False, stdin=subprocess.DEVNULL
