@@ -18,7 +18,7 @@ from models.codec import Portrait
 from models.motion_codec import FEATURE_STATISTICS
 from models.rig_mouth import TEETH_FROM
 from training.faces import held_out_landmarks, pictures
-from training.synthetic import flite
+from training.synthetic import festival, flite
 from training.synthetic.corpus import held_out_sentences, join, pause, speaking_frames
 from training.synthetic.phonemes import SAMPLE_RATE, Speech, Synthesiser, Voice
 from training.synthetic.recordings import for_testing, human_speeches, read_recordings
@@ -72,6 +72,19 @@ def flite_cases() -> list[Case]:
     for sentence in held_out_sentences("en"):
         parts += [program.speak(sentence, flite.HELD_OUT), pause(0.7)]
     return [case(f"flite {flite.HELD_OUT}", join(parts))]
+
+
+def festival_cases() -> list[Case]:
+    """Held-out Spanish and Italian sentences in the voice of Festival that was kept from training; none where Festival
+    is not installed with its voices."""
+    try:
+        program = festival.Festival()
+    except MediaError as error:
+        print(f"  Festival's voice left out: {error.message}", file=sys.stderr)
+        return []
+    sentences = held_out_sentences("es") + held_out_sentences("it")
+    said = [part for speech in program.read(sentences, festival.HELD_OUT) for part in (speech, pause(0.7))]
+    return [case(f"festival {festival.HELD_OUT.name}", join([pause(0.5), *said]))]
 
 
 def silent_case(seconds: float) -> Case:

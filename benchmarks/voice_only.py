@@ -2,9 +2,10 @@
 
     python -m benchmarks.voice_only [--weights dit.safetensors] [--voices DIR] [--portraits landmarks.json] [--json]
 
-Voices (plain espeak-ng, and one of flite's, where it is installed, which speaks with a person's spectra), sentences,
-readers and portraits are held out. Human readers need --voices; their truth is an aligner's. One call a voice, each
-with a face and a seed of its own; the heads are one voice and face with several seeds, speaking and silent.
+Voices (plain espeak-ng, and where they are installed one of flite's and one of Festival's, which speak with people's
+spectra), sentences, readers and portraits are held out. Human readers need --voices; their truth is an aligner's. One
+call a voice, each with a face and a seed of its own; the heads are one voice and face with several seeds, speaking and
+silent.
 """
 
 import argparse
@@ -15,7 +16,15 @@ import numpy as np
 
 from benchmarks import motion_figures as figures
 from benchmarks.command import make_parser
-from benchmarks.held_out import flite_cases, human_cases, lengthened, silent_case, synthetic_cases, truth
+from benchmarks.held_out import (
+    festival_cases,
+    flite_cases,
+    human_cases,
+    lengthened,
+    silent_case,
+    synthetic_cases,
+    truth,
+)
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
@@ -51,7 +60,7 @@ def listening_row(tracks: FloatArray) -> Row:
 def run(arguments: argparse.Namespace) -> Report:
     espeak, candidate = Synthesiser(), Candidate(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
-    cases = synthetic_cases(espeak) + flite_cases()
+    cases = synthetic_cases(espeak) + flite_cases() + festival_cases()
     cases += human_cases(espeak, arguments.voices) if arguments.voices else []
     own = [faces[i % len(faces)] for i in range(len(cases))]
     made = candidate.roll(OWN, cases, own, range(len(cases)), arguments.seconds)

@@ -1,6 +1,7 @@
 """The training data: lips obey phonemes, heads behave like heads, clips hold what they say. Needs no espeak-ng."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from engine.errors import RequestError
+from engine.errors import MediaError, RequestError
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import reference_features
@@ -19,7 +20,7 @@ from training import make_data
 from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits, smooth_colour, with_throat
 from training.faces import held_out_landmarks, training_landmarks
 from training.given import HEAD_POSE, GivenConfig, give
-from training.synthetic import corpus, flite, texts
+from training.synthetic import corpus, festival, flite, texts
 from training.synthetic.phonemes import SILENCE, Phoneme, Speech, Voice, phonemes_of
 from training.synthetic.recordings import READERS, for_testing, read_recordings
 from training.synthetic.sound import Augmentation, augment, resample
@@ -178,8 +179,72 @@ def test_without_flite_one_line_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(corpus, "Synthesiser", Reader)
     monkeypatch.setattr("shutil.which", lambda _: None)
-    code, told = _make_data(voices, monkeypatch, capsys, "4")
+    code, told = _make_data(voices, monkeypatch, capsys, "--flite-sessions", "4")
     assert code == 2 and "apt-get install flite" in told and "--flite-sessions 0" in told and told.count("\n") == 1
+
+
+def test_festival_tells_its_phonemes_by_espeaks_names() -> None:
+    lines = ["# 0.2", "k: 0.31", "a 0.4", "7: 0.4", "m 0.5", "# 0.7"]
+    phonemes = festival.phonemes_of(lines, "finnish", 0.6)
+    assert [(p.name, p.start, p.end) for p in phonemes] == [
+        (SILENCE, 0.0, 0.2), ("k", 0.2, 0.31), ("a", 0.31, 0.4), ("m", 0.4, 0.5), (SILENCE, 0.5, 0.6)
+    ]  # fmt: skip
+    assert festival.phonemes_of(["p 0.2"], "czech", 0.5)[-1] == Phoneme(SILENCE, 0.2, 0.5)
+    assert all(is_known(name) for phones in festival._PHONES.values() for name in phones.values())
+    assert {reader.language for reader in (*festival.READERS, festival.HELD_OUT)} == set(festival._PHONES)
+
+
+def test_what_festival_reads_is_plain_letters() -> None:
+    assert festival.plain('¡Mañana, "él" come 3 (o) più!') == "Manana, el come o piu!"
+    rng = np.random.default_rng(0)
+    for said in [texts.made_up(rng) for _ in range(50)]:
+        assert festival.plain(said) == said and re.fullmatch("[a-z]+(,? [a-z]+)*[.]", said), said
+
+
+def _has_festival() -> bool:
+    try:
+        festival.Festival()
+    except MediaError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_festival(), reason="needs Festival and its voices (256 MB)")
+@pytest.mark.parametrize("reader", [*festival.READERS, festival.HELD_OUT], ids=lambda reader: reader.name)
+def test_festival_reads_and_tells_when(reader: festival.Reader) -> None:
+    """Between the words of a label and the sound lies no more than a few milliseconds: vowels are where it is loud."""
+    program = festival.Festival()
+    said, second = program.read(["la papa bota papete.", "Il mio tabo"], reader)
+    letters = [p.name for p in said.phonemes if p.name != SILENCE]
+    assert [name for name in letters if name in "pbt"] == list("ppbtppt") and len(second.sound) < len(said.sound)
+    assert said.phonemes[-1].end == pytest.approx(len(said.sound) / 16000)
+    power = np.convolve(said.sound.astype(np.float64) ** 2, np.ones(160) / 160, "same")
+    middles = {
+        kind: np.median([power[int(8000 * (p.start + p.end))] for p in said.phonemes if p.name in names])
+        for kind, names in (("vowels", "aeiou@EO"), ("stops", "pt"))
+    }
+    assert middles["vowels"] > 20 * middles["stops"]
+    slow = program.read(["la papa bota papete."], reader, 1.3)[0]
+    assert len(slow.sound) > 1.1 * len(said.sound) or reader.language == "catalan"
+    with pytest.raises(RequestError, match="says nothing"):
+        program.read([], reader)
+
+
+@pytest.mark.skipif(not _has_festival(), reason="needs Festival and its voices (256 MB)")
+def test_a_sentence_that_a_voice_cannot_read_is_left_out() -> None:
+    [finnish] = [reader for reader in festival.READERS if reader.name == "suo_fi_lj_diphone"]
+    said = festival.Festival().read(["seis, siete.", "ocho, nueve, diez.", "papa"], finnish)
+    assert "p" in {p.name for p in said[-1].phonemes} and len(said) == 2
+
+
+def test_without_festival_one_line_says_what_to_do(
+    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(corpus, "Synthesiser", Reader)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    code, told = _make_data(voices, monkeypatch, capsys, "--flite-sessions", "0", "--festival-sessions", "4")
+    assert code == 2 and "apt-get install festival" in told and "--festival-sessions 0" in told
+    assert told.count("\n") == 1
 
 
 def test_held_out_sentences_are_never_drawn() -> None:
@@ -388,10 +453,10 @@ def test_a_missing_synthesiser_is_one_line(
 
 
 def _make_data(
-    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by_flite: str = "0"
+    voices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *sessions: str
 ) -> tuple[object, str]:
     out = voices / "out" / "corpus.npz"
-    words = ["--out", str(out), "--voices", str(voices), "--flite-sessions", by_flite]
+    words = ["--out", str(out), "--voices", str(voices), *(sessions or ("--flite-sessions", "0"))]
     monkeypatch.setattr("sys.argv", ["make_data", *words])
     with pytest.raises(SystemExit) as ended:
         make_data.main()

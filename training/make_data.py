@@ -21,9 +21,15 @@ def main() -> None:
     parser.add_argument(
         "--flite-sessions", type=at_least(0), default=CorpusConfig().flite_sessions, help="of flite; 0: do without it"
     )
+    parser.add_argument(
+        "--festival-sessions", type=at_least(0), default=CorpusConfig().festival_sessions, help="of Festival, likewise"
+    )
     parser.add_argument("--seed", type=at_least(0), default=CorpusConfig().seed)
     args = parser.parse_args()
-    config = replace(CorpusConfig(), sessions=args.sessions, flite_sessions=args.flite_sessions, seed=args.seed)
+    config = replace(
+        CorpusConfig(), sessions=args.sessions, flite_sessions=args.flite_sessions,
+        festival_sessions=args.festival_sessions, seed=args.seed,
+    )  # fmt: skip
     began = time.monotonic()
     with one_line_errors("training.make_data"):
         made = write(args.out, CorpusMaker(config, args.voices).sessions())

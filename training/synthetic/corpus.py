@@ -1,8 +1,8 @@
 """The training corpus: voices with their mel hops, what the lips do, and several heads for each voice.
 
-Sessions of half a minute from espeak-ng voices, from flite's, human recordings aligned to their text, and sound without
-speech. Written once as an .npz, minutes of work for hours of speech. Plain voices of espeak-ng (no variant), one of
-flite's and every tenth sentence are kept for testing.
+Sessions of half a minute from espeak-ng voices, from flite's and Festival's, human recordings aligned to their text,
+and sound without speech. Written once as an .npz, minutes of work for hours of speech. Plain voices of espeak-ng (no
+variant), one of flite's, one of Festival's and every tenth sentence are kept for testing.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.files import replacing
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import INDEX
-from training.synthetic import flite, texts
+from training.synthetic import festival, flite, texts
 from training.synthetic.phonemes import SAMPLE_RATE, SILENCE, Phoneme, Speech, Synthesiser, Voice
 from training.synthetic.recordings import for_testing, human_speeches, read_recordings
 from training.synthetic.sound import Augmentation, augment, coloured_noise, resample
@@ -49,11 +49,13 @@ LIPS = slice(INDEX["jaw"], INDEX["upper"] + 1)
 
 @dataclass(frozen=True, slots=True)
 class CorpusConfig:
-    """How much of what. Sessions (of espeak-ng's voices, and of flite's) are cut at `session_s` seconds; human
-    recordings are repeated. speeds: at which these and flite's voices are played, for other pitches and throats."""
+    """How much of what. Sessions (of espeak-ng's voices, of flite's and of Festival's) are cut at `session_s` seconds;
+    human recordings are repeated. speeds: at which these and the last two kinds of voices are played, for other pitches
+    and throats."""
 
     sessions: int = 300
     flite_sessions: int = 160
+    festival_sessions: int = 0
     session_s: float = 30.0
     language_weights: tuple[tuple[str, float], ...] = (
         ("en", 0.60),
@@ -84,8 +86,8 @@ class Session:
 
 
 class CorpusMaker:
-    """Makes sessions; needs libespeak-ng, flite if it is to speak, and soundfile for that and for human recordings,
-    which are read at once.
+    """Makes sessions; needs libespeak-ng, flite and Festival if they are to speak, and soundfile for them and for human
+    recordings, which are read at once.
 
     Raises RequestError for recordings that cannot be used, MediaError for a library that is missing.
     """
@@ -95,6 +97,7 @@ class CorpusMaker:
         self.rng = np.random.default_rng(config.seed)
         self.espeak = Synthesiser()
         self.flite = flite.Flite() if config.flite_sessions else None
+        self.festival = festival.Festival() if config.festival_sessions else None
         self.recordings = [] if voices is None else read_recordings(voices, lambda name: not for_testing(name))
         for recording in self.recordings:
             self.espeak.choose(recording.voice)
@@ -105,6 +108,8 @@ class CorpusMaker:
         yield from (self.session(self._spoken()) for _ in range(self.config.sessions))
         if self.flite is not None:
             yield from (self.session(self._by_flite(self.flite)) for _ in range(self.config.flite_sessions))
+        if self.festival is not None:
+            yield from (self.session(self._by_festival(self.festival)) for _ in range(self.config.festival_sessions))
         yield from (self.session(speech) for speech in self._human())
         yield from (self._quiet() for _ in range(self.config.quiet_sessions))
 
@@ -157,6 +162,24 @@ class CorpusMaker:
             return faster(program.pronounce(reading.phonemes, voice, stretch), speed)
 
         return self._monologue(sentence)
+
+    def _by_festival(self, program: festival.Festival) -> Speech:
+        reader = festival.READERS[self.rng.integers(len(festival.READERS))]
+        speed = self.rng.uniform(*self.config.speeds)
+        stretch = speed * self.rng.uniform(*self.config.stretch)
+
+        def sentences() -> Iterator[Speech]:
+            while True:  # the program takes longer to begin than to read
+                yield from program.read([self._foreign_sentence() for _ in range(12)], reader, stretch)
+
+        said = sentences()
+        return self._monologue(lambda: faster(next(said), speed))
+
+    def _foreign_sentence(self) -> str:
+        """What a voice reads whose language has no pool: as many made-up words as Italian and Spanish."""
+        if self.rng.random() < 0.5:
+            return texts.made_up(self.rng)
+        return training_sentence(str(self.rng.choice(["es", "it"])), self.rng)
 
     def _language(self) -> str:
         names, weights = zip(*self.config.language_weights, strict=True)

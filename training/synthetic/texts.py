@@ -271,3 +271,16 @@ def sentence(language: str, rng: np.random.Generator) -> str:
         text = " ".join(parts)
         return text[0].upper() + text[1:] + str(rng.choice([".", ".", "!", "?"]))
     return ", ".join(str(w) for w in rng.choice(_WORDS, rng.integers(3, 9))) + "."
+
+
+def made_up(rng: np.random.Generator) -> str:
+    """A sentence of words that do not exist, whose letters any language reads alike: every consonant beside every
+    vowel, those of the lips most."""
+    words = ("".join(_syllable(rng) for _ in range(rng.integers(1, 4))) for _ in range(rng.integers(3, 9)))
+    return ", ".join(" ".join(part) for part in np.array_split(list(words), rng.integers(1, 3)) if len(part)) + "."
+
+
+def _syllable(rng: np.random.Generator) -> str:
+    onset = str(rng.choice(list("ppbbmmvftdnslrkg")))
+    coda = str(rng.choice(list("nslrm"))) if rng.random() < 0.2 else ""
+    return onset + str(rng.choice(list("aeiou"))) + coda
