@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.chunks import Call, chunk_flops, percentiles, timed
-from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import Execution, ModelRunner
 from models.attention import KERNELS, choose_kernel, kernel_for
 from models.dit import CausalWanDiT
+from models.float8 import in_float8
 from models.registry import LoadedModel
 
 WARM_UP = 5  # chunks, in which every shape of pass occurs
