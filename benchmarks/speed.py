@@ -46,7 +46,7 @@ VARIANTS: dict[str, Variant] = {
     "all (compiled too)": Variant(_BEST),
     "plain passes, joined": Variant(_PLAIN),
     "plain passes, apart": Variant(_PLAIN, joined=False),
-    "all, linear layers in float8": Variant(replace(_BEST, fused=False), float8=True),
+    "all, linear layers in float8": Variant(_BEST, float8=True),
     "all but graphs": Variant(replace(_BEST, graphs=False)),
     "all but joined commits": Variant(_BEST, joined=False),
     "all but fused": Variant(replace(_BEST, fused=False)),

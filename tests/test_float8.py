@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmarks.speed import VARIANTS, Bench
 from engine.config import EngineConfig
 from engine.errors import EngineError, RequestError
 from engine.runner import Execution, ModelRunner
@@ -18,9 +19,10 @@ from engine.warm_up import warm_up
 from models import float8
 from models.attention import BlockMask
 from models.block import Attention
-from models.config import WAN21_1_3B, WAN_TINY_TEST, ModelConfig
+from models.config import WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, ModelConfig
 from models.float8 import Float8Linear, in_float8, require_float8, scaled_rows
 from models.memory import plan
+from models.presets import with_preset
 from models.registry import LoadedModel, choose_device, choose_dtype, load_model, random_dit
 from tests.checkpoints import random_state, vae_state
 from tests.toy import TOY, new_state, toy_drive, toy_rollout
@@ -196,7 +198,8 @@ def test_the_exact_weights_are_given_back_and_the_plan_knows() -> None:
     linears = 30 * (8 * 1536 * 1536 + 2 * 1536 * 8960)
     scales = 30 * 4 * (9 * 1536 + 8960)
     assert freed == linears - scales and small.cache == large.cache
-    assert small.working >= freed, "while it is loaded the exact weights are there as well"
+    small, large = (plan(with_preset(WAN21_14B, "realtime"), 1, eight) for eight in (True, False))
+    assert small.working == large.weights - small.weights, "while it is loaded the exact weights are there as well"
 
 
 def test_an_option_of_the_engine() -> None:
@@ -220,6 +223,14 @@ def test_refused_where_it_makes_no_sense_and_where_it_does_not_run(monkeypatch: 
     with pytest.raises(EngineError, match="capability 8.9 or higher.: use --dtype bfloat16") as told:
         load_model(TINY, device="cpu", dtype="float8", random_weights=True)
     assert told.value.code == "no_float8" and "\n" not in told.value.message
+
+
+def test_the_benchmark_differs_by_the_8_bits_alone() -> None:
+    best, eight = VARIANTS["all (compiled too)"], VARIANTS["all, linear layers in float8"]
+    assert replace(eight, float8=False) == best
+    model = load_model(TINY, device="cpu", dtype="bfloat16", random_weights=True)
+    chunk = Bench(model).start(replace(eight, execution=Execution()))
+    assert chunk().isfinite().all() and isinstance(model.dit.blocks[0].self_attn.q, nn.Linear), "on a view of its own"
 
 
 @pytest.mark.gpu
