@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import motion_figures as figures
-from benchmarks.command import make_parser, new_folder
+from benchmarks.command import make_parser
 from benchmarks.held_out import (
     held_out_faces,
     held_out_portraits,
@@ -39,7 +39,7 @@ from benchmarks.variants import COMPONENTS, LEGEND, Variant
 from benchmarks.video_quality import temporal_flickering
 from engine.errors import RequestError
 from models.motion_codec import MotionCodec
-from training.arguments import at_least
+from training.arguments import at_least, new_folder
 from training.synthetic.phonemes import Synthesiser
 
 LIPS = ("jaw", "pucker", "smile")

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.command import make_parser, new_file
+from benchmarks.command import make_parser
 from benchmarks.svg import Chart, bars, heat, page
 from benchmarks.variants import Variant
 from engine.files import replacing
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
 from models.config import EMBEDDED
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 
 REFERENCE = -1  # stands for the reference in a context, wherever in time it is
 

@@ -9,7 +9,8 @@ Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of 
 
 The third tells whether a long call stays flat in time and memory, the last what each part of the speed is worth.
 The commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit
-run apart are the baseline of the same run, interleaved. Figures exclude loading and warm-up.
+run apart, and for a model of Wan2.1's latents a textbook rollout (`benchmarks.textbook`), are made in turn with them.
+Such a model is shown by each of its decoders. Figures exclude loading and warm-up.
 """
 
 import argparse
@@ -21,54 +22,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.chunks import Call, chunk_flops, copy_bandwidth, matmul_tflops, memory_mb, percentiles, timed
-from benchmarks.speed import VARIANTS, Bench, compare, consumer_cards
+from benchmarks.chunks import ceilings, codecs_of, in_turn, memory_mb, percentiles
+from benchmarks.speed import VARIANTS, Bench, Variant, against, compare, consumer_cards, pictures
 from engine.errors import one_line_errors
-from engine.rollout.base import Rollout
-from engine.rollout.strategies import default_spec, make_rollout
-from engine.runner import ModelRunner
+from engine.runner import choose_attention, execution_of
 from models.attention import kernel_for
-from models.registry import LoadedModel, load_model
+from models.presets import has_presets
+from models.registry import load_model
 from training.arguments import at_least
 
 
-def measure(runner: ModelRunner, rollout: Rollout, chunks: int, warmup: int) -> dict[str, Any]:
-    """Interleave a call with joined commits and one with commits apart; decode only the first."""
-    joined, apart = Call(runner, 0, rollout), Call(runner, 1, rollout)
-    times: dict[str, list[float]] = {"joined": [], "apart": [], "decode": []}
-    memory: list[float] = []
-    for i in range(warmup + chunks):
-        joined_ms, latents = timed(lambda: joined.denoise(joined=True), runner.device)
-        apart_ms, _ = timed(lambda: apart.denoise(joined=False), runner.device)
-        decode_ms = 0.0
-        if runner.model.codec is not None:
-            decode_ms = timed(partial(joined.decode, latents), runner.device)[0]
-        if i >= warmup:
-            for key, value in (("joined", joined_ms), ("apart", apart_ms), ("decode", decode_ms)):
-                times[key].append(value)
-            memory.append(memory_mb(runner.device))
-    frames = rollout.spec.chunk * runner.config.frames_per_latent
-    whole = [a + b for a, b in zip(times["joined"], times["decode"], strict=True)]
+def measure(bench: Bench, chunks: int) -> dict[str, Any]:
+    """Pictures first, by every decoder; then joined commits, commits apart and the baseline in turn. memory_mb: the
+    peak, of an engine with two slots, without the baseline."""
+    model = bench.model
+    runner = bench.runner(Variant(execution_of(model)), slots=2)
+    shown = {kind: pictures(bench, runner, codec, chunks) for kind, codec in codecs_of(model)}
+    joined, apart = bench.call(runner), bench.call(runner, slot=1)
+    works = {
+        "joined": bench.warmed(joined.denoise),
+        "apart": bench.warmed(partial(apart.denoise, joined=False)),
+    }
+    memory = max(memory_mb(model.device), *(each["memory_mb"] for each in shown.values()), 0.0)
+    if has_presets(model.config):
+        works["baseline"] = bench.baseline
+    rows = list(in_turn(works, model.device, chunks))
+    times = {name: [row[name] for row in rows] for name in works}
     denoise = float(np.median(times["joined"]))
-    quarter = max(1, chunks // 4)
-    report: dict[str, Any] = {
+    return {
         "chunks": chunks,
-        "frames_per_chunk": frames,
+        "frames_per_chunk": bench.frames,
         "denoise_ms": percentiles(times["joined"]),
-        "denoise_fps": round(1000 * frames / denoise, 2),
+        "denoise_fps": round(bench.fps(times["joined"]), 2),
         "commit_apart_ms": percentiles(times["apart"]),
         "joined_over_apart": round(denoise / float(np.median(times["apart"])), 3),
-        "last_quarter_over_first": round(float(np.median(whole[-quarter:]) / np.median(whole[:quarter])), 3),
-        "memory_growth_mb": round(memory[-1] - memory[quarter - 1], 1),
-        "chunk_tflop": round(chunk_flops(runner.config, rollout) / 1e12, 4),
-        "denoise_tflops": round(chunk_flops(runner.config, rollout) / denoise / 1e9, 3),
+        **(against(bench, times["joined"], times["baseline"]) if "baseline" in times else {}),
+        **({"decoders": shown} if len(shown) > 1 else next(iter(shown.values()), {})),
+        "chunk_tflop": round(bench.flops / 1e12, 4),
+        "denoise_tflops": round(bench.flops / denoise / 1e9, 3),
+        "memory_mb": round(memory, 1),
     }
-    if runner.model.codec is not None:
-        report["decode_ms"] = percentiles(times["decode"])
-        report["end_to_end_ms"] = percentiles(whole)
-        report["end_to_end_fps"] = round(1000 * frames / float(np.median(whole)), 2)
-        report["realtime_factor"] = round(report["end_to_end_fps"] / runner.config.fps, 2)
-    return report
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -82,16 +75,18 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         size=arguments.size,
         preset=arguments.preset,
     )
-    rollout = make_rollout(default_spec(model.config, strategy=arguments.rollout), model.config)
-    runner = ModelRunner(model, slots=2, context=rollout.spec.context)
-    report = measure(runner, rollout, arguments.chunks, arguments.warmup)
-    ceiling = matmul_tflops(model.device, model.dtype)
+    bench = Bench(model, arguments.rollout)
+    choose_attention(model, bench.rollout)
+    report = {**measure(bench, arguments.chunks), **ceilings(model.device, model.dtype)}
+    report["fraction_of_matmul"] = round(report["denoise_tflops"] / report["matmul_tflops"], 3)
+    if has_presets(model.config):
+        report["predicted_realtime_factor"] = consumer_cards(bench, report["fraction_of_matmul"])
     if arguments.ablation:
-        report["ablation"] = ablation(model, max(1, arguments.chunks // 10), ceiling)
+        report["ablation"] = ablation(bench, max(1, arguments.chunks // 10))
     return {
         "model": model.config.name,
         "random_weights": arguments.random_weights,
-        "rollout": rollout.spec.strategy,
+        "rollout": bench.rollout.spec.strategy,
         "size": "x".join(map(str, model.config.pixel_size)),
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         "cpu": platform.processor() or platform.machine(),
@@ -100,30 +95,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "attention": kernel_for(model.device.type, model.dtype).__name__,
         **report,
-        "matmul_tflops": round(ceiling, 3),
-        "fraction_of_matmul": round(report["denoise_tflops"] / ceiling, 3),
-        "memory_mb": round(memory_mb(model.device), 1),
     }
 
 
-def ablation(model: LoadedModel, rounds: int, ceiling: float) -> dict[str, Any]:
+def ablation(bench: Bench, rounds: int) -> dict[str, Any]:
     """Every way to run the passes, its chunks in turn with those of a textbook rollout; one that does not run here (no
-    compiler, no 8-bit floats) says why. Realtime factors of consumer cards assume that a card reaches the fraction of
-    its data sheet's bf16 ceiling that the best way reaches here."""
-    bench = Bench(model)
+    compiler, no 8-bit floats) says why."""
     found: dict[str, Any] = {}
     for name, variant in VARIANTS.items():
         try:
             found[name] = compare(bench, variant, rounds)
         except RuntimeError as reason:
             found[name] = {"error": str(reason).splitlines()[0]}
-    bf16 = (entry for name, entry in found.items() if "tflops" in entry and not VARIANTS[name].float8)
-    best = max((entry["tflops"] for entry in bf16), default=0.0)
-    return {
-        **found,
-        "copy_gb_per_second": round(copy_bandwidth(model.device), 1),
-        "predicted_realtime_factor": consumer_cards(bench, best / ceiling),
-    }
+    return found
 
 
 def pixels(text: str) -> tuple[int, int]:
@@ -144,7 +128,6 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32", "float8"])
     parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")
     parser.add_argument("--chunks", type=at_least(1), default=60)
-    parser.add_argument("--warmup", type=at_least(1), default=8)
     parser.add_argument("--ablation", action="store_true", help="each part of the speed, against a textbook rollout")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import motion_figures as figures
-from benchmarks.command import make_parser, new_folder
+from benchmarks.command import make_parser
 from benchmarks.held_out import held_out_faces, long_speech, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
 from benchmarks.rolls import SHIPPED, Candidate
 from benchmarks.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
-from training.arguments import at_least
+from training.arguments import at_least, new_folder
 from training.synthetic.phonemes import Synthesiser
 
 ANGLES = ("yaw", "pitch", "roll")

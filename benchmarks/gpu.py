@@ -1,35 +1,44 @@
-"""Everything that a GPU machine is asked once, most valuable first: `python -m benchmarks.gpu --seconds 180 --out DIR`.
+"""Everything that a GPU machine is asked, in one run of ten minutes: `python -m benchmarks.gpu --out DIR`.
 
-Needs torch, numpy, OpenCV and safetensors. Writes DIR/gpu.json anew after every step; a step that fails leaves its
-traceback's last lines there, one that found no time left "not run", and the others go on.
+Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
+DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time
+left (--seconds) "not run", and the others go on. A run whose figures are to stay is copied as it is into
+`benchmarks/results/`, beside the others.
 """
 
 import argparse
 import json
 import logging
 import platform
+import subprocess
+import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.chunks import copy_bandwidth, matmul_tflops, memory_mb, percentiles, timed
-from benchmarks.speed import VARIANTS, Bench, Variant, compare, consumer_cards, endurance
-from engine.i420 import to_i420
-from models.attention import choose_fastest
-from models.carry import StreamState
-from models.config import CONFIGS, WAN21_14B, ModelConfig, VAEConfig
+from benchmarks.chunks import ceilings, codec_of, memory_mb, new_peak
+from benchmarks.speed import VARIANTS, Bench, Variant, compare, consumer_cards, pictures
+from engine.errors import one_line_errors
+from engine.runner import choose_attention, execution_of
+from models.config import EMBEDDED, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, ModelConfig
+from models.memory import GIB, plan
+from models.presets import PRESETS, with_preset
 from models.registry import LoadedModel, build_model, choose_device, choose_dtype
-from models.wan_codec import DECODERS, build_decoder
+from models.wan_codec import DECODERS
+from training.arguments import at_least, new_folder
 
 log = logging.getLogger(__name__)
+
+SIZES = ((832, 480), (512, 512))
+CARDS_GIB = (8, 12, 16, 24)
+PLAIN, RECORDED, COMPILED = "plain passes, joined", "graphs, fused", "all (compiled too)"
+CHILD_S = 150  # within which a child has answered, or hangs
 
 
 class Journal:
@@ -37,6 +46,7 @@ class Journal:
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.report = path, {}  # type: Path, dict[str, Any]
+        self.note = ""
         self.ends = time.monotonic() + seconds
 
     def step(self, name: str, work: Callable[[], Any]) -> Any:
@@ -59,141 +69,206 @@ class Journal:
 
     def keep(self, name: str, result: Any) -> None:
         self.report[name] = result
-        self.path.write_text(json.dumps(self.report, indent=1))
+        self.path.write_text(json.dumps({"note": self.note, "gpu": self.report}, indent=1))
 
 
-def random_model(config: ModelConfig, device: torch.device) -> LoadedModel:
-    """A video's decoders are measured by themselves."""
-    model = build_model(config, device, choose_dtype("auto", device), None)
-    return model if config.codec == "motion" else replace(model, codec=None)
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What all groups share. rounds: timed chunks of a variant. tiny: every model small enough for a test."""
+
+    journal: Journal
+    device: torch.device
+    rounds: int
+    chunks: int
+    tiny: bool
+
+    def load(self, name: str, config: ModelConfig) -> LoadedModel | None:
+        """With random weights, its seconds in the journal; None where that failed. A video's decoders are measured by
+        themselves."""
+        made: list[LoadedModel] = []
+
+        def work() -> str:
+            new_peak(self.device)
+            began = time.monotonic()
+            model = build_model(config, self.device, choose_dtype("auto", self.device), None)
+            made.append(model if config.codec == "motion" else replace(model, codec=None))
+            return f"{time.monotonic() - began:.1f} s"
+
+        self.journal.step(f"load {name}", work)
+        return made[0] if made else None
+
+    def video(self, config: ModelConfig) -> ModelConfig:
+        return WAN_TINY_TEST if self.tiny else config
+
+    def bench(self, model: LoadedModel, label: str, size: tuple[int, int]) -> Bench:
+        """A video model at a size in pixels, with the attention that is fastest there."""
+        bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.tiny else size))))
+        self.journal.step(f"{label}: attention ms", partial(attention, bench))
+        return bench
+
+    def compared(self, bench: Bench, label: str, names: list[str], rounds: int) -> None:
+        """Denoise only, each beside the textbook."""
+        for name in names:
+            self.journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
+
+    def fastest(self, bench: Bench, label: str) -> str | None:
+        """The best variant so far; what named cards would do follows from it."""
+        report = self.journal.report
+        best = bench.best(report, label)
+        if best is not None and "matmul_tflops" in report["machine"]:
+            fraction = report[f"{label}: {best}"]["tflops"] / report["machine"]["matmul_tflops"]
+            cards = partial(consumer_cards, bench, fraction)
+            self.journal.step(f"{label}: predicted realtime factor, at {fraction:.2f} of a card's ceiling", cards)
+        return best
 
 
 def machine(device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "memory_gib": round(torch.cuda.get_device_properties(device).total_memory / GIB, 1) if cuda else None,
         "cpu": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "matmul_tflops": round(matmul_tflops(device, choose_dtype("auto", device)), 1),
-        "copy_gb_per_second": round(copy_bandwidth(device), 1),
+        **ceilings(device, choose_dtype("auto", device)),
     }
 
 
 def attention(bench: Bench) -> dict[str, float]:
-    """Milliseconds of the kernels at the shapes of a denoising step; the best is used in all that follows."""
-    model, spec = bench.model, bench.rollout.spec
-    tokens, own = model.config.tokens_per_latent, bench.rollout.drive_latents
-    dit = model.config.dit
-    keys = (own + spec.context + 1) * tokens
-    times = choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
-    return {name: round(ms, 3) for name, ms in times.items()}
+    return {name: round(ms, 3) for name, ms in choose_attention(bench.model, bench.rollout).items()}
 
 
-def decode(bench: Bench, variant: Variant, kind: str, rounds: int) -> dict[str, Any]:
-    """Milliseconds of one chunk's pictures (I420 in host memory), and of the whole way to them from noise."""
-    model = bench.model
-    decoder = build_decoder(kind, model.device, model.dtype, model.config.vae)
-    engine = bench.start(variant)
-    state = StreamState()
-
-    @torch.inference_mode()
-    def pictures(latents: Tensor) -> np.ndarray:
-        nonlocal state
-        made, state = decoder(latents, state)
-        return to_i420(made.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1))
-
-    latents = engine()
-    for _ in range(2):  # a stream's first latents have shapes of their own
-        pictures(latents)
-    alone = [timed(partial(pictures, latents), model.device)[0] for _ in range(rounds)]
-    whole = [timed(lambda: pictures(engine()), model.device)[0] for _ in range(rounds)]
-    frames = bench.rollout.spec.chunk * model.config.frames_per_latent
-    fps = round(1000 * frames / float(np.median(whole)), 2)
-    return {"decode_ms": percentiles(alone), "end_to_end_ms": percentiles(whole), "end_to_end_fps": fps}
+def room(device: torch.device) -> float:
+    """GiB that this process still holds once it has let go of what it can."""
+    new_peak(device)
+    return round(memory_mb(device) / 1024, 2)
 
 
-def at_size(journal: Journal, bench: Bench, label: str, rounds: int, variants: list[str]) -> None:
-    """All steps of one model at one size."""
-    journal.step(f"{label}: attention ms", partial(attention, bench))
-    compared(journal, bench, label, rounds, variants)
-    best = bench.best(journal.report, label)
-    if best is not None and "matmul_tflops" in journal.report.get("machine", {}):
-        ceiling = journal.report["machine"]["matmul_tflops"]
-        fraction = journal.report[f"{label}: {best}"]["tflops"] / ceiling
-        cards = partial(consumer_cards, bench, fraction)
-        journal.step(f"{label}: predicted realtime factor, at {fraction:.2f} of a card's ceiling", cards)
-        for kind in DECODERS if bench.model.config.codec != "motion" else ():
-            journal.step(f"{label}: decoder {kind}, {best}", partial(decode, bench, VARIANTS[best], kind, 2 * rounds))
-    journal.keep(f"{label}: memory_mb", round(memory_mb(bench.model.device), 1))
+def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -> dict[str, Any]:
+    return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
 
 
-def compared(journal: Journal, bench: Bench, label: str, rounds: int, variants: list[str]) -> None:
-    for name in variants:
-        journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
+def base(session: Session) -> None:
+    """The 1.3B: denoise only, then the whole way with each decoder."""
+    model = session.load("1.3B", session.video(WAN21_1_3B))
+    if model is None:
+        return
+    for size in SIZES:
+        label = "1.3B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
+        session.compared(bench, label, [RECORDED, COMPILED], session.rounds)
+        best = session.fastest(bench, label)
+        if best is None:
+            continue
+        bench = Bench(bench.model)  # without the memory of a baseline
+        for kind in DECODERS:
+            work = partial(shown, bench, VARIANTS[best], kind, 2 * session.rounds, session.journal.ends)
+            session.journal.step(f"{label}: decoder {kind}, {best}", work)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def cards(session: Session) -> None:
+    """The smallest card of each preset. Begins with the one that the plan names; what held in less memory is not tried
+    in more, nor what failed in more in less."""
+    session.journal.step("memory: this process beside the children, GiB", partial(room, session.device))
+    config = session.video(WAN21_1_3B)
+    for preset in ("realtime",) if session.tiny else PRESETS:
+        made, held = plan(with_preset(config, preset), 1), dict[int, bool]()
+        planned = next((gib for gib in CARDS_GIB if made.fits(gib * GIB)), CARDS_GIB[-1])
+        for gib in sorted(CARDS_GIB, key=lambda each: abs(each - planned)):
+            if not any(holds == (known < gib) for known, holds in held.items()):
+                work = partial(on_card, config.name, preset, gib, session.device)
+                found = session.journal.step(f"memory: {preset} in {gib} GiB", work)
+                if found is not None:
+                    held[gib] = found["holds"]
+
+
+def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str, Any]:
+    """What `benchmarks.small_card` says, in a process of its own, so that nothing else holds memory there."""
+    words = ["--model", model, "--preset", preset, "--gib", str(gib), "--device", str(device)]
+    command = [sys.executable, "-m", "benchmarks.small_card", *words]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_S)
+    if child.returncode != 0:
+        raise RuntimeError((child.stderr.strip().splitlines() or [f"it ended with {child.returncode}"])[-1])
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def endurance(session: Session) -> None:
+    """A long call as calls are run: as many chunks as the time lets be."""
+    model = session.load("1.3B for long", session.video(WAN21_1_3B))
+    if model is not None:
+        label = "1.3B 512x512"
+        bench, variant = session.bench(model, label, (512, 512)), Variant(execution_of(model))
+        work = partial(shown, bench, variant, "wan-tiny", session.chunks, session.journal.ends)
+        session.journal.step(f"{label}: many chunks, decoder wan-tiny", work)
+
+
+def large(session: Session) -> None:
+    """The 14B, denoise only."""
+    model = session.load("14B", session.video(WAN21_14B))
+    if model is None:
+        return
+    for size in SIZES:
+        label = "14B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
+        session.compared(bench, label, [COMPILED], max(1, session.rounds // 2))
+        session.fastest(bench, label)
+
+
+def ablation(session: Session) -> None:
+    """Every other way to run the 1.3B's passes."""
+    model = session.load("1.3B for the ablation", session.video(WAN21_1_3B))
+    if model is not None:
+        label, names = "1.3B 832x480", [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
+        session.compared(session.bench(model, label, SIZES[0]), label, names, max(1, session.rounds // 2))
+
+
+def embedded(session: Session) -> None:
+    model = session.load("embedded", EMBEDDED.at_size(128, 128) if session.tiny else EMBEDDED)
+    if model is not None:
+        session.compared(Bench(model), "embedded", [RECORDED, PLAIN], 4 * session.rounds)
+
+
+GROUPS: dict[str, Callable[[Session], None]] = {
+    "1.3b": base,
+    "memory": cards,
+    "endurance": endurance,
+    "14b": large,
+    "ablation": ablation,
+    "embedded": embedded,
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = choose_device(arguments.device)
     journal = Journal(arguments.out / "gpu.json", arguments.seconds)
+    journal.note = (
+        "python -m benchmarks.gpu: random weights, c=3, k=1, L=6, 4 steps, 12 frames a chunk, milliseconds a chunk; "
+        "variants are denoise only and stand beside the textbook rollout of the same run; decoders: end to end to I420 "
+        "in host memory."
+    )
     journal.step("machine", partial(machine, device))
-    rounds, every = arguments.rounds, list(VARIANTS)
-    wan, large, embedded = CONFIGS["wan2.1-1.3b"], WAN21_14B.at_size(512, 512), CONFIGS["embedded"]
-    sizes = [wan.at_size(832, 480), wan.at_size(512, 512)]
-    if arguments.tiny:
-        sizes, large, embedded = [tiny(config) for config in sizes], tiny(large), embedded.at_size(128, 128)
-    model = journal_model(journal, "load 1.3B", sizes[0], device)
-    if model is not None:
-        large_picture, square = (Bench(replace(model, config=size)) for size in sizes)
-        at_size(journal, large_picture, "1.3B 832x480", rounds, every[:4])
-        at_size(journal, square, "1.3B 512x512", rounds, every[:2])
-        compared(journal, large_picture, "1.3B 832x480", rounds, every[4:5])
-        best = square.best(journal.report, "1.3B 512x512")
-        if best is not None:
-            ends = min(journal.ends, time.monotonic() + arguments.seconds / 6)
-            lasting = partial(endurance, square, VARIANTS[best], arguments.chunks, ends)
-            journal.step(f"1.3B 512x512: many chunks, {best}", lasting)
-        compared(journal, large_picture, "1.3B 832x480", max(1, rounds // 2), every[5:])
-    small = journal_model(journal, "load embedded", embedded, device)
-    if small is not None:
-        at_size(journal, Bench(small), "embedded", 4 * rounds, [every[1], every[2]])
-    giant = journal_model(journal, "load 14B", large, device)
-    if giant is not None:
-        at_size(journal, Bench(giant), "14B 512x512", max(1, rounds // 2), every[1:2])
-    return journal.report
+    session = Session(journal, device, arguments.rounds, arguments.chunks, arguments.tiny)
+    for name, group in GROUPS.items():
+        if not arguments.only or name in arguments.only:
+            group(session)
 
 
-def journal_model(journal: Journal, name: str, config: ModelConfig, device: torch.device) -> LoadedModel | None:
-    """The model, and seconds in the journal instead of it."""
-    made: list[LoadedModel] = []
-
-    def load() -> str:
-        began = time.monotonic()
-        made.append(random_model(config, device))
-        return f"{time.monotonic() - began:.1f} s"
-
-    journal.step(name, load)
-    return made[0] if made else None
-
-
-def tiny(config: ModelConfig) -> ModelConfig:
-    """The same steps at a size for a test without a GPU."""
-    dit = replace(
-        config.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_dim=16, drive_tokens=2,
-        drive_blocks=(0,), frequency_dim=32,
-    )  # fmt: skip
-    return replace(config, dit=dit, latent_size=(4, 4), vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)))
-
-
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=180.0, help="no step begins later")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=at_least(1.0), default=540.0, help="no step begins later")
+    parser.add_argument("--out", type=new_folder, required=True)
+    parser.add_argument("--only", action="append", choices=GROUPS, default=[], help="not all groups but these")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--rounds", type=int, default=6, help="timed chunks of each variant, and of the baseline")
-    parser.add_argument("--chunks", type=int, default=1000, help="of the long measurement, as far as time allows")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=6, help="timed chunks of each variant, and of the baseline"
+    )
+    parser.add_argument("--chunks", type=at_least(1), default=1000, help="of the long call, as far as time allows")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run(parser.parse_args())
+    with one_line_errors("benchmarks.gpu"):
+        run(arguments)
 
 
 if __name__ == "__main__":

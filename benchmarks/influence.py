@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command import make_parser, new_file
+from benchmarks.command import make_parser
 from benchmarks.held_out import held_out_faces, long_speech
 from benchmarks.motion_figures import Estimate, estimate
 from benchmarks.report import measuring, print_report
@@ -35,7 +35,7 @@ from models.block import Block
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT
 from models.motion_codec import reference_features
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 from training.synthetic.phonemes import Synthesiser
 
 TITLE = "relative change of attention output when a context frame is left out"

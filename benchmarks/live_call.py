@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.browser import install_probe, launch_chromium, running_server, write_microphone
-from benchmarks.command import new_file
-from engine.errors import one_line_errors
+from engine.errors import RequestError, one_line_errors
 from engine.files import replacing
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 
 SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
 HEARD = 0.004  # root mean square: -48 dB of full scale
@@ -201,9 +201,18 @@ def measure_av(page: Page, session: Session) -> dict[str, float] | None:
     return {"median": _rounded(median), "worst": _rounded(worst), "beeps": len(offsets)}
 
 
+def check_answers(url: str) -> None:
+    """Raises RequestError ``no_server``."""
+    try:
+        urllib.request.urlopen(url, timeout=10).close()
+    except (OSError, ValueError, HTTPException) as error:
+        raise RequestError("no_server", f"no server answers at {url}: start one, or leave out --url") from error
+
+
 @contextlib.contextmanager
 def _server_url(given: str | None) -> Iterator[str]:
     if given is not None:
+        check_answers(given)
         yield given
         return
     with running_server() as server:

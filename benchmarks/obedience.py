@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from benchmarks import picture_figures as figures
-from benchmarks.command import make_parser, new_file
+from benchmarks.command import make_parser
 from benchmarks.held_out import Case, Face, held_out_portraits, long_speech, truth
 from benchmarks.motion_figures import FloatArray, estimate
 from benchmarks.picture_figures import Pictures
@@ -43,7 +43,7 @@ from engine.errors import MediaError
 from engine.files import replacing
 from models.motion import INDEX
 from models.motion_codec import MotionCodec, reference_features
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 from training.synthetic.phonemes import Synthesiser
 
 TITLE = "all signals given, against the rig with true landmarks"

@@ -3,7 +3,7 @@
 Every variant has its own view of the same weights, so that fusing or compiling one changes no other.
 """
 
-import gc
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,16 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.chunks import Call, chunk_flops, percentiles, timed
+from benchmarks.chunks import (
+    Call,
+    Screen,
+    chunk_flops,
+    in_turn,
+    memory_mb,
+    new_peak,
+    no_reference,
+    percentiles,
+    reference_of,
+    rollout_of,
+    timed,
+)
 from benchmarks.textbook import TextbookRunner
-from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import Execution, ModelRunner
 from models.attention import KERNELS, choose_kernel, kernel_for
+from models.codec import Codec
 from models.dit import CausalWanDiT
 from models.float8 import in_float8
 from models.registry import LoadedModel
 
-WARM_UP = 5  # chunks, in which every shape of pass occurs
+WARM_UP = 5  # chunks at least, in which every shape of pass occurs
 CARDS = {"RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0}  # dense bf16 TFLOP/s with fp32 sums, data sheets
 
 
@@ -58,14 +70,16 @@ VARIANTS: dict[str, Variant] = {
 
 
 class Bench:
-    """One model at one size, and its textbook baseline, warmed up once."""
+    """One model at one size, and its textbook baseline, warmed up once. strategy: of the rollout, empty = its own."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, strategy: str = "") -> None:
         self.model = model
-        spec = default_spec(model.config)
-        # The reference jumps for the first time in chunk 2, so that this shape too is met while warming up.
-        self.rollout = make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), model.config)
+        self.rollout = rollout_of(model.config, strategy)
+        spec = self.rollout.spec
+        self.warm_up = max(WARM_UP, -(-spec.context // spec.chunk) + 2)  # the window is full
         self.flops = chunk_flops(model.config, self.rollout)
+        self.reference = no_reference(model) if model.codec is None else reference_of(model.codec)
+        self.frames = spec.chunk * model.config.frames_per_latent
         self._baseline: Callable[[], Tensor] | None = None
 
     def twin(self) -> LoadedModel:
@@ -74,27 +88,33 @@ class Bench:
         dit.load_state_dict(self.model.dit.state_dict(), assign=True)
         return replace(self.model, dit=dit.eval().requires_grad_(False))
 
+    def runner(self, variant: Variant, slots: int = 1) -> ModelRunner:
+        """On a twin; variant: not the textbook."""
+        assert variant.execution is not None
+        model = self.twin()
+        if variant.float8:
+            in_float8(model.dit.blocks)
+        return ModelRunner(model, slots=slots, context=self.rollout.spec.context, execution=variant.execution)
+
+    def call(self, runner: ModelRunner, slot: int = 0) -> Call:
+        return Call(runner, slot, self.rollout, self.reference)
+
     def start(self, variant: Variant) -> Callable[[], Tensor]:
         """Makes the next chunk of a call whose window is full."""
         if variant.execution is None:
-            chunk = self.textbook()
-        else:
-            model = self.twin()
-            if variant.float8:
-                in_float8(model.dit.blocks)
-            context = self.rollout.spec.context
-            runner = ModelRunner(model, slots=1, context=context, execution=variant.execution)
-            chunk = partial(Call(runner, 0, self.rollout).denoise, variant.joined)
-        for _ in range(WARM_UP):
+            return self.warmed(self.textbook())
+        return self.warmed(partial(self.call(self.runner(variant)).denoise, variant.joined))
+
+    def warmed(self, chunk: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        for _ in range(self.warm_up):
             chunk()
         return chunk
 
     def textbook(self) -> Callable[[], Tensor]:
-        config, device = self.model.config, self.model.device
         runner = TextbookRunner(self.twin(), self.rollout.spec.context)
-        features = torch.zeros(config.dit.reference_channels, *config.latent_size, device=device)
-        state = self.rollout.new_state(torch.zeros(config.latent_shape, device=device), features, 0)
-        drive = torch.zeros(self.rollout.drive_latents, config.dit.drive_tokens, config.dit.drive_dim, device=device)
+        state = self.rollout.new_state(self.reference.latent, self.reference.features, 0)
+        shape = self.model.config.dit.drive_shape
+        drive = torch.zeros(self.rollout.drive_latents, *shape, device=self.model.device)
         return partial(runner.make_chunk, self.rollout, state, drive)
 
     @property
@@ -109,69 +129,87 @@ class Bench:
         times = {name: entry["ms"]["p50"] for name, entry in found.items() if isinstance(entry, dict) and "ms" in entry}
         return min(times, key=lambda name: times[name]) if times else None
 
+    def fps(self, times: list[float]) -> float:
+        """Frames a second at the median of chunks' milliseconds."""
+        return 1000 * self.frames / float(np.median(times))
+
     def figures(self, times: list[float]) -> dict[str, Any]:
-        median = float(np.median(times))
-        frames = self.rollout.spec.chunk * self.model.config.frames_per_latent
         return {
             "ms": percentiles(times),
-            "fps": round(1000 * frames / median, 2),
-            "realtime_factor": round(1000 * frames / median / self.model.config.fps, 2),
-            "tflops": round(self.flops / median / 1e9, 1),
+            "fps": round(self.fps(times), 2),
+            "realtime_factor": round(self.fps(times) / self.model.config.fps, 2),
+            "tflops": round(self.flops / float(np.median(times)) / 1e9, 1),
         }
 
 
 def compare(bench: Bench, variant: Variant, rounds: int) -> dict[str, Any]:
-    """Chunks of a variant and of the baseline in turn, every other round in the other order."""
-    free()
+    """Chunks of a variant and of the baseline in turn."""
     device, dtype = bench.model.device, bench.model.dtype
+    new_peak(device)  # without the graphs and caches of the variant before, also if it failed
     chosen = next(name for name, kernel in KERNELS.items() if kernel is kernel_for(device.type, dtype))
     if variant.kernel:
         choose_kernel(device.type, dtype, variant.kernel)
     try:
-        baseline, began = bench.baseline, time.monotonic()
-        chunk = bench.start(variant)
+        works, began = {"baseline": bench.baseline}, time.monotonic()
+        works["ours"] = bench.start(variant)
         started = time.monotonic() - began
-        times: tuple[list[float], list[float]] = ([], [])
-        for index in range(rounds):
-            for which in (0, 1) if index % 2 else (1, 0):
-                times[which].append(timed((baseline, chunk)[which], device)[0])
+        times = list(in_turn(works, device, rounds))
     finally:
         choose_kernel(device.type, dtype, chosen)
-    before, after = bench.figures(times[0]), bench.figures(times[1])
-    faster = round(float(np.median(times[0]) / np.median(times[1])), 3)
-    del chunk
-    free()
+    ours, baseline = ([row[name] for row in times] for name in ("ours", "baseline"))
+    return {**bench.figures(ours), **against(bench, ours, baseline), "start_s": round(started, 1)}
+
+
+def against(bench: Bench, ours: list[float], baseline: list[float]) -> dict[str, Any]:
+    """What the baseline took in the same rounds."""
     return {
-        **after,
-        "baseline_ms": before["ms"],
-        "baseline_fps": before["fps"],
-        "faster": faster,
-        "start_s": round(started, 1),
+        "baseline_ms": percentiles(baseline),
+        "baseline_fps": round(bench.fps(baseline), 2),
+        "faster": round(float(np.median(baseline) / np.median(ours)), 3),
     }
 
 
-def endurance(bench: Bench, variant: Variant, chunks: int, ends: float) -> dict[str, Any]:
-    """Does the time of a chunk stay what it is? As many chunks as the time (monotonic seconds) lets be."""
-    chunk = bench.start(variant)
-    times: list[float] = []
-    while len(times) < chunks and (not times or time.monotonic() < ends):
-        times.append(timed(chunk, bench.model.device)[0])
-    tail = float(np.percentile(times, 99) / np.median(times))
-    quarter = max(1, len(times) // 4)
-    drift = float(np.median(times[-quarter:]) / np.median(times[:quarter]))
-    return {"chunks": len(times), **bench.figures(times), "p99_over_median": round(tail, 3), "drift": round(drift, 3)}
+def pictures(
+    bench: Bench, runner: ModelRunner, codec: Codec[Any], rounds: int, ends: float = math.inf
+) -> dict[str, Any]:
+    """The whole way from noise to I420 in host memory, chunk after chunk of one call, and the decoding alone in turn
+    with it. Does it stay what it is? And the first chunk of a call on a warm engine, its portrait encoded too. ends:
+    monotonic seconds, see ``in_turn``."""
+    device = bench.model.device
+    new_peak(device)
+
+    def begin() -> tuple[Screen, Call]:
+        screen = Screen(codec)
+        call = Call(runner, 0, bench.rollout, screen.reference)
+        screen.show(call.denoise())
+        return screen, call
+
+    screen, call = begin()
+    latents = call.denoise()
+    for _ in range(bench.warm_up):  # a stream's first latents have shapes of their own
+        screen.show(call.denoise())
+    works = {"whole": lambda: screen.show(call.denoise()), "decode": lambda: screen.show(latents)}
+    rows, memory = [], []
+    for row in in_turn(works, device, rounds, ends):
+        rows.append(row)
+        memory.append(memory_mb(device))
+    whole, quarter = [row["whole"] for row in rows], max(1, len(rows) // 4)
+    return {
+        "decode_ms": percentiles([row["decode"] for row in rows]),
+        "end_to_end_ms": percentiles(whole),
+        "end_to_end_fps": round(bench.fps(whole), 2),
+        "realtime_factor": round(bench.fps(whole) / bench.model.config.fps, 2),
+        "first_chunk_ms": round(float(np.median([timed(begin, device)[0] for _ in range(3)])), 1),
+        "chunks": len(whole),
+        "p99_over_median": round(float(np.percentile(whole, 99) / np.median(whole)), 3),
+        "last_quarter_over_first": round(float(np.median(whole[-quarter:]) / np.median(whole[:quarter])), 3),
+        "memory_mb": round(memory[-1], 1),
+        "memory_growth_mb": round(memory[-1] - memory[quarter - 1], 1),
+    }
 
 
 def consumer_cards(bench: Bench, fraction: float) -> dict[str, float]:
     """Realtime factors, on the assumption that a card reaches the same fraction of its own bf16 ceiling, and that its
     ceiling is its data sheet's."""
-    frames = bench.rollout.spec.chunk * bench.model.config.frames_per_latent
-    budget = frames / bench.model.config.fps
+    budget = bench.frames / bench.model.config.fps
     return {name: round(budget * fraction * tflops * 1e12 / bench.flops, 2) for name, tflops in CARDS.items()}
-
-
-def free() -> None:
-    """Graphs and caches of the variant before, also if it failed."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars with intervals and heat maps, enough for the plots of the documentation. No dependency.
+"""Charts as SVG text: bars with intervals, lying bars and heat maps, enough for the documentation. No dependency.
 
 A chart is a list of elements and its size; ``page`` stacks charts. Colours read on white, in grey, and to most eyes.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-BLUE, GREY, FAINT = "#2b6cb0", "#444", "#dde3ea"
+BLUE, GREY, PALE, FAINT = "#2b6cb0", "#444", "#9fb0c3", "#dde3ea"
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 LEFT, TOP, BOTTOM = 52, 30, 40
 
@@ -57,6 +57,38 @@ def bars(
         if step > 24:
             parts.append(text(middle, floor - rise - half - 4, f"{value:.2f}", size=10))
     parts.append(text((LEFT + width) / 2, floor + 32, across))
+    return Chart(tuple(parts), width, floor + BOTTOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """beside: what it is compared with, drawn under it."""
+
+    label: str
+    value: float
+    colour: str = BLUE
+    beside: float | None = None
+
+
+def lying(
+    title: str, rows: Sequence[Bar], *, mark: float, across: str = "", left: float = 225, width: float = 600
+) -> Chart:
+    """Bars from 0 on, their labels before and values behind them; mark: a line at this value."""
+    step, floor = 26, TOP + 26.0 * len(rows)
+    scale = (width - left - 80) / max(mark, *(max(row.value, row.beside or 0.0) for row in rows))
+    parts = [text(0, 16, title, size=13, anchor="start")]
+    for tick in (0.0, mark):
+        x = left + scale * tick
+        parts += [line(x, TOP, x, floor, GREY), text(x, floor + 14, f"{tick:.3g}", size=11)]
+    for i, row in enumerate(rows):
+        y, values = TOP + step * i + 3, [row.value] if row.beside is None else [row.value, row.beside]
+        parts.append(text(left - 8, y + 12, row.label, anchor="end"))
+        for value, at, height, colour in zip(values, (y, y + 14), (13, 6), (row.colour, PALE), strict=False):
+            parts.append(box(left, at, scale * value, height, colour))
+        words, x = " / ".join(f"{value:.1f}" for value in values), left + scale * max(values) + 4
+        parts.append(box(x - 3, y, 7.0 * len(words), 16, "white"))  # the line at the mark must not cross the words
+        parts.append(text(x, y + 12, words, size=11, anchor="start"))
+    parts.append(text(width / 2, floor + 32, across))
     return Chart(tuple(parts), width, floor + BOTTOM)
 
 

@@ -21,11 +21,12 @@ from models.registry import LoadedModel
 
 
 class TextbookRunner:
-    """One call of one model. ``context``: latents that are remembered besides the reference."""
+    """One call of one model. ``context``: latents that are remembered besides the reference, if it has one."""
 
     def __init__(self, model: LoadedModel, context: int) -> None:
         self.model, self.config, self.device = model, model.config, model.device
-        self.kept = context * model.config.tokens_per_latent
+        tokens = model.config.tokens_per_latent
+        self.pinned, self.kept = tokens if model.config.dit.inpainting else 0, context * tokens
         self.cache: list[tuple[Tensor, Tensor]] = []  # a layer: reference, then the window, [1, S, H, D]
 
     @torch.inference_mode()
@@ -43,11 +44,11 @@ class TextbookRunner:
         """[F, C, h, w] in fp32; a commit pass also moves the window on."""
         dit = self.model.dit
         positions = torch.tensor([[at + work.origin for at in work.positions]], device=self.device)
-        x, grid = dit.embed(work.latents[None], work.condition[None])
+        x, grid = dit.embed(work.latents[None], work.condition[None] if dit.config.condition_channels else None)
         time = dit.embed_time(torch.tensor([work.sigmas], device=self.device), x.dtype)
         modulation = dit.time_projection(time).unflatten(-1, (6, -1))
         angles = rotary_angles(positions, grid, dit.config.rope_split)
-        driven = dit.drive_embedding(work.drive[None].to(x.dtype))
+        driven = dit.drive_embedding(work.drive[None].to(x.dtype)) if dit.config.drive_dim else None
         written = []
         for layer, module in enumerate(dit.blocks):
             block = cast(Block, module)
@@ -59,7 +60,7 @@ class TextbookRunner:
             x, words = block.after_attention(x, sdpa(queries, keys, values), modulation)
             crossed = None if words is None or self.model.context is None else sdpa(words, *self.model.context[layer])
             x = block.feed_forward(x, crossed, modulation)
-            if layer in dit.config.drive_blocks:
+            if driven is not None and layer in dit.config.drive_blocks:
                 x = dit.drive_injectors[str(layer)](x, driven)
         if work.is_commit:
             self.commit(written)
@@ -70,10 +71,10 @@ class TextbookRunner:
         if not self.cache:
             self.cache = written
             return
-        tokens = self.config.tokens_per_latent
 
         def moved(old: Tensor, new: Tensor) -> Tensor:
-            return torch.cat([old[:, :tokens], torch.cat([old[:, tokens:], new], 1)[:, -self.kept :]], 1)
+            window = torch.cat([old[:, self.pinned :], new], 1)[:, -self.kept :]
+            return torch.cat([old[:, : self.pinned], window], 1)
 
         self.cache = [
             (moved(keys, own_keys), moved(values, own_values))

@@ -63,8 +63,9 @@ def serve(
     """Serve the page and the API. Options left out come from KNOTCAST_* variables, then from the defaults."""
     from pydantic import ValidationError
 
+    from models.checkpoints.presence import check_model
     from server.run import serve as run_server
-    from server.settings import Settings
+    from server.settings import Settings, engine_config
 
     given = {name: value for name, value in locals().items() if value is not None and name in Settings.model_fields}
     try:
@@ -74,6 +75,7 @@ def serve(
         fail(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}")
         return
     with one_line_errors("knotcast"):
+        check_model(engine_config(settings))
         raise typer.Exit(run_server(settings))
 
 
@@ -195,8 +197,8 @@ def bench_memory(
 ) -> None:
     """What every preset needs of a GPU, and the preset for cards of 8, 12, 16 and 24 GiB: arithmetic, nothing is
     loaded."""
+    from models.config import find_config
     from models.memory import describe
-    from models.registry import find_config
 
     with one_line_errors("knotcast"):
         typer.echo(describe(find_config(model), slots, dtype == "float8"))
@@ -207,7 +209,8 @@ def models_list(models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)
     """Every model by name, and whether its files are there."""
     from cli.models import listed
 
-    typer.echo(listed(models_folder(models_dir)))
+    with one_line_errors("knotcast"):
+        typer.echo(listed(models_folder(models_dir)))
 
 
 @models.command("info")

@@ -15,22 +15,23 @@ from models.checkpoints.fetch import fetch, find_known
 from models.checkpoints.folders import WEIGHTS, model_folder
 from models.checkpoints.manifest import KNOWN, Known
 from models.checkpoints.parts import parts_of
+from models.checkpoints.presence import is_there, needed
 from models.checkpoints.verify import Report, verify_file, verify_model
-from models.config import CONFIGS
+from models.config import CONFIGS, OFFERED
 
 
 def files_of(name: str) -> list[str]:
-    """What must lie in a model's folder."""
-    modelled = [part.file for part in parts_of(CONFIGS[name])] if name in CONFIGS else []
+    """What must lie in a model's folder, and what is fetched with it."""
+    modelled = needed(CONFIGS[name]) if name in CONFIGS else ()
     fetched = [file.target for file in KNOWN[name].files if file.target] if name in KNOWN else []
-    return list(dict.fromkeys(modelled + fetched))
+    return list(dict.fromkeys([*modelled, *fetched]))
 
 
 def state_of(name: str, models_dir: str) -> str:
     """Whether a model's files are there, which is not yet whether they fit."""
     config = CONFIGS.get(name)
     folder = model_folder((config.weights if config else "") or name, models_dir)
-    lacking = [file for file in files_of(name) if not os.path.isfile(folder / file)]
+    lacking = [file for file in files_of(name) if not is_there(folder, file)]
     if not lacking:
         return "in the package" if folder.parent == WEIGHTS else "there"
     if len(lacking) < len(files_of(name)):
@@ -39,9 +40,8 @@ def state_of(name: str, models_dir: str) -> str:
 
 
 def listed(models_dir: str) -> str:
-    """A line a model: those of the table first, then those that are only known to be published."""
-    names = [*CONFIGS, *(name for name in KNOWN if name not in CONFIGS)]
-    names = [name for name in names if not name.endswith("-test")]
+    """A line a model: those of the table first, then those that are only known to be published. Raises AvatarError."""
+    names = [*OFFERED, *(name for name in KNOWN if name not in CONFIGS)]
     width = max(map(len, names))
     lines = [f"{name:{width}}  {state_of(name, models_dir):22}  {_title(name)}".rstrip() for name in names]
     return "\n".join([*lines, f"folder: {models_dir}"])

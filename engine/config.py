@@ -19,6 +19,7 @@ class RolloutSpec:
     overlap_chunks, latents that the chunk before has shown, which begin the next and are not shown again.
     window: latents attended, chunk included, knot and reference not (L): L - c past latents are cached (of
     overlap_chunks, none).
+    sink: of these, the call's first latents stay attended for good (self_forcing; LongLive's frame sink).
     steps: indices into the schedule's 1000-point grid, high noise first.
     running_ahead: ``countdown`` is the paper's rule (the reference jumps ``stride`` ahead when the rollout comes
     near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the chunk.
@@ -30,6 +31,7 @@ class RolloutSpec:
     chunk: int = 3
     knot: int = 1
     window: int = 6
+    sink: int = 0
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     running_ahead: str = "countdown"
     start: int = 22
@@ -48,6 +50,10 @@ class RolloutSpec:
             raise RequestError("invalid_rollout", "a rollout needs 0 <= knot <= chunk < window")
         if self.overlaps and not 0 < self.knot <= self.chunk:
             raise RequestError("invalid_rollout", "chunks that overlap need 0 < knot <= chunk")
+        if self.sink and not (self.strategy == "self_forcing" and 0 < self.sink <= self.context - self.chunk):
+            raise RequestError(
+                "invalid_rollout", "a sink is self_forcing's, and leaves a past chunk's room in the window"
+            )
         if not self.steps or list(self.steps) != sorted(set(self.steps), reverse=True) or self.steps[-1] <= 0:
             raise RequestError("invalid_rollout", "steps must be positive and strictly falling")
         if self.steps[0] > 1000:
@@ -66,6 +72,11 @@ class RolloutSpec:
     def context(self) -> int:
         """Past latents attended (L - c)."""
         return 0 if self.overlaps else self.window - self.chunk
+
+    def cached_frame(self, latent: int) -> int:
+        """Where a past latent lies among a call's cached frames: behind the reference the sink, then a ring."""
+        in_ring = max(0, latent - self.sink) % (self.context - self.sink)
+        return int(self.reference) + min(latent, self.sink) + in_ring
 
     @property
     def ahead(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import EngineError
-from engine.voice_buffer import SAMPLE_RATE, DriveCounts, VoiceBuffer
+from engine.voice_buffer import SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel
 from models.motion import CHANNELS, INDEX, SCALES
@@ -47,7 +47,7 @@ class _PoseRecord:
     values: tuple[float, ...]
 
 
-class DriveBuffer:
+class DriveBuffer(VoiceBuffer):
     """One call's drive. Latent 0 is the call's first; it ends with ``first_frame`` of media time.
 
     Sound before ``first_frame`` gives the first features their past if it was pushed, and is silence if not.
@@ -66,19 +66,11 @@ class DriveBuffer:
         assert self._mel.sample_rate == SAMPLE_RATE
         assert config.dit.drive_dim == self._mel.token_size + 2 * len(CHANNELS), "the model wants another kind of drive"
         self._stale = STALE_SECONDS * config.fps
-        self._voice = VoiceBuffer(
+        super().__init__(
             base=self._sample_of(self._hop(0, 0) - self._mel.hops_before),
             begin=max(0, first_frame * self._mel.sample_rate // config.fps),
         )
         self._poses: list[_PoseRecord] = []
-
-    @property
-    def counts(self) -> DriveCounts:
-        return self._voice.counts
-
-    def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
-        """See ``VoiceBuffer.push``."""
-        self._voice.push(pcm, at)
 
     def push_pose(self, controls: Mapping[str, float], at: float) -> None:
         """Add a record of absolute controls by channel name that holds from frame ``at`` on; what it does not name is
@@ -107,9 +99,7 @@ class DriveBuffer:
     def ready_until(self) -> int:
         """The latent before which all voice has come; or was taken as silence."""
         mel, n = self._mel, self._tokens
-        start = (
-            (self._voice.complete - mel.window) // mel.hop + 1 - mel.hops_from
-        )  # last hop at which a token can begin
+        start = (self.complete - mel.window) // mel.hop + 1 - mel.hops_from  # last hop at which a token can begin
         # ``_hop`` of a latent's last token, turned round: its time, in parts of a frame, is at most ``last``.
         last = ((start + 1) * mel.hop * self._fps * n - 1) // mel.sample_rate
         return max(0, (last - (self._first_frame + 1) * n + self._frames) // (self._frames * n) + 1)
@@ -117,8 +107,8 @@ class DriveBuffer:
     def take(self, first_latent: int, latents: int) -> DriveChunk:
         """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""
         first_hop = self._hop(first_latent, 0) - self._mel.hops_before
-        missing = self._voice.fix(self._needed(first_latent + latents - 1))
-        self._voice.drop_before(self._sample_of(first_hop))
+        missing = self.fix(self._needed(first_latent + latents - 1))
+        self.drop_before(self._sample_of(first_hop))
         times = self._first_frame - self._frames + 1 + self._frames * (
             np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
         )  # fmt: skip
@@ -152,7 +142,7 @@ class DriveBuffer:
         hops = np.full((end_hop - first_hop, mel.mels), mel.silence, np.float32)
         if end_hop > 0:
             begin = self._sample_of(first_hop)
-            sound = self._voice.sound(begin, (end_hop - 1) * mel.hop + mel.window)
+            sound = self.sound(begin, (end_hop - 1) * mel.hop + mel.window)
             hops[max(0, -first_hop) :] = self._features.whole(sound)
         span = mel.hops_before + mel.hops_from
         rows = [start - mel.hops_before - first_hop for start in starts]

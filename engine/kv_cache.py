@@ -1,8 +1,8 @@
-"""The key/value cache: for every call pinned frames plus a ring of past latents, allocated once and never moved.
+"""The key/value cache: for every call the reference, if it has one, and past latents, allocated once and never moved.
 
 Keys are kept before rotation, so a frame may be read at any temporal position: a call has no length limit and moving
-the reference is free. Counters are the caller's integers; eviction is a ring index. Knows no rollout: passes name the
-frames they read (slot in the cache, position) and where their own frames go.
+the reference is free. Knows no rollout: passes name the frames they read (where in the cache, and their position) and
+where their own frames go, so eviction is an index.
 """
 
 import torch
@@ -11,28 +11,22 @@ from torch import Tensor
 from models.attention import FrameRuns, take
 from models.config import ModelConfig
 
-PINNED = 1  # the reference
-
-
-def ring_slot(latent: int, context: int) -> int:
-    """Where past latent number ``latent`` lies in a cache of ``context`` past latents."""
-    return PINNED + latent % context
+PINNED = 1  # the reference, where the model has an input for one
 
 
 class KVCache:
-    """Keys and values of all layers: [layers, slots, frames, tokens, heads, head_dim] each."""
+    """Keys and values of all layers: [layers, slots, frames, tokens, heads, head_dim] each. context: past latents of
+    each call."""
 
     def __init__(
         self, config: ModelConfig, *, slots: int, context: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         dit = config.dit
-        shape = (dit.layers, slots, PINNED + context, config.tokens_per_latent, dit.heads, dit.head_dim)
+        frames = (PINNED if dit.inpainting else 0) + context
+        shape = (dit.layers, slots, frames, config.tokens_per_latent, dit.heads, dit.head_dim)
+        self.context = context
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
-
-    @property
-    def frames(self) -> int:
-        return self.keys.shape[2]
 
     def view(
         self,

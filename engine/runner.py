@@ -16,10 +16,10 @@ from torch import Tensor
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.graphs import Graphs
-from engine.kv_cache import PINNED, KVCache
+from engine.kv_cache import KVCache
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
-from engine.rollout.strategies import default_spec
+from engine.rollout.strategies import default_spec, make_rollout
 from models.attention import FrameRuns, choose_fastest
 from models.audio_projection import group
 from models.codec import Codec, Portrait, Reference
@@ -58,6 +58,19 @@ class Execution:
     spare: bool = True
 
 
+def execution_of(model: LoadedModel) -> Execution:
+    """As calls are run. A GPU compiles video models, half a minute at the start; a motion model has too little to
+    compute for it."""
+    return Execution(compiled=model.device.type == "cuda" and model.config.codec in DECODERS)
+
+
+def choose_attention(model: LoadedModel, rollout: Rollout) -> dict[str, float]:
+    """From now on use the kernel that is fastest at the shapes of a denoising step here; milliseconds of each."""
+    tokens, dit, own = model.config.tokens_per_latent, model.config.dit, rollout.drive_latents
+    keys = (own + rollout.spec.context + rollout.spec.reference) * tokens
+    return choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
+
+
 class ModelRunner:
     """Runs one loaded model. ``slots`` calls have a place in its cache; ``context`` past latents each."""
 
@@ -91,14 +104,9 @@ class ModelRunner:
         )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
-        tokens, dit, spec = model.config.tokens_per_latent, model.config.dit, default_spec(model.config)
-        context = spec.context
-        own = spec.chunk + spec.knot  # a denoising step's latents see themselves, the context and the reference
-        keys = (own + context + PINNED) * tokens
-        choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
-        # Half a minute of compiling at the start; a motion model has too little to compute for it.
-        compiled = model.device.type == "cuda" and model.config.codec in DECODERS
-        return cls(model, slots=config.slots, context=context, execution=Execution(compiled=compiled))
+        rollout = make_rollout(default_spec(model.config), model.config)
+        choose_attention(model, rollout)
+        return cls(model, slots=config.slots, context=rollout.spec.context, execution=execution_of(model))
 
     @property
     def prepares_shapes(self) -> bool:
@@ -107,7 +115,7 @@ class ModelRunner:
 
     @property
     def context(self) -> int:
-        return self.cache.frames - PINNED
+        return self.cache.context
 
     @torch.inference_mode()
     def run(self, passes: Sequence[SlottedPass]) -> list[Tensor | None]:

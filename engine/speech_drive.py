@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.voice_buffer import HORIZON_SECONDS, SAMPLE_RATE, DriveCounts, VoiceBuffer
+from engine.voice_buffer import HORIZON_SECONDS, SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
 
 HISTORY_SECONDS = 8  # what the encoder hears; a call begins with as much of the past, or of silence
@@ -25,7 +25,7 @@ class SpeechChunk:
     missing: tuple[tuple[int, int], ...]
 
 
-class SpeechDrive:
+class SpeechDrive(VoiceBuffer):
     """One call's voice in chunks that overlap: the first ``config.knot`` latents of a chunk show nothing new, and the
     call's first picture, ``first_frame``, begins latent number ``config.knot``."""
 
@@ -35,32 +35,24 @@ class SpeechDrive:
         history = HISTORY_SECONDS * SAMPLE_RATE
         begin = self._sample_of(first_frame)
         self._taken = begin - history  # may lie before the call: silence
-        self._voice = VoiceBuffer(max(0, self._taken), begin, HORIZON_SECONDS * SAMPLE_RATE + history)
-
-    @property
-    def counts(self) -> DriveCounts:
-        return self._voice.counts
-
-    def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
-        """See ``VoiceBuffer.push``."""
-        self._voice.push(pcm, at)
+        super().__init__(max(0, self._taken), begin, HORIZON_SECONDS * SAMPLE_RATE + history)
 
     def push_pose(self, controls: Mapping[str, float], at: float) -> None:
         self.counts.dropped_poses += 1
 
     def ready_until(self) -> int:
         """The latent before which all voice has come; or was taken as silence."""
-        frames = (self._voice.complete + 1) * self._fps - 1  # whole frames that end at ``complete`` or before it
+        frames = (self.complete + 1) * self._fps - 1  # whole frames that end at ``complete`` or before it
         return max(0, frames // SAMPLE_RATE - self._first_frame) // self._frames + self._shared
 
     def take(self, first_latent: int, latents: int) -> SpeechChunk:
         """The voice up to the end of some latents. Never waits."""
         end = self._sample_of(self._first_frame + (first_latent + latents - self._shared) * self._frames)
         assert end >= self._taken, "drive that was given up is asked for again"
-        missing = self._voice.fix(end)
+        missing = self.fix(end)
         before, start = max(0, -self._taken), max(0, self._taken)
-        sound = self._voice.sound(start, end).astype(np.float32) / np.float32(32768.0)
-        self._voice.drop_before(end)
+        sound = self.sound(start, end).astype(np.float32) / np.float32(32768.0)
+        self.drop_before(end)
         self._taken = end
         return SpeechChunk(np.concatenate([np.zeros(before, np.float32), sound]), missing)
 

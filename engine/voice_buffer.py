@@ -27,8 +27,8 @@ class DriveCounts:
 
 
 class VoiceBuffer:
-    """base: first sample that is held. begin: first sample that the call waits for; what lies before is history.
-    complete: first sample from ``begin`` on that has not come, or was not taken as silence."""
+    """What every drive begins with. base: first sample that is held. begin: first sample that the call waits for; what
+    lies before is history. complete: first sample from ``begin`` on that has not come, or was not taken as silence."""
 
     def __init__(self, base: int, begin: int, capacity: int = HORIZON_SECONDS * SAMPLE_RATE) -> None:
         self._pcm = np.zeros(capacity, np.int16)
@@ -39,7 +39,7 @@ class VoiceBuffer:
         self.complete = begin
         self.counts = DriveCounts()
 
-    def push(self, pcm: NDArray[np.int16], at: int) -> None:
+    def push_voice(self, pcm: NDArray[np.int16], at: int) -> None:
         """Add samples that begin at sample ``at``, in any order. What comes too late is dropped and counted; what comes
         again replaces what has not been taken (a caller who interrupts silences it so).
 

@@ -47,8 +47,8 @@ from engine.messages import (
 from engine.runner import ModelRunner
 from engine.stream import Stream
 from engine.warm_up import warm_up
+from models.config import find_config
 from models.presets import has_presets
-from models.registry import find_config
 
 log = logging.getLogger("engine.worker")
 

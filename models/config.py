@@ -120,12 +120,12 @@ class ModelConfig:
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
     latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
-    ``RolloutSpec``. rollout, chunk, knot, window: likewise, its own. codec: what turns pictures into latents
+    ``RolloutSpec``. rollout, chunk, knot, window, sink: likewise, its own. codec: what turns pictures into latents
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
     ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
-    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody has yet held against the
-    published files.
+    weights: whose weights it runs with, empty = its own. for_tests: no list for users names it. unverified: what of all
+    this nobody has yet held against the published files.
     """
 
     name: str
@@ -143,8 +143,10 @@ class ModelConfig:
     chunk: int = 3
     knot: int = 1
     window: int = 6
+    sink: int = 0
     pixels_per_latent: int = 8
     weights: str = ""
+    for_tests: bool = False
     vae: VAEConfig = VAEConfig()
     ltx: LTXConfig = LTXConfig()
     unverified: tuple[str, ...] = ()
@@ -241,10 +243,12 @@ WAN21_T2V_14B = replace(
     WAN21_T2V, name="wan2.1-t2v-14b", dit=replace(WAN21_T2V.dit, dim=5120, layers=40, heads=40, ffn_dim=13824)
 )
 SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
-LONGLIVE = replace(WAN21_T2V, name="longlive", window=12)
+# The sink stands where its authors' configuration for videos without an end has it, right before the window; in their
+# other one it stays at the video's start, ever further away.
+LONGLIVE = replace(WAN21_T2V, name="longlive", window=12, sink=3)
 
 WAN_TINY_TEST = replace(
-    WAN21_1_3B, name="wan-tiny-test", fps=16, latent_size=(16, 16), pixel_size=(128, 128),
+    WAN21_1_3B, name="wan-tiny-test", for_tests=True, fps=16, latent_size=(16, 16), pixel_size=(128, 128),
     vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
     dit=replace(
         WAN21_1_3B.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_blocks=(0,), frequency_dim=32,
@@ -253,7 +257,7 @@ WAN_TINY_TEST = replace(
 """All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
 
 T2V_TINY_TEST = replace(
-    WAN21_T2V, name="t2v-tiny-test", latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
+    WAN21_T2V, name="t2v-tiny-test", for_tests=True, latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
     dit=replace(WAN_TINY_TEST.dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()),
 )  # fmt: skip
 """The same of text to video alone."""
@@ -295,7 +299,7 @@ FLASHHEAD_LITE = replace(
 )  # fmt: skip
 
 FLASHHEAD_PRO_TINY_TEST = replace(
-    FLASHHEAD_PRO, name="flashhead-pro-tiny-test", latent_size=(16, 16), pixel_size=(128, 128),
+    FLASHHEAD_PRO, name="flashhead-pro-tiny-test", for_tests=True, latent_size=(16, 16), pixel_size=(128, 128),
     vae=VAEConfig(width=4),
     dit=replace(
         FLASHHEAD_PRO.dit, dim=48, layers=2, heads=2, ffn_dim=96, frequency_dim=32,
@@ -306,7 +310,7 @@ FLASHHEAD_PRO_TINY_TEST = replace(
 voice's encoder is as small."""
 
 FLASHHEAD_LITE_TINY_TEST = replace(
-    FLASHHEAD_LITE, name="flashhead-lite-tiny-test", latent_size=(4, 4), pixel_size=(128, 128),
+    FLASHHEAD_LITE, name="flashhead-lite-tiny-test", for_tests=True, latent_size=(4, 4), pixel_size=(128, 128),
     ltx=LTXConfig(widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1, 1)),
     dit=replace(
         FLASHHEAD_PRO_TINY_TEST.dit, latent_channels=128, reference_channels=128,
@@ -322,3 +326,16 @@ CONFIGS: dict[str, ModelConfig] = {
         FLASHHEAD_LITE_TINY_TEST,
     )
 }  # fmt: skip
+
+OFFERED = tuple(name for name, config in CONFIGS.items() if not config.for_tests)
+"""What users are told there is."""
+
+
+def find_config(name: str) -> ModelConfig:
+    if name not in CONFIGS:
+        raise RequestError(
+            "unknown_model",
+            f"unknown model {name!r}: choose one of {', '.join(OFFERED)} (`knotcast models list` says more)",
+            param="model",
+        )
+    return CONFIGS[name]

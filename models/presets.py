@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from engine.errors import RequestError
 from models.config import ModelConfig
-from models.wan_codec import DECODERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ PRESETS = {
 
 def has_presets(config: ModelConfig) -> bool:
     """Models of Wan2.1's latents have."""
-    return config.codec in DECODERS
+    return config.codec in {preset.decoder for preset in PRESETS.values()}
 
 
 def with_preset(config: ModelConfig, name: str) -> ModelConfig:

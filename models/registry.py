@@ -14,14 +14,14 @@ from torch import nn
 
 from engine.errors import EngineError, RequestError
 from models.checkpoints.fit import require, shapes_of
-from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC_CONFIG, WEIGHTS, model_folder
-from models.checkpoints.manifest import advice
+from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC_CONFIG, model_folder
 from models.checkpoints.names import ignored_prefixes
 from models.checkpoints.parts import kind_of
+from models.checkpoints.presence import missing
 from models.checkpoints.reading import open_checkpoint
 from models.clip_codec import ClipCodec, WanClips
 from models.codec import Codec
-from models.config import CONFIGS, ModelConfig
+from models.config import ModelConfig, find_config
 from models.dit import CausalWanDiT, TextContext, randomise_
 from models.float8 import in_float8, require_float8
 from models.ltx_codec import LtxClips
@@ -57,14 +57,6 @@ class LoadedModel:
     def dtype_name(self) -> str:
         """As an option calls it."""
         return FLOAT8 if self.float8 else str(self.dtype).removeprefix("torch.")
-
-
-def find_config(name: str) -> ModelConfig:
-    if name not in CONFIGS:
-        raise RequestError(
-            "unknown_model", f"unknown model {name!r}: choose one of {', '.join(CONFIGS)}", param="model"
-        )
-    return CONFIGS[name]
 
 
 def choose_device(name: str) -> torch.device:
@@ -235,11 +227,7 @@ def load_weights(
     except EngineError as error:
         if error.code != "checkpoint_missing":
             raise
-        model = path.parent.name
-        remedy = "install knotcast again" if path.parent.parent == WEIGHTS else advice(model, path.name)
-        raise EngineError(
-            "checkpoint_missing", f"{model} lacks {path.name} in {path.parent}: {remedy}; or start with random weights"
-        ) from error
+        raise missing(path.parent, path.name) from error
     checkpoint = checkpoint.renamed(kind_of(checkpoint.tensors)[1])
     mine = {name: info for name, info in checkpoint.tensors.items() if name.startswith(part)}
     checkpoint = replace(checkpoint, tensors=mine)

@@ -8,8 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation, contexts, engine, generator, head_pose, influence, long_call, obedience, voice_only
-from benchmarks.command import new_file, new_folder
+from benchmarks import (
+    ablation,
+    contexts,
+    engine,
+    generator,
+    gpu,
+    head_pose,
+    influence,
+    long_call,
+    obedience,
+    plot_results,
+    small_card,
+    voice_only,
+)
+from training.arguments import new_file, new_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +56,11 @@ ROOT = Path(__file__).resolve().parent.parent
         (voice_only.main, "--seeds 1.5"),
         (voice_only.main, "--seconds 7"),
         (engine.main, "--threads 0"),
+        (gpu.main, "--only everything"),
+        (gpu.main, "--out FILE"),
+        (gpu.main, "--seconds 0"),
+        (small_card.main, "--gib 0"),
+        (plot_results.main, "--svg FOLDER"),
         (long_call.main, "--chunks 3"),
         (long_call.main, "--threads -1"),
         (long_call.main, "--warmup 0"),
@@ -78,6 +96,22 @@ def test_a_live_call_wants_a_place_for_its_figures(
         with pytest.raises(SystemExit):
             live_call.main()
         assert f"error: argument {words[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[::1", "nonsense", "http://127.0.0.1:port/"])
+def test_a_live_call_of_no_server_is_a_line_before_a_browser_starts(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("playwright")
+    from benchmarks import live_call
+
+    monkeypatch.setattr(live_call, "sync_playwright", lambda: pytest.fail("a browser"))
+    monkeypatch.setattr("sys.argv", ["live_call", "--url", url])
+    with pytest.raises(SystemExit) as ended:
+        live_call.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.count("\n") == 1
+    assert told.startswith(f"benchmarks.live_call: no server answers at {url}")
 
 
 def test_a_file_and_a_folder_that_can_be_written(tmp_path: Path) -> None:

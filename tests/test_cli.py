@@ -1,8 +1,6 @@
 """The command line as a user meets it: a video with the right frames and sound, and one line for every mistake."""
 
 import json
-import resource
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +20,7 @@ from cli.mp4 import Mp4Writer
 from engine.errors import MediaError
 from engine.rollout.strategies import default_spec, make_rollout
 from models.config import WAN21_1_3B, WAN21_T2V_1_3B
+from tests.full_disk import files_of_at_most
 
 PORTRAIT = Path("client_web/samples/portrait_1.jpg")
 
@@ -139,19 +138,48 @@ def test_what_only_the_worker_can_refuse_is_one_line_too(
     assert (mistakes / "kept.mp4").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "imaginary"], "knotcast models list"),
+        (["--model", "longlive"], "knotcast models fetch longlive"),
+        (["--model", "wan2.1-1.3b"], "knotcast models convert FILE --to wan2.1-1.3b"),
+        (["--preset", "realtime"], "no presets"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_before_the_server_listens(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.run.serve", lambda settings: pytest.fail("it listens"))
+    run = CliRunner().invoke(app, ["serve", "--models-dir", str(tmp_path), *options])
+    assert (run.exit_code, run.stderr.count("\n")) == (2, 1), run.output
+    assert run.stderr.startswith("knotcast: ") and words in run.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--model", "wan2.1-1.3b", "--preset", "realtime", "--random-weights"]])
+def test_a_model_that_can_be_had_is_served_without_torch_in_the_gateway(options: list[str], tmp_path: Path) -> None:
+    command = (
+        "import sys, server.run; from cli.main import app\n"
+        "server.run.serve = lambda settings: print('served', 'torch' in sys.modules) or 0\n"
+        "app(sys.argv[1:])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", command, "serve", "--models-dir", tmp_path, *options],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (0, "served False\n"), run.stderr
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "o.mp4"
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     noise = np.random.default_rng(0).integers(0, 255, (4, 96, 64), dtype=np.uint8)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
-        with pytest.raises(MediaError, match=r"o\.mp4"), Mp4Writer(out, width=64, height=64, fps=25) as video:
-            for _ in range(200):
-                video.write(noise, np.zeros(0, np.int16))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, ignored)
+    with (
+        files_of_at_most(4096),
+        pytest.raises(MediaError, match=r"o\.mp4"),
+        Mp4Writer(out, width=64, height=64, fps=25) as video,
+    ):
+        for _ in range(200):
+            video.write(noise, np.zeros(0, np.int16))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +192,7 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
         "runpy.run_module('benchmarks.engine', run_name='__main__')"
     )
     run = subprocess.run(
-        [sys.executable, "-c", command, str(tmp_path), "--random-weights", "--chunks", "4", "--warmup", "1", "--json"],
+        [sys.executable, "-c", command, str(tmp_path), "--random-weights", "--chunks", "4", "--json"],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

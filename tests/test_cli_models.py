@@ -1,9 +1,11 @@
 """`knotcast models` as a user meets it: plain words, one line for what is wrong, exit code 2."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,7 @@ def test_the_list_names_every_model_and_whether_it_is_there(tmp_path: Path) -> N
     lines = knotcast("list", "--models-dir", tmp_path).stdout.splitlines()
     state = {line.split()[0]: line for line in lines}
     assert {name for name in {**CONFIGS, **KNOWN} if not name.endswith("-test")} < state.keys()
+    assert not any(name.endswith("-test") for name in state)
     assert "in the package" in state["embedded-512"]
     assert "lacks dit.safetensors" in state["self-forcing"] and "to be fetched" in state["longlive"]
     assert "no published weights" in state["wan2.1-1.3b"]
@@ -98,7 +101,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     refused("no checkpoint in", "convert", tmp_path / "empty", *to)
     refused("must end in", "convert", tmp_path / "text.txt", *to)
     refused("tensors like x", "convert", tmp_path / "other.safetensors", *to)
-    refused("unknown model 'x'", "convert", path, "--to", "x")
+    refused("flashhead-pro, flashhead-lite\n", "convert", path, "--to", "x")
     refused("does not fit embedded", "convert", path, "--to", "embedded")
     refused("neither a model", "verify", "x")
     refused("neither a model", "verify", "x" * 300)
@@ -108,6 +111,25 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models" / TINY / "dit.safetensors").mkdir()
     refused("it is a folder", "convert", path, *to)
     assert (tmp_path / "models" / TINY / "dit.safetensors").is_dir() and shards(tmp_path / "empty", state)
+
+
+def test_a_folder_that_nobody_may_look_into_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A fake, as there is no such folder for root."""
+    hidden, stat = tmp_path / "hidden", os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if Path(path).is_relative_to(hidden):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    source = official(tmp_path, random_state())
+    monkeypatch.setattr(os, "stat", refuse)
+    for arguments in (
+        ("list",), ("info", "longlive"), ("fetch", "wan2.1-t2v-1.3b"), ("convert", source, "--to", TINY),
+        ("verify", TINY),
+    ):  # fmt: skip
+        refused(f"cannot read {hidden}", *arguments, "--models-dir", hidden)
+    refused(f"cannot read {hidden}", "convert", hidden / "some.pt", "--to", TINY)
 
 
 def test_fetch_by_the_command_asks_the_hub_of_the_environment(tmp_path: Path) -> None:
@@ -121,6 +143,20 @@ def test_fetch_by_the_command_asks_the_hub_of_the_environment(tmp_path: Path) ->
     assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
     assert "not the file known here any more" in run.stderr and "Apache-2.0" in run.stdout
     assert [method for method, _, _ in hub.asked] == ["HEAD"] and not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:port", "huggingface.co", "https://", ""])
+def test_a_hub_without_an_address_is_one_line(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    refused("HF_ENDPOINT must be", "fetch", "wan2.1-t2v-1.3b", "--models-dir", tmp_path)
+
+
+def test_an_address_that_the_hubs_package_chokes_on_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants", raising=False)
+    refused("HF_ENDPOINT must be", "fetch", "wan2.1-t2v-1.3b", "--models-dir", tmp_path)
 
 
 def test_without_the_hubs_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

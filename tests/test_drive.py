@@ -138,7 +138,7 @@ def test_order_and_repetition_do_not_matter(order: list[int], repeated: list[int
     expected.push_voice(sound, 0)
     buffer = DriveBuffer(EMBEDDED)
     for index in [*order, *repeated]:
-        assert (buffer.ready_until() >= 4) == (buffer._voice.complete >= 9200)
+        assert (buffer.ready_until() >= 4) == (buffer.complete >= 9200)
         buffer.push_voice(sound[index * 1000 : (index + 1) * 1000], index * 1000)
     assert buffer.counts.repeated_samples == 1000 * len(repeated)
     assert buffer.ready_until() == expected.ready_until()
@@ -205,7 +205,7 @@ def test_memory_and_results_stay_the_same_for_ever() -> None:
             chunk = buffer.take(taken, 4)
             assert chunk.missing == ()
             taken += 3
-        sizes.add((len(buffer._voice._pcm), len(buffer._voice._have)))
+        sizes.add((len(buffer._pcm), len(buffer._have)))
         assert len(buffer._poses) <= 3
     assert sizes == {(HORIZON_SECONDS * RATE,) * 2} and taken > 1700
 

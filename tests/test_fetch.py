@@ -183,10 +183,27 @@ def test_an_adapter_that_comes_along_is_merged(
 
 
 def test_two_fetches_do_not_write_into_each_others_files(tmp_path: Path, hub: HubStub) -> None:
-    with held(tmp_path / "models" / TINY / ".fetch", "fetching into"):
+    with held(tmp_path / "models" / TINY, "fetching into"):
         refused(tmp_path / "models", hub, "another run is fetching into")
     assert hub.downloads() == []
     fetch(tmp_path / "models", hub)
+
+
+def test_what_was_downloaded_goes_before_another_fetch_can_begin(
+    tmp_path: Path, hub: HubStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, refusals = shutil.rmtree, []
+
+    def remove_with_a_rival(path: Path) -> None:
+        with pytest.raises(AvatarError) as refused, held(tmp_path / "models" / TINY, "fetching into"):
+            pass
+        refusals.append(refused.value.code)
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_with_a_rival)
+    fetch(tmp_path / "models", hub)
+    assert refusals == ["in_use"]
+    assert not (tmp_path / "models" / TINY / ".fetch").exists()
 
 
 def test_a_file_that_is_as_it_should_be_only_moves(

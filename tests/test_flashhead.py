@@ -271,6 +271,7 @@ def opened(config: ModelConfig, ring: FrameRing) -> OpenStream:
 def test_a_call_shows_new_pictures_only_and_begins_each_chunk_with_the_last(config: ModelConfig) -> None:
     runner, new, shared = runner_of(config), 33 - config.frames_of(2), config.frames_of(2)
     seen: list[tuple[Tensor, Tensor]] = []
+    assert runner.cache.keys.numel() == 0, "clips remember nothing in the cache"
     codec = runner.codec
     assert isinstance(codec, ClipCodec)
     vae_encode, vae_decode = codec.vae.encode, codec.vae.decode

@@ -64,7 +64,7 @@ def test_what_runs_on_a_bare_gpu_machine_imports_with_its_opencv_5() -> None:
     """OpenCV 5 has no HOG descriptor and no cascades; there they are never used, so they must not be asked for."""
     words = (
         "import cv2; del cv2.HOGDescriptor, cv2.CascadeClassifier; "
-        "import benchmarks.engine, benchmarks.gpu, cli.main, training.export, training.run"
+        "import benchmarks.engine, benchmarks.gpu, benchmarks.small_card, cli.main, training.export, training.run"
     )
     subprocess.run([sys.executable, "-c", words], cwd=ROOT, check=True, timeout=120)
 

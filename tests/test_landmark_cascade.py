@@ -32,6 +32,19 @@ def test_a_picture_that_is_missing_is_one_line(
     assert ended.value.code == 2 and told.count("\n") == 1 and "0.jpg is no picture that can be read" in told
 
 
+@pytest.mark.parametrize("command", [landmarks, turn_fit])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "train", lambda arguments: pytest.fail("it works"))
+    for out in (tmp_path, tmp_path / "file" / "o"):
+        monkeypatch.setattr("sys.argv", ["command", "--portraits", "p", "--out", str(out)])
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        assert ended.value.code == 2 and "error: argument --out: " in capfd.readouterr().err.splitlines()[-1]
+
+
 def test_a_close_up_follows_the_mouths_place_size_and_turn() -> None:
     picture = cv2.imread(str(sorted(SAMPLE.glob("portrait_*.jpg"))[0]))
     assert picture is not None

@@ -35,7 +35,7 @@ def test_the_voice_goes_on_for_ever_and_what_the_stream_dropped_is_told_at_the_e
     while caller.sample < len(turn) + 3 * PACKET:
         caller.speak(stream)
     assert stream.drive.counts.missing_samples == 0 and len(stream.drive._poses) == -(-caller.sample // 640)
-    heard = stream.drive._voice._pcm[len(turn) : len(turn) + PACKET]
+    heard = stream.drive._pcm[len(turn) : len(turn) + PACKET]
     assert np.array_equal(heard, turn[:PACKET]) and heard.any() and not turn[-PACKET:].any()
     stream.drive.push_pose({"yaw": 0.1}, float("nan"))
     assert stream.summary == "chunks=0 missing=0 late=0 dropped_poses=1"

@@ -6,18 +6,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine.config import EngineConfig
 from engine.errors import AvatarError
-from models.config import CONFIGS, WAN21_1_3B
+from models.checkpoints.manifest import KNOWN
+from models.checkpoints.parts import parts_of
+from models.checkpoints.presence import check_model, needed
+from models.config import CONFIGS, WAN21_1_3B, find_config
 from models.dit import CausalWanDiT, randomise_
 from models.motion_codec import MotionCodec
-from models.registry import choose_device, choose_dtype, find_config, load_model, load_weights
+from models.registry import choose_device, choose_dtype, load_model, load_weights
 from tests.toy import TOY
 
 
 def test_names() -> None:
     assert find_config("embedded").codec == "motion"
-    with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan"):
+    with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan") as refused:
         find_config("nothing")
+    assert "test" not in refused.value.message, "what only tests run is not offered"
     assert all(config.name == name for name, config in CONFIGS.items())
 
 
@@ -94,3 +99,20 @@ def test_unknown_dtypes_and_devices_are_refused() -> None:
         with pytest.raises(AvatarError, match="cpu"):
             choose_device(name)
     assert choose_device("cpu").type == "cpu"
+
+
+def test_the_files_that_are_asked_for_are_those_that_are_loaded(tmp_path: Path) -> None:
+    """Told from the config alone, they are those whose contents are known, and those that `fetch` brings."""
+    for name, config in CONFIGS.items():
+        assert {part.file for part in parts_of(config)} <= set(needed(config)), name
+        if name in KNOWN:
+            assert set(needed(config)) <= {file.target for file in KNOWN[name].files}, name
+    for shards in (False, True):
+        folder = tmp_path / f"{shards}" / "wan-tiny-test"
+        folder.mkdir(parents=True)
+        engine = EngineConfig(model="wan-tiny-test", models_dir=str(folder.parent), preset="realtime")
+        for file in ("dit.safetensors", "vae.safetensors", "tiny.safetensors"):
+            with pytest.raises(AvatarError, match=f"lacks {file}"):
+                check_model(engine)
+            (folder / (f"{file}.index.json" if shards else file)).touch()
+        check_model(engine)

@@ -1,8 +1,8 @@
 """The laws of the cached rollout: what the cache saves changes nothing.
 
 The yardstick is one forward without any cache over the whole call so far: every earlier clean latent as the commit
-pass had it, one copy of the reference for each index n it ever stood at, and the noisy latents of the pass in
-question, under a frame mask that spells out who may attend to whom, at absolute positions.
+pass had it, a copy of what is pinned (the reference, or the first latents) wherever a pass saw it, and the noisy
+latents of the pass in question, under a frame mask that spells out who may attend to whom, at absolute positions.
 """
 
 from dataclasses import replace
@@ -11,11 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.errors import RequestError
 from engine.rollout.base import Pass
+from engine.rollout.self_forcing import SelfForcing
+from engine.rollout.strategies import default_spec, make_rollout
 from engine.runner import ModelRunner, SlottedPass
 from models.attention import BlockMask
+from models.config import LONGLIVE
 from tests.toy import TOY, new_state, record, toy_drive, toy_rollout, toy_runner
 
+SINK = {"strategy": "self_forcing", "window": 9, "sink": 3, "reference": False}
 MODES = [
     pytest.param({"strategy": "knot_forcing", "running_ahead": "countdown"}, id="countdown"),
     pytest.param({"strategy": "knot_forcing", "running_ahead": "constant"}, id="constant"),
@@ -24,31 +29,33 @@ MODES = [
     pytest.param({"strategy": "knot_forcing", "knot": 2}, id="knot-2"),
     pytest.param({"strategy": "knot_forcing", "knot": 0}, id="no-knot"),
     pytest.param({"strategy": "self_forcing"}, id="self-forcing"),
+    pytest.param(SINK, id="sink"),
+    pytest.param({**SINK, "window": 12}, id="sink-window-12"),
 ]
 
 
-def whole_prediction(runner: ModelRunner, history: list[Pass], reference: Pass, work: Pass) -> Tensor:
-    """The prediction of ``work`` recomputed with full attention over all commits of the call before it."""
+def whole_prediction(runner: ModelRunner, history: list[Pass], pinned: Pass, work: Pass) -> Tensor:
+    """The prediction of ``work`` recomputed with full attention over all commits of the call before it. pinned: the
+    commit whose frames every one of them sees, at positions of its own."""
     passes = [*history, work]
-    copies = [(reference, at + p.origin) for p in passes for slot, at in p.reads if slot == 0]
-    frames = [reference] * len(copies) + passes
-    latents = torch.cat([p.latents for p in frames])
-    positions = [at for _, at in copies] + [at + p.origin for p in passes for at in p.positions]
-    sigmas = [s for p in frames for s in p.sigmas]
-    owner = list(range(len(copies))) + [len(copies) + j for j, p in enumerate(passes) for _ in range(p.frames)]
-    mask = torch.zeros(len(latents), len(latents), dtype=torch.bool)
+    copies = len(passes)
+    read_at = [{slot: at + p.origin for slot, at in p.reads} for p in passes]
+    frames = [pinned] * copies + passes
+    positions = [at[slot] for at in read_at for slot in pinned.commits]
+    positions += [at + p.origin for p in passes for at in p.positions]
+    owner = [group for group, p in enumerate(frames) for _ in range(p.frames)]
+    mask = torch.zeros(len(owner), len(owner), dtype=torch.bool)
     for query, group in enumerate(owner):
         mask[query] = torch.tensor([other == group for other in owner])
-        if group < len(copies):
-            continue  # a copy of the reference sees itself only
-        mask[query, group - len(copies)] = True  # its chunk's copy of the reference
-        seen = {at + frames[group].origin for slot, at in frames[group].reads if slot != 0}
-        for key, at in enumerate(positions):
-            if owner[key] >= len(copies) and owner[key] < group and at in seen:
+        if group < copies:
+            continue  # a copy of what is pinned sees itself only
+        past = {at for slot, at in read_at[group - copies].items() if slot not in pinned.commits}
+        for key, (other, at) in enumerate(zip(owner, positions, strict=True)):
+            if other == group - copies or (copies <= other < group and at in past):
                 mask[query, key] = True
     prediction: Tensor = runner.model.dit(
-        latents[None],
-        torch.tensor([sigmas]),
+        torch.cat([p.latents for p in frames])[None],
+        torch.tensor([[sigma for p in frames for sigma in p.sigmas]]),
         torch.cat([p.condition for p in frames])[None],
         torch.cat([p.drive for p in frames])[None],
         None,
@@ -63,29 +70,50 @@ def test_cached_rollout_equals_full_attention(changes: dict[str, object]) -> Non
     rollout = toy_rollout(**changes)
     runner = toy_runner(context=rollout.spec.context)
     _, trace = record(runner, rollout, chunks=9)
-    reference, *rest = [work for work, _ in trace]
-    answers = [answer for _, answer in trace][1:]
+    first = next(index for index, (work, _) in enumerate(trace) if work.is_commit)  # the reference's, or the sink's
     history: list[Pass] = []
     compared = 0
-    for work, answer in zip(rest, answers, strict=True):
+    for work, answer in trace[first + 1 :]:
         if work.is_commit:
             history.append(work)
             continue
         assert answer is not None
-        expected = whole_prediction(runner, history, reference, work)
+        expected = whole_prediction(runner, history, trace[first][0], work)
         torch.testing.assert_close(answer, expected, atol=2e-4, rtol=1e-4)
         compared += 1
-    assert compared == 9 * 4
+    assert compared == (9 if rollout.spec.reference else 8) * 4
 
 
-@pytest.mark.parametrize("changes", MODES)
+@pytest.mark.parametrize("changes", [*MODES, pytest.param({**SINK, "reference": True}, id="sink-and-reference")])
 def test_joined_commit_equals_both_run_apart(changes: dict[str, object]) -> None:
     rollout = toy_rollout(**changes)
     apart, passes_apart = record(toy_runner(context=rollout.spec.context), rollout, chunks=10)
     joined, passes_joined = record(toy_runner(context=rollout.spec.context), rollout, chunks=10, joined=True)
     torch.testing.assert_close(joined, apart, atol=2e-4, rtol=1e-4)
-    assert len(passes_apart) == 1 + 10 * 5
-    assert len(passes_joined) == 1 + 10 * 4
+    assert len(passes_apart) == rollout.spec.reference + 10 * 5
+    assert len(passes_joined) == rollout.spec.reference + 10 * 4
+
+
+def test_a_sink_stands_right_before_the_window_as_longlive_has_it() -> None:
+    """Three first latents, six past ones, the chunk: twelve places, however long the video is."""
+    rollout = make_rollout(default_spec(LONGLIVE), LONGLIVE)
+    assert isinstance(rollout, SelfForcing) and rollout.spec.window == 12 and not rollout.spec.reference
+    state = rollout.new_state(torch.zeros(1, 1, 1), torch.zeros(0, 1, 1), seed=0)
+    held: dict[int, int] = {}
+    for i in range(0, 300, 3):
+        state.next_latent = i
+        work = rollout.make_pass(state, torch.zeros(3, 1, 1, 1), 0.0, torch.zeros(3, 0, 0))
+        seen = list(range(i)) if i <= 9 else [0, 1, 2, *range(i - 6, i)]
+        assert [held[frame] for frame, _ in work.reads] == seen
+        assert [at for _, at in work.reads] == list(range(9 - len(seen), 9)) and work.positions == (9, 10, 11)
+        held |= {frame: i + own for own, frame in enumerate(work.commits) if frame >= 0}
+    assert held.keys() == set(range(9))
+
+
+@pytest.mark.parametrize("changes", [{"sink": 3}, {**SINK, "window": 8}, {**SINK, "sink": -1}])
+def test_a_sink_that_leaves_no_window_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match="a sink is self_forcing's"):
+        toy_rollout(**changes)
 
 
 def test_window_relative_positions_equal_absolute_ones() -> None:

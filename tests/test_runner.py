@@ -8,10 +8,11 @@ from torch import Tensor
 
 from benchmarks.textbook import TextbookRunner
 from benchmarks.variants import FixedReference
-from engine.runner import Execution, ModelRunner
+from engine.rollout.strategies import default_spec, make_rollout
+from engine.runner import Execution, ModelRunner, SlottedPass
 from models.attention import BlockMask, FrameRuns
 from models.dit import CausalWanDiT, randomise_
-from models.registry import LoadedModel
+from models.registry import LoadedModel, load_model
 from tests.toy import TOY, new_state, record, toy_drive, toy_rollout
 from training.configs import WAN_TINY
 
@@ -105,6 +106,21 @@ def test_the_textbook_gives_the_same_latents(config) -> None:
         ours, held = engine.make_chunk(0, rollout, states[0], span, held)
         theirs = book.make_chunk(rollout, states[1], span)
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_the_textbook_is_the_same_network_without_a_reference() -> None:
+    """Chunks by text alone, until the window has moved on."""
+    model = load_model("t2v-tiny-test", device="cpu", dtype="float32", random_weights=True)
+    rollout = make_rollout(replace(default_spec(model.config), window=9), model.config)
+    engine, book = ModelRunner(model, slots=1, context=6, execution=PLAIN), TextbookRunner(model, 6)
+    reference, features = torch.zeros(model.config.latent_shape), torch.zeros(0, *model.config.latent_size)
+    states = [rollout.new_state(reference, features, 0) for _ in range(2)]
+    drive = torch.zeros(3, *model.config.dit.drive_shape)
+    for _ in range(5):
+        ours, held = engine.make_chunk(0, rollout, states[0], drive)
+        assert held is not None
+        engine.run([SlottedPass(0, held)])
+        torch.testing.assert_close(ours, book.make_chunk(rollout, states[1], drive), atol=2e-4, rtol=1e-4)
 
 
 def test_answers_are_of_the_noisy_frames() -> None:

@@ -1,5 +1,7 @@
 """A run's folder: one run at a time and no other after it, files whole or as they were, little memory to write them."""
 
+import errno
+import os
 import shutil
 import weakref
 from dataclasses import replace
@@ -14,6 +16,7 @@ from engine.config import RolloutSpec
 from engine.errors import RequestError
 from engine.files import held, replacing
 from tests.clips import CPU
+from tests.full_disk import files_of_at_most
 from tests.parallel_run import trainer
 from tests.test_training_run import command, make_corpus
 from training import checkpoint, export
@@ -118,6 +121,38 @@ def test_what_a_kill_interrupts_leaves_the_file_before(tmp_path: Path) -> None:
         partial.write_text("after")
         assert file.read_text() == "before" and partial.parent == file.parent
     assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_takes_its_name_once_the_disk_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some disks say only then that they are full."""
+    file = tmp_path / "one"
+    file.write_text("before")
+
+    def full(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size == len("after") and file.read_text() == "before"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RequestError, match=r"one: No space left on device"), replacing(file) as partial:
+        partial.write_text("after")
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("file", "lines"), [("checkpoint.safetensors", 1), ("log.jsonl", 340)])
+def test_a_disk_that_fills_ends_a_run_in_a_line_and_leaves_its_last_checkpoint(
+    tmp_path: Path, file: str, lines: int
+) -> None:
+    run = trainer("base", tmp_path, ALONE)
+    run.advance()
+    run.save()
+    (run.folder / "log.jsonl").write_text('{"step": 1}\n' * lines)
+    before = run.checkpoint.read_bytes()
+    again = trainer("base", tmp_path, ALONE)
+    with files_of_at_most(4096), pytest.raises(RequestError, match=f"{file}: File too large.*; make room") as ended:
+        again.run()
+    assert "\n" not in ended.value.message
+    assert run.checkpoint.read_bytes() == before and not list(run.folder.glob(".*.partial"))
+    assert trainer("base", tmp_path, ALONE).step == 1, "and can go on"
 
 
 def test_an_export_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

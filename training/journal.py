@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import replacing
+from engine.files import replacing, writing
 
 Figures = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Journal:
 
     def write(self, figures: Figures) -> None:
         """One line; a nested table (errors by name) goes to the file alone, not to the screen."""
-        with self.lines.open("a") as file:
+        with writing(self.lines), self.lines.open("a") as file:
             file.write(json.dumps(figures) + "\n")
         plain = {name: value for name, value in figures.items() if not isinstance(value, dict)}
         print(json.dumps(plain), flush=True)

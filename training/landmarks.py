@@ -33,7 +33,7 @@ from engine.landmarks import (
     to_picture,
 )
 from engine.patches import Floats, Image, describe
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 from training.faces import pictures
 from training.landmark_samples import (
     MOUTH_HEIGHT,
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument(
         "--painted", type=at_least(1), default=1200, help="how many are painted where no folder is named"
     )
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=new_file, required=True)
     parser.add_argument(
         "--copies", type=at_least(1), help="altered copies of each portrait; default 6, of a painted one 4"
     )

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from engine.errors import RequestError
 from engine.files import replacing
 from models.dit import CausalWanDiT
 from models.registry import choose_dtype
@@ -25,6 +26,18 @@ from training.stream import ClipStream
 
 Item = TypeVar("Item", Turn, Piece)
 SHEET_SEED = 7
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A run that cannot write says how to go on. Raises RequestError."""
+    try:
+        yield
+    except RequestError as error:
+        if error.code != "cannot_write":
+            raise
+        remedy = "make room, or let it write there, and start it again: it goes on from its last checkpoint"
+        raise RequestError(error.code, f"{error.message}; {remedy}") from error
 
 
 class Trainer:
@@ -78,6 +91,7 @@ class Trainer:
     def step(self) -> int:
         return self.progress.step
 
+    @resumable()
     def run(self) -> None:
         """Until the steps are done, or to the first checkpoint after the hours are over; from there on nothing more."""
         config = self.config

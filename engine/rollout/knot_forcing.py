@@ -11,7 +11,6 @@ from torch import Tensor
 
 from engine.config import RolloutSpec
 from engine.flow import FewStepSchedule, draw
-from engine.kv_cache import ring_slot
 from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
 
 
@@ -65,7 +64,7 @@ class KnotForcing:
         """The reference and the last L - c emitted latents, at positions relative to the window: past 0 .. L-c-1,
         chunk from L-c on, reference n - i ahead of the chunk's first latent."""
         i, context = state.next_latent, self.spec.context
-        past = tuple((ring_slot(j, context), j - i + context) for j in range(max(0, i - context), i))
+        past = tuple((self.spec.cached_frame(j), j - i + context) for j in range(max(0, i - context), i))
         return ((REFERENCE_SLOT, context + state.reference_index - i), *past)
 
     def denoising_pass(
@@ -90,5 +89,5 @@ class KnotForcing:
             latents=emitted, sigmas=(0.0,) * c,
             condition=make_condition(given, state.features, c, tuple(state.reference.shape)), drive=drive,
             positions=tuple(range(context, context + c)), origin=i - context, reads=self.reads(state),
-            commits=tuple(ring_slot(j, context) if j >= first_kept else -1 for j in range(i, i + c)),
+            commits=tuple(self.spec.cached_frame(j) if j >= first_kept else -1 for j in range(i, i + c)),
         )  # fmt: skip

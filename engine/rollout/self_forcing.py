@@ -3,7 +3,7 @@ frame.
 
 Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
 image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead. A model
-of text alone has none, and nothing is pinned.
+of text alone has none. LongLive (arXiv:2509.22622) pins the video's first latents instead, as the window's first.
 """
 
 import torch
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from engine.config import RolloutSpec
 from engine.flow import FewStepSchedule, draw
-from engine.kv_cache import ring_slot
 from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
 
 
 class SelfForcing:
-    """The window's position 0 is the start image if there is one, past latents follow, then the chunk."""
+    """The window's position 0 is the start image if there is one; the sink, past latents and the chunk follow."""
 
     def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
         self.spec = spec
@@ -47,11 +46,15 @@ class SelfForcing:
 
     def make_pass(self, state: RolloutState, latents: Tensor, sigma: float, drive: Tensor) -> Pass:
         """A denoising pass, or for sigma 0 the clean pass that commits."""
-        i, c, context = state.next_latent, self.spec.chunk, self.spec.context
+        i, c, context, sink = state.next_latent, self.spec.chunk, self.spec.context, self.spec.sink
         pinned = ((REFERENCE_SLOT, 0),) if self.spec.reference else ()
         first = len(pinned) + context  # position of the chunk
-        past = tuple((ring_slot(j, context), first + j - i) for j in range(max(0, i - context), i))
-        kept = tuple(ring_slot(j, context) if j >= i + c - context else -1 for j in range(i, i + c))
+        rolled = max(0, i - context)  # latents that have left the window
+        at_first = ((j, first + j - i + rolled) for j in range(min(sink, i)))
+        lately = ((j, first + j - i) for j in range(sink + rolled, i))
+        past = tuple((self.spec.cached_frame(j), at) for j, at in (*at_first, *lately))
+        stays = sink + max(0, i + c - context)
+        kept = tuple(self.spec.cached_frame(j) if j < sink or j >= stays else -1 for j in range(i, i + c))
         return Pass(
             latents=latents, sigmas=(sigma,) * c,
             condition=make_condition(None, state.features, c, tuple(state.reference.shape)), drive=drive,

@@ -41,6 +41,7 @@ def default_spec(config: ModelConfig, *, strategy: str = "", running_ahead: str 
         chunk=config.chunk,
         knot=config.knot,
         window=config.window,
+        sink=config.sink,
         reference=config.dit.inpainting,
         steps=config.steps,
         running_ahead=running_ahead or config.running_ahead,

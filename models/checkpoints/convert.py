@@ -17,7 +17,7 @@ from models.checkpoints.names import transformer_name
 from models.checkpoints.parts import Part, accepted_by, ignored_in, kind_of
 from models.checkpoints.reading import Checkpoint, open_checkpoint
 from models.checkpoints.writing import write
-from models.config import CONFIGS, ModelConfig
+from models.config import CONFIGS, OFFERED, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Conversion:
 def convert(job: Conversion, models_dir: str = "") -> Path:
     """The file written. Nothing is written of what does not fit. Raises EngineError, RequestError."""
     if job.model not in CONFIGS and job.model not in KNOWN:
-        raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(CONFIGS)}")
+        raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(OFFERED)}")
     config = CONFIGS.get(job.model)
     checkpoint, part = fitted(read_source(job), config)
     if config is not None and is_packaged(config.weights or config.name):

@@ -68,11 +68,11 @@ def fetch(
     hub = Hub(endpoint)
     jobs = [Job(file, hub.look_up(file), _place(folder, file)) for file in lacking]
     _room(name, folder, jobs)
-    with held(folder / WORK, "fetching into"):
+    with held(folder, "fetching into"):
         for job in jobs:
             hub.download(job.remote, job.path, partial(progress, job.file.path, size=job.remote.size))
         _turn_into_model(known, jobs, folder, models_dir)
-    shutil.rmtree(folder / WORK)
+        shutil.rmtree(folder / WORK)  # another run may begin here as soon as the folder is let go
     return folder
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from engine.files import reachable
+
 DIT = "dit.safetensors"
 VAE = "vae.safetensors"  # Wan2.1's autoencoder, official names
 TINY = "tiny.safetensors"  # TAEHV's
@@ -10,6 +12,7 @@ LTX_CONFIG = "ltx-vae.json"
 TEXT = "text.safetensors"  # an embedded prompt
 WAV2VEC = "wav2vec2/model.safetensors"
 WAV2VEC_CONFIG = "wav2vec2/config.json"
+INDEX = ".safetensors.index.json"  # of shards, in the place of any of them
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -20,8 +23,10 @@ def models_folder(models_dir: str = "") -> Path:
 
 
 def model_folder(name: str, models_dir: str = "") -> Path:
-    """One model's folder, in the package if it is shipped."""
-    return WEIGHTS / name if is_packaged(name) else models_folder(models_dir) / name
+    """One model's folder, in the package if it is shipped. Raises RequestError ``cannot_read`` where nobody may look
+    into it."""
+    folder = WEIGHTS / name if is_packaged(name) else models_folder(models_dir) / name
+    return reachable(folder / DIT).parent
 
 
 def is_packaged(name: str) -> bool:

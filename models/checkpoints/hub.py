@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from engine.errors import EngineError
+from engine.errors import EngineError, RequestError
 from models.checkpoints.manifest import HubFile
 
 STALLED_S = 60.0
@@ -41,17 +42,24 @@ class Remote:
 
 
 class Hub:
-    """endpoint: None = as huggingface_hub is told (HF_ENDPOINT). Raises EngineError ``no_hub``."""
+    """endpoint: None = as huggingface_hub is told (HF_ENDPOINT). Raises EngineError ``no_hub``, RequestError
+    ``invalid_endpoint``."""
 
     def __init__(self, endpoint: str | None = None) -> None:
         try:
             import huggingface_hub
+            from huggingface_hub.constants import ENDPOINT
+
+            self._endpoint = endpoint or _checked(ENDPOINT)
         except ImportError as error:
             raise EngineError(
                 "no_hub", "fetching needs the package huggingface_hub: pip install 'knotcast[hub]'"
             ) from error
+        except ValueError as error:  # some the library itself chokes on when it is imported
+            raise RequestError(
+                "invalid_endpoint", f"HF_ENDPOINT must be an address as https://huggingface.co is: {error}"
+            ) from error
         self._hub: Any = huggingface_hub
-        self._endpoint = endpoint
 
     def look_up(self, file: HubFile) -> Remote:
         """Raises EngineError ``hub_unreachable``, ``hub_refused``; ``checkpoint_mismatch`` where the hub's file is not
@@ -123,6 +131,14 @@ class Hub:
             "hub_unreachable", f"the connection to the hub failed at {name}: try again, it goes on from where it was",
             retryable=True,
         )  # fmt: skip
+
+
+def _checked(endpoint: str) -> str:
+    """Raises ValueError."""
+    address = urlsplit(endpoint)
+    if address.scheme not in ("http", "https") or not address.hostname or address.port == 0:
+        raise ValueError(f"not {endpoint!r}")
+    return endpoint
 
 
 def _digest(path: Path) -> str:

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import EngineError
+from engine.files import reachable
+from models.checkpoints.folders import INDEX
 from models.checkpoints.headers import TensorInfo, broken, check_name, read_header
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
-INDEX = ".safetensors.index.json"
 MAX_INDEX_BYTES = 64 * 2**20
 
 
@@ -51,9 +52,9 @@ def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
     """A safetensors file, an index of shards, a folder that holds either, or a ``.pt`` of a trainer.
 
     A file that is not there may be there as shards, with its index beside. Raises EngineError ``checkpoint_missing``,
-    ``checkpoint_broken``.
+    ``checkpoint_broken``, RequestError ``cannot_read``.
     """
-    if path.is_dir():
+    if reachable(path).is_dir():
         path = _in_folder(path)
     index = path if path.name.endswith(INDEX) else path.with_name(path.name.removesuffix(".safetensors") + INDEX)
     if index.is_file() and not (path != index and path.is_file()):

@@ -21,7 +21,7 @@ from engine.landmarks import FACE, canonical_crop, default_estimator
 from engine.patches import Floats, Image, describe
 from models.motion import INDEX
 from models.rig import own_state, prepare_rig
-from training.arguments import at_least
+from training.arguments import at_least, new_file
 from training.faces import set_apart
 from training.landmark_samples import alter, eye_pixels, jitter, load
 from training.ridge import ridge
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path, required=True, help="pictures and landmarks.json")
     parser.add_argument("--copies", type=at_least(1), default=5, help="of each portrait")
     parser.add_argument("--seed", type=at_least(0), default=0)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=new_file, default=str(WEIGHTS))
     args = parser.parse_args()
     with one_line_errors("training.video.turn_fit"):
         train(args)

@@ -1,0 +1,95 @@
+"""The plot of the runs in benchmarks/results: frames a second of each way, beside the textbook's and published figures.
+
+    python -m benchmarks.plot_results --svg benchmarks/plots/speed.svg
+
+Every file there is one machine's run as `benchmarks.gpu` wrote it, and is never changed afterwards. Where several are
+of one card, each figure is the last file's that has it, by name (h200, h200-2, ...). The first, h200, was put together
+by hand: a part of it, `later`, was measured by other means.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.svg import GREY, Bar, Chart, lying, page
+from engine.files import replacing
+from training.arguments import new_file
+
+RESULTS = Path(__file__).parent / "results"
+SIZES = ("832x480", "512x512")
+REAL_TIME = 25.0  # frames a second
+
+# How a step's name begins, after the model and size; what the plot calls it.
+DENOISE = {
+    "graphs, fused": "denoise only, CUDA graphs",
+    "all (compiled too)": "denoise only, graphs, compiled",
+    "all, linear layers in float8": "denoise only, 8-bit layers as well",
+}
+DECODERS = {"decoder wan,": "end to end, Wan2.1's decoder", "decoder wan-tiny,": "end to end, TAEHV"}
+LARGE = ("14B {}: all (compiled too)", "14B {} all")
+PUBLISHED = {  # of Wan2.1-1.3B
+    "832x480": (
+        Bar("Knot Forcing, paper (no card told)", 17.5, GREY),  # arXiv:2512.21734, table 1
+        Bar("LongLive, published (H100)", 20.7, GREY),  # arXiv:2509.22622
+    )
+}
+
+Figures = dict[str, Any]
+
+
+def runs(folder: Path) -> dict[str, list[Figures]]:
+    """The files' steps by name, the newest first, of each card."""
+    found: dict[str, list[Figures]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json"), key=lambda each: each.stem, reverse=True):
+        content = json.loads(path.read_text())
+        found[content["gpu"]["machine"]["device"]].append({**content.get("later", {}), **content["gpu"]})
+    return dict(found)
+
+
+def newest(files: Sequence[Figures], beginning: str, figure: str) -> Figures | None:
+    """The first step whose name begins so and that has this figure."""
+    steps = (step for steps in files for name, step in steps.items() if name.startswith(beginning))
+    return next((step for step in steps if isinstance(step, dict) and figure in step), None)
+
+
+def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
+    """What was measured of one size, e.g. 832x480, and what others published of it; none where nothing was measured."""
+    found = []
+    for name, label in DENOISE.items():
+        if (step := newest(files, f"1.3B {size}: {name}", "fps")) is not None:
+            found.append(Bar(label, step["fps"], beside=step["baseline_fps"]))
+    for name, label in DECODERS.items():
+        if (step := newest(files, f"1.3B {size}: {name}", "end_to_end_fps")) is not None:
+            found.append(Bar(label, step["end_to_end_fps"]))
+    steps = [step for name in LARGE if (step := newest(files, name.format(size), "fps")) is not None]
+    found += [Bar("14B, denoise only", step["fps"], beside=step.get("baseline_fps")) for step in steps[:1]]
+    return [*found, *PUBLISHED.get(size, ())] if found else []
+
+
+def chart(card: str, size: str, rows: Sequence[Bar]) -> Chart:
+    across = f"frames a second; {REAL_TIME:.0f}: real time; pale: the textbook rollout in the same rounds"
+    return lying(f"Wan2.1's shape, 1.3B unless named, {size}, {card}", rows, mark=REAL_TIME, across=across)
+
+
+def plot(found: dict[str, list[Figures]]) -> str:
+    """A chart of each card and size, one under the other."""
+    rows = {(card, size): bars_of(files, size) for card, files in found.items() for size in SIZES}
+    return page([[chart(*about, bars)] for about, bars in rows.items() if bars])
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.plot_results"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs; default: those here")
+    parser.add_argument("--svg", type=new_file, required=True, help="write the plot here")
+    arguments = parser.parse_args(words)
+    with replacing(arguments.svg) as draft:
+        draft.write_text(plot(runs(arguments.results)))
+
+
+if __name__ == "__main__":
+    main()

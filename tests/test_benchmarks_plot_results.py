@@ -1,0 +1,47 @@
+"""The plot in the README is what the committed runs say, and a later run of a card stands before an earlier one."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.plot_results import RESULTS, bars_of, main, plot, runs
+
+PLOT = RESULTS.parent / "plots" / "speed.svg"
+
+
+def written(folder: Path, name: str, card: str, **steps: object) -> None:
+    (folder / f"{name}.json").write_text(json.dumps({"note": "", "gpu": {"machine": {"device": card}, **steps}}))
+
+
+def test_the_committed_plot_is_made_of_the_committed_runs(tmp_path: Path) -> None:
+    main(["--svg", str(tmp_path / "speed.svg")])
+    assert (tmp_path / "speed.svg").read_text() == PLOT.read_text(), "python -m benchmarks.plot_results --svg it anew"
+    words = " ".join(element.text or "" for element in ElementTree.parse(PLOT).iter())
+    for figure in ("38.1 / 29.6", "36.7", "66.5", "10.8", "17.5", "20.7", "NVIDIA H200"):
+        assert figure in words
+
+
+def test_a_later_run_counts_for_the_figures_that_it_has(tmp_path: Path) -> None:
+    label = "1.3B 832x480: "
+    written(tmp_path, "x", "X", **{
+        label + "all (compiled too)": {"fps": 30.0, "baseline_fps": 20.0},
+        label + "decoder wan-tiny, all (compiled too)": {"end_to_end_fps": 25.0},
+    })  # fmt: skip
+    written(tmp_path, "x-2", "X", **{
+        label + "all (compiled too)": {"error": ["lost"]},
+        label + "decoder wan-tiny, graphs, fused": {"end_to_end_fps": 28.0},
+        label + "decoder wan, graphs, fused": "not run",
+    })  # fmt: skip
+    written(tmp_path, "y", "Y", **{label + "all (compiled too)": "not run"})
+    found = runs(tmp_path)
+    assert [(bar.value, bar.beside) for bar in bars_of(found["X"], "832x480")[:2]] == [(30.0, 20.0), (28.0, None)]
+    assert bars_of(found["Y"], "832x480") == [] == bars_of(found["X"], "512x512")
+    assert "X</text>" in plot(found) and "Y</text>" not in plot(found)
+
+
+def test_a_plot_wants_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--svg", str(tmp_path / "nowhere" / "speed.svg")])
+    assert "error: argument --svg: " in capsys.readouterr().err
