@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
         "torch": torch.__version__,
         "attention": kernel_for(model.device.type, model.dtype).__name__,
         **report,
@@ -125,12 +125,14 @@ def main() -> None:
     parser.add_argument("--size", type=pixels, help="WIDTHxHEIGHT in pixels, multiples of 16; default: the model's own")
     parser.add_argument("--preset", default="", help="quality, balanced or realtime; of a video model")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32", "float8"])
     parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")
     parser.add_argument("--chunks", type=at_least(1), default=60)
     parser.add_argument("--ablation", action="store_true", help="each part of the speed, against a textbook rollout")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
+    if arguments.ablation and arguments.dtype == "float8":
+        parser.error("--ablation has a way in 8-bit floats of its own: leave out --dtype float8")
     with one_line_errors("knotcast"):
         report = run(arguments)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))

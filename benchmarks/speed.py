@@ -27,13 +27,13 @@ from benchmarks.chunks import (
     rollout_of,
     timed,
 )
-from benchmarks.float8 import in_float8
 from benchmarks.textbook import TextbookRunner
 from engine.decoding import Decoding
 from engine.runner import Execution, ModelRunner
 from models.attention import KERNELS, choose_kernel, kernel_for
 from models.codec import Codec
 from models.dit import CausalWanDiT
+from models.float8 import in_float8
 from models.registry import LoadedModel
 
 WARM_UP = 5  # chunks at least, in which every shape of pass occurs
@@ -60,7 +60,7 @@ VARIANTS: dict[str, Variant] = {
     "all (compiled too)": Variant(_BEST),
     "plain passes, joined": Variant(_PLAIN),
     "plain passes, apart": Variant(_PLAIN, joined=False),
-    "all, linear layers in float8": Variant(replace(_BEST, fused=False), float8=True),
+    "all, linear layers in float8": Variant(_BEST, float8=True),
     "all but graphs": Variant(replace(_BEST, graphs=False)),
     "all but joined commits": Variant(_BEST, joined=False),
     "all but fused": Variant(replace(_BEST, fused=False)),

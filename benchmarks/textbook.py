@@ -1,9 +1,11 @@
-"""The yardstick of the speed figures: the same network and passes in plain eager PyTorch, as Self Forcing is written.
+"""The yardstick of the speed figures: the same network and passes in plain eager PyTorch, with the cache of published
+rollouts.
 
-Keys are cached after rotation at absolute positions, window and chunk are concatenated anew in every layer of every
-pass, each commit is a pass of its own through all blocks and the head, numbers go to the device one tensor at a time,
-and torch chooses the attention. A reference cached so cannot run ahead: this is for times, its pictures are not Knot
-Forcing's.
+As in Self Forcing: keys are cached after rotation at absolute positions, the window moves by being copied, each commit
+is a pass of its own through all blocks and the head. Otherwise than there: window and chunk are concatenated anew in
+every layer of every pass (there the chunk is written into a buffer, and a slice of it attended to), no counters come
+back from the device (there in every layer), rotation is the engine's in fp32 (there complex numbers of fp64), and torch
+chooses the attention. A reference cached so cannot run ahead: this is for times, its pictures are not Knot Forcing's.
 """
 
 from typing import cast

@@ -24,6 +24,7 @@ models = typer.Typer(help="Checkpoints: what there is, getting it, and whether i
 app.add_typer(models, name="models")
 
 PresetName = Literal["quality", "balanced", "realtime"]
+DTYPE = "bfloat16, float32, auto, or float8: bf16 and a video model's linear layers in 8-bit floats"
 PRESET = "size, steps and decoder of a video model; default: its own"
 MODELS_DIR = "folder of the models; default: KNOTCAST_MODELS_DIR, then knotcast/models in your cache folder"
 RolloutName = Literal["knot_forcing", "self_forcing", "overlap_chunks"]
@@ -48,6 +49,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="TCP port, 0 = any free one")] = None,
     model: Annotated[str | None, typer.Option(help="model by name")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     workers: Annotated[int | None, typer.Option(help="engine worker processes")] = None,
     slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
     tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
@@ -92,7 +94,7 @@ def animate(
     seconds: Annotated[float | None, typer.Option(help="length; default: the voice's", min=0.04, max=3600)] = None,
     report: Annotated[Path | None, typer.Option(help="write figures of the run as JSON")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "auto",
-    dtype: Annotated[str, typer.Option(help="bfloat16, float32 or auto")] = "auto",
+    dtype: Annotated[str, typer.Option(help=DTYPE)] = "auto",
     prompt: Annotated[str, typer.Option(help="text for models that attend to text")] = "",
     text_embedding: Annotated[str, typer.Option(help="or its embedding, .safetensors")] = "",
     preset: Annotated[PresetName | None, typer.Option(help=PRESET)] = None,
@@ -191,6 +193,7 @@ def bench_engine(context: typer.Context) -> None:
 def bench_memory(
     model: Annotated[str, typer.Option(help="a model of Wan2.1's latents")] = "wan2.1-1.3b",
     slots: Annotated[int, typer.Option(help="calls at once", min=1, max=64)] = 1,
+    dtype: Annotated[Literal["bfloat16", "float8"], typer.Option(help="of the blocks' linear layers")] = "bfloat16",
 ) -> None:
     """What every preset needs of a GPU, and the preset for cards of 8, 12, 16 and 24 GiB: arithmetic, nothing is
     loaded."""
@@ -198,7 +201,7 @@ def bench_memory(
     from models.memory import describe
 
     with one_line_errors("knotcast"):
-        typer.echo(describe(find_config(model), slots))
+        typer.echo(describe(find_config(model), slots, dtype == "float8"))
 
 
 @models.command("list")

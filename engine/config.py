@@ -97,7 +97,8 @@ class EngineConfig:
     """What one worker process runs.
 
     model: name of the model, see ``models.registry``. device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16``,
-    ``float32`` or ``auto`` (bf16 where the machine has it). slots: calls one worker can hold at once.
+    ``float32``, ``auto`` (bf16 where the machine has it) or ``float8`` (bf16, a video model's linear layers in 8-bit
+    floats). slots: calls one worker can hold at once.
     threads: CPU threads for torch, 0 = half the cores. random_weights: for tests and throughput figures.
     prompt: what a model that attends to text is told; text: or a file with its embedding.
     models_dir: folder of the models that are not in the package, empty = ``~/.cache/knotcast/models``.

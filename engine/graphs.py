@@ -13,6 +13,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 Inputs = tuple[Tensor, ...]
 Work = Callable[[Inputs], Tensor]
+CAPTURE_ERRORS = range(900, 909)  # cudaErrorStreamCaptureUnsupported to cudaErrorStreamCaptureWrongThread
 LIMIT = 32  # recordings; a rollout has about eight shapes, times the sizes of batches
 
 
@@ -49,6 +50,8 @@ class Graphs:
         try:
             self._replays[key] = (own, self.record(work, own))
         except RuntimeError as reason:
+            if concerns_device(reason):
+                raise
             log.warning("a pass runs without a CUDA graph: %s", reason)
             self._replays[key] = None
         return answer
@@ -75,3 +78,11 @@ class Graphs:
             return answer
 
         return replay
+
+
+def concerns_device(error: RuntimeError) -> bool:
+    """It is full or gone. What cannot be recorded is told by the same class of error, with numbers of its own; and a
+    recording that is left for lack of memory may end with such an error."""
+    if isinstance(error, torch.OutOfMemoryError) or isinstance(error.__context__, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in CAPTURE_ERRORS

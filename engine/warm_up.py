@@ -46,7 +46,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
         first_chunk_frames=spec.emitted_frames(0, model.frames_per_latent),
         drive_ahead_frames=spec.ahead * model.frames_per_latent,
         lookahead_ms=lookahead_ms(model), slots=config.slots, device=str(runner.device),
-        dtype=str(runner.dtype).removeprefix("torch."), torch=str(torch.__version__), cpu=_cpu_name(),
+        dtype=runner.model.dtype_name, torch=str(torch.__version__), cpu=_cpu_name(),
         warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device),
     )  # fmt: skip
 

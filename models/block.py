@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.attention import CacheView, FrameRuns, attend, rotate
 from models.config import DiTConfig
+from models.float8 import linear
 
 Angles = tuple[Tensor, Tensor]
 
@@ -33,30 +34,31 @@ class Attention(nn.Module):
 
     qkv_weight: Tensor | None
     qkv_bias: Tensor | None
+    qkv_scale: Tensor | None
 
     def __init__(self, dim: int, heads: int, eps: float) -> None:
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
-        self.register_buffer("qkv_weight", None, persistent=False)
-        self.register_buffer("qkv_bias", None, persistent=False)
+        for name in ("weight", "bias", "scale"):
+            self.register_buffer(f"qkv_{name}", None, persistent=False)
 
     def fuse(self) -> None:
-        """One product for queries, keys and values from now on. Their weights become views of the joint one, so that
+        """One product for queries, keys and values from now on. Their tensors become views of the joint ones, so that
         names and memory stay as they are."""
-        linears = (self.q, self.k, self.v)
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        bias = torch.cat([linear.bias.detach() for linear in linears])
-        for linear, own_weight, own_bias in zip(linears, weight.chunk(3), bias.chunk(3), strict=True):
-            linear.weight.data, linear.bias.data = own_weight, own_bias
-        self.qkv_weight, self.qkv_bias = weight, bias
+        layers = (self.q, self.k, self.v)
+        for name in self.q.state_dict():  # weight and bias; in 8 bits, scale
+            joint = torch.cat([getattr(layer, name).detach() for layer in layers])
+            for layer, own in zip(layers, joint.chunk(3), strict=True):
+                getattr(layer, name).data = own
+            setattr(self, f"qkv_{name}", joint)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of one and the same input, [B, S, H, D] each, not rotated."""
-        if self.qkv_weight is None:
+        if self.qkv_weight is None or self.qkv_bias is None:
             return (self.queries(x), *self.keys_values(x))
-        q, k, v = F.linear(x, self.qkv_weight, self.qkv_bias).chunk(3, -1)
+        q, k, v = linear(x, self.qkv_weight, self.qkv_bias, self.qkv_scale).chunk(3, -1)
         q, k = self.norm_q(q), self.norm_k(k)
         return (q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,6 +20,7 @@ from engine.errors import EngineError
 from models.carry import StreamState
 from models.config import ModelConfig
 from models.dit import CausalWanDiT
+from models.float8 import in_float8
 from models.presets import PRESETS, with_preset
 from models.wan_codec import DECODERS, on_meta
 from models.wan_vae import WanEncoder
@@ -34,7 +35,8 @@ WORKSPACE = {"wan": 2.0, "wan-tiny": 1.0}  # of decoding; the large convolutions
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes. working: the larger of a pass and of decoding, which follow each other. state: what every call's decoder
+    """Bytes. working: the largest of a pass, of decoding, and of what loading needs
+    beyond the weights, which follow each other. state: what every call's decoder
     remembers."""
 
     weights: int
@@ -85,37 +87,52 @@ def decoding(config: ModelConfig, latents: int) -> tuple[int, int]:
     return peak.bytes, sum(tail.numel() for tail in state.tails or ()) * BYTES
 
 
-def plan(config: ModelConfig, slots: int, *, chunk: int = 3, knot: int = 1, cached: int = 4) -> MemoryPlan:
-    """Of a video model in bf16 with ``slots`` calls, all of whose passes may run as one batch. cached: the reference
-    and past latents."""
+def plan(
+    config: ModelConfig, slots: int, float8: bool = False, *, chunk: int = 3, knot: int = 1, cached: int = 4
+) -> MemoryPlan:
+    """Of a video model in bf16 with ``slots`` calls, all of whose passes may run as one batch. float8: the linear
+    layers of the blocks in 8 bits (no such pass was measured). cached: the reference and past
+    latents."""
     dit = config.dit
-    parts = (CausalWanDiT.on_meta(dit), on_meta(WanEncoder, config.vae), on_meta(DECODERS[config.codec], config.vae))
-    values = sum(parameter.numel() for part in parts for parameter in part.parameters())
-    text = 0 if dit.text_dim is None else dit.layers * 2 * TEXT_TOKENS * dit.dim
+    network = CausalWanDiT.on_meta(dit).to(torch.bfloat16)
+    in_bf16 = bytes_of(network)
+    if float8:
+        in_float8(network.blocks)
+    codec = (on_meta(WanEncoder, config.vae), on_meta(DECODERS[config.codec], config.vae))
+    weights = bytes_of(network) + sum(bytes_of(part.to(torch.bfloat16)) for part in codec)
+    text = 0 if dit.text_dim is None else dit.layers * 2 * TEXT_TOKENS * dit.dim * BYTES
     token = dit.dim * BYTES
+    held = PASS_VALUES * token + (dit.ffn_dim if float8 else 0)  # and the widest layer's input once more, in a byte
     frames = 2 * chunk + knot  # a clean chunk joined with the next one's first step
     peak, state = decoding(config, chunk)
     return MemoryPlan(
-        weights=(values + text) * BYTES,
+        weights=weights + text,
         cache=slots * cached * config.tokens_per_latent * dit.layers * 2 * token,
         state=slots * state,
         working=max(
-            int(WORKSPACE[config.codec] * peak), slots * frames * config.tokens_per_latent * PASS_VALUES * token
+            int(WORKSPACE[config.codec] * peak),
+            slots * frames * config.tokens_per_latent * held,
+            in_bf16 - bytes_of(network),  # while it is loaded, when there is no other work
         ),
     )
 
 
-def largest_fitting(config: ModelConfig, slots: int, memory: int) -> str:
+def bytes_of(module: nn.Module) -> int:
+    """Of all that a checkpoint holds of it."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def largest_fitting(config: ModelConfig, slots: int, memory: int, float8: bool = False) -> str:
     """The best preset that fits into so many bytes, empty if none does."""
-    return next((name for name in PRESETS if plan(with_preset(config, name), slots).fits(memory)), "")
+    return next((name for name in PRESETS if plan(with_preset(config, name), slots, float8).fits(memory)), "")
 
 
-def check(config: ModelConfig, slots: int, free: int) -> None:
+def check(config: ModelConfig, slots: int, free: int, float8: bool = False) -> None:
     """free: bytes of the card that are not in use, with the context made. Raises EngineError ``device_too_small``."""
-    needed = plan(config, slots).total - OVERHEAD
+    needed = plan(config, slots, float8).total - OVERHEAD
     if needed <= free:
         return
-    smaller = largest_fitting(config, slots, free + OVERHEAD)
+    smaller = largest_fitting(config, slots, free + OVERHEAD, float8)
     way = f"use --preset {smaller}" if smaller else "no preset fits: use fewer slots, or a larger card"
     raise EngineError(
         "device_too_small",
@@ -124,12 +141,12 @@ def check(config: ModelConfig, slots: int, free: int) -> None:
     )
 
 
-def describe(config: ModelConfig, slots: int, cards: tuple[int, ...] = (8, 12, 16, 24)) -> str:
+def describe(config: ModelConfig, slots: int, float8: bool = False, cards: tuple[int, ...] = (8, 12, 16, 24)) -> str:
     """The plan of every preset and the preset for every card, GiB. Raises RequestError for a model without presets."""
     lines = [f"{config.name}, {slots} calls, GiB", f"{'preset':10}{'weights':>9}{'cache':>9}{'working':>9}{'total':>9}"]
     for name in PRESETS:
-        made = plan(with_preset(config, name), slots)
+        made = plan(with_preset(config, name), slots, float8)
         figures = (made.weights, made.cache, made.state + made.working, made.total)
         lines.append(f"{name:10}" + "".join(f"{figure / GIB:9.1f}" for figure in figures))
-    lines += [f"{card} GiB: {largest_fitting(config, slots, card * GIB) or 'none fits'}" for card in cards]
+    lines += [f"{card} GiB: {largest_fitting(config, slots, card * GIB, float8) or 'none fits'}" for card in cards]
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from models.clip_codec import ClipCodec, WanClips
 from models.codec import Codec
 from models.config import ModelConfig, find_config
 from models.dit import CausalWanDiT, TextContext, randomise_
+from models.float8 import in_float8, require_float8
 from models.ltx_codec import LtxClips
 from models.memory import check
 from models.motion_codec import MotionCodec
@@ -34,12 +35,14 @@ from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, f
 from models.wan_vae import WanDecoder, WanEncoder
 
 log = logging.getLogger(__name__)
+FLOAT8 = "float8"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
-    once. speech: what hears the voice, where the drive is its features."""
+    once. speech: what hears the voice, where the drive is its features. dtype: of activations, and of all weights but
+    those that float8 puts into 8 bits."""
 
     config: ModelConfig
     dit: CausalWanDiT
@@ -48,6 +51,12 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     speech: SpeechEncoder | None = None
+    float8: bool = False
+
+    @property
+    def dtype_name(self) -> str:
+        """As an option calls it."""
+        return FLOAT8 if self.float8 else str(self.dtype).removeprefix("torch.")
 
 
 def choose_device(name: str) -> torch.device:
@@ -67,11 +76,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto``: bf16 where the machine computes in it, else fp32."""
+    """Of activations. ``auto``: bf16 where the machine computes in it, else fp32; ``float8``: bf16, only linear layers
+    have 8 bits."""
     if name == "auto":
         native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
-    dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32, FLOAT8: torch.bfloat16}
     if name not in dtypes:
         raise RequestError("unknown_dtype", f"unknown dtype {name!r}: choose one of auto, {', '.join(dtypes)}")
     return dtypes[name]
@@ -97,10 +107,13 @@ def load_model(
     if size is not None:
         config = config.at_size(*size)
     place = choose_device(device)
+    float8 = dtype == FLOAT8
+    if float8:
+        require_float8(config, place)
     if place.type == "cuda" and config.codec in DECODERS:
-        check(config, slots, torch.cuda.mem_get_info(place)[0])
+        check(config, slots, torch.cuda.mem_get_info(place)[0], float8)
     folder = None if random_weights else model_folder(config.weights or config.name, models_dir)
-    return build_model(config, place, choose_dtype(dtype, place), folder, text)
+    return build_model(config, place, choose_dtype(dtype, place), folder, text, float8)
 
 
 def build_model(
@@ -109,8 +122,10 @@ def build_model(
     kind: torch.dtype,
     folder: Path | None,
     text: TextSource = TextSource(),  # noqa: B008 (frozen)
+    float8: bool = False,
 ) -> LoadedModel:
-    """The same of a config that need not be in the table. folder: of its weights, None = random ones."""
+    """The same of a config that need not be in the table. folder: of its weights, None = random ones. float8: the
+    linear layers of the blocks in 8-bit floats, once the weights are there as they are."""
     words = None
     if config.dit.text_dim is not None:  # before anything large is loaded: the encoder is large as well
         words = embed_text(text, config.dit.text_dim, random_weights=folder is None)
@@ -128,7 +143,9 @@ def build_model(
     if words is not None:
         with torch.inference_mode():
             context = dit.encode_text(words[None].to(device=place, dtype=kind))
-    return LoadedModel(config, dit, codec, context, place, kind, build_speech(config, place, kind, folder))
+    if float8:
+        in_float8(dit.blocks)
+    return LoadedModel(config, dit, codec, context, place, kind, build_speech(config, place, kind, folder), float8)
 
 
 def build_speech(

@@ -126,6 +126,7 @@ def test_a_mistake_is_told_in_one_line(mistakes: Path, voice: Path, option: str,
         (["--model", "imaginary"], "imaginary"),
         (["--device", "tpu"], "tpu"),
         (["--dtype", "int3"], "int3"),
+        (["--dtype", "float8"], "video latents"),
     ],
 )
 def test_what_only_the_worker_can_refuse_is_one_line_too(
@@ -210,6 +211,8 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
         (["--model", "wan2.1-1.3b"], "random weights"),
         (["--size", "832"], "--size"),
         (["--chunks", "0"], "--chunks"),
+        (["--dtype", "float8"], "video latents"),
+        (["--dtype", "float8", "--ablation"], "leave out --dtype float8"),
     ],
 )
 def test_the_engine_benchmark_tells_mistakes(

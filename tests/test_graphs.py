@@ -17,7 +17,7 @@ from tests.toy import TOY, record, toy_rollout, toy_runner
 class HostGraphs(Graphs):
     """Records by remembering the work, which reads its own buffers at every replay as a graph does."""
 
-    def __init__(self, limit: int = 32, broken: bool = False) -> None:
+    def __init__(self, limit: int = 32, broken: Exception | None = None) -> None:
         self._limit, self.broken, self.runs = limit, broken, 0
         self._replays = {}
 
@@ -26,8 +26,8 @@ class HostGraphs(Graphs):
         return work(own).clone()
 
     def record(self, work: Work, own: Inputs) -> Callable[[], Tensor]:
-        if self.broken:
-            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.broken is not None:
+            raise self.broken
         return lambda: work(own)
 
 
@@ -69,12 +69,39 @@ def test_what_cannot_be_recorded_or_is_too_much_runs_plainly(monkeypatch: pytest
     monkeypatch.setattr("engine.graphs.log.warning", lambda message, reason: warned.append(message % reason))
     rollout = toy_rollout()
     plain, _ = record(toy_runner(), rollout, chunks=3)
-    for graphs, recorded in ((HostGraphs(broken=True), 0), (HostGraphs(limit=2), 2)):
+    refused = RuntimeError("not while capturing")
+    for graphs, recorded in (
+        (HostGraphs(broken=refused), 0), (HostGraphs(broken=cuda_error(900)), 0), (HostGraphs(limit=2), 2),
+    ):  # fmt: skip
         runner = toy_runner()
         runner.graphs = graphs
         latents, _ = record(runner, rollout, chunks=3)
         assert torch.equal(latents, plain) and len(graphs) == recorded
-    assert warned and all("without a CUDA graph: operation not permitted" in line for line in warned)
+    assert {line.partition("graph: ")[2] for line in warned} == {"not while capturing", "CUDA error number 900"}
+
+
+def cuda_error(number: int, masked: BaseException | None = None) -> RuntimeError:
+    """As torch tells it; masked: what was being handled when it was raised."""
+    error = torch.AcceleratorError(f"CUDA error number {number}")
+    error.error_code = number  # type: ignore[attr-defined]
+    error.__context__ = masked
+    return error
+
+
+LOST = {
+    "full": torch.OutOfMemoryError(),
+    "gone": cuda_error(700),
+    "numberless": torch.AcceleratorError(),
+    "full, and the recording ended badly": cuda_error(901, torch.OutOfMemoryError()),
+}
+
+
+@pytest.mark.parametrize("error", LOST.values(), ids=LOST)
+def test_a_device_that_is_full_or_gone_is_not_passed_over(error: RuntimeError) -> None:
+    graphs = HostGraphs(broken=error)
+    with pytest.raises(type(error)):
+        graphs.run("key", lambda inputs: inputs[0], (torch.zeros(1),))
+    assert len(graphs) == 0
 
 
 def test_a_call_brings_no_shape_that_the_warm_up_has_not_met() -> None:
