@@ -35,9 +35,8 @@ WORKSPACE = {"wan": 2.0, "wan-tiny": 1.0}  # of decoding; the large convolutions
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes. working: the largest of a pass, of decoding, and of what loading needs
-    beyond the weights, which follow each other. state: what every call's decoder
-    remembers."""
+    """Bytes. working: the largest of a pass, of decoding, and of what loading needs beyond the weights, which follow
+    each other. state: what every call's decoder remembers."""
 
     weights: int
     cache: int
@@ -87,12 +86,9 @@ def decoding(config: ModelConfig, latents: int) -> tuple[int, int]:
     return peak.bytes, sum(tail.numel() for tail in state.tails or ()) * BYTES
 
 
-def plan(
-    config: ModelConfig, slots: int, float8: bool = False, *, chunk: int = 3, knot: int = 1, cached: int = 4
-) -> MemoryPlan:
-    """Of a video model in bf16 with ``slots`` calls, all of whose passes may run as one batch. float8: the linear
-    layers of the blocks in 8 bits (no such pass was measured). cached: the reference and past
-    latents."""
+def plan(config: ModelConfig, slots: int, float8: bool = False) -> MemoryPlan:
+    """Of a video model in bf16 with ``slots`` calls by its own rollout, all of whose passes may run as one batch.
+    float8: the linear layers of the blocks in 8 bits (no such pass was measured)."""
     dit = config.dit
     network = CausalWanDiT.on_meta(dit).to(torch.bfloat16)
     in_bf16 = bytes_of(network)
@@ -103,8 +99,9 @@ def plan(
     text = 0 if dit.text_dim is None else dit.layers * 2 * TEXT_TOKENS * dit.dim * BYTES
     token = dit.dim * BYTES
     held = PASS_VALUES * token + (dit.ffn_dim if float8 else 0)  # and the widest layer's input once more, in a byte
-    frames = 2 * chunk + knot  # a clean chunk joined with the next one's first step
-    peak, state = decoding(config, chunk)
+    frames = 2 * config.chunk + config.knot  # a clean chunk joined with the next one's first step
+    cached = int(dit.inpainting) + config.window - config.chunk  # the reference and past latents
+    peak, state = decoding(config, config.chunk)
     return MemoryPlan(
         weights=weights + text,
         cache=slots * cached * config.tokens_per_latent * dit.layers * 2 * token,

@@ -10,9 +10,10 @@ from engine.config import PRESETS as NAMES
 from engine.config import EngineConfig
 from engine.errors import EngineError, RequestError
 from engine.messages import Failure
+from engine.rollout.strategies import default_spec
 from engine.worker import Worker, _telling
 from engine.worker_process import _reason, serve
-from models.config import WAN21_1_3B, WAN_TINY_TEST
+from models.config import WAN21_1_3B, WAN_TINY_TEST, find_config
 from models.memory import GIB, OVERHEAD, check, describe, largest_fitting, plan
 from models.presets import PRESETS, with_preset
 from models.registry import load_model
@@ -48,6 +49,16 @@ def test_the_plan_counts_what_is_really_made() -> None:
     values += sum(tensor.numel() for pair in model.context for tensor in pair)
     assert made.weights == 2 * values
     assert made.cache == sum(2 * tensor.numel() for tensor in (runner.cache.keys, runner.cache.values))
+
+
+@pytest.mark.parametrize("name", ["wan2.1-1.3b", "self-forcing", "longlive"])
+def test_the_plan_counts_the_cache_of_a_models_own_rollout(name: str) -> None:
+    from engine.kv_cache import KVCache
+
+    config = find_config(name)
+    context = default_spec(config).context
+    cache = KVCache(config, slots=2, context=context, device=torch.device("meta"), dtype=torch.bfloat16)
+    assert plan(config, 2).cache == cache.keys.nbytes + cache.values.nbytes
 
 
 def test_less_is_planned_for_lower_presets_and_fewer_calls() -> None:
