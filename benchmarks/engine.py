@@ -10,7 +10,8 @@ Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of 
 The third tells whether a long call stays flat in time and memory, the last what each part of the speed is worth.
 The commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit
 run apart, and for a model of Wan2.1's latents a textbook rollout (`benchmarks.textbook`), are made in turn with them.
-Such a model is shown by each of its decoders. Figures exclude loading and warm-up.
+Such a model is shown by each of its decoders. Figures exclude loading and warm-up. With --dtype float8 all of them,
+the textbook too, have linear layers in 8 bits.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 
 from benchmarks.chunks import ceilings, codecs_of, in_turn, memory_mb, percentiles
 from benchmarks.speed import VARIANTS, Bench, Variant, against, compare, consumer_cards, pictures
-from engine.errors import one_line_errors
+from engine.errors import RequestError, one_line_errors
 from engine.runner import choose_attention, execution_of
 from models.attention import kernel_for
 from models.presets import has_presets
@@ -76,10 +77,12 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         preset=arguments.preset,
     )
     bench = Bench(model, arguments.rollout)
+    if arguments.ablation and bench.rollout.spec.overlaps:
+        raise RequestError("no_ablation", f"{model.config.name} has no textbook rollout to be compared with")
     choose_attention(model, bench.rollout)
     report = {**measure(bench, arguments.chunks), **ceilings(model.device, model.dtype)}
     report["fraction_of_matmul"] = round(report["denoise_tflops"] / report["matmul_tflops"], 3)
-    if has_presets(model.config):
+    if has_presets(model.config) and not model.float8:  # which has another ceiling
         report["predicted_realtime_factor"] = consumer_cards(bench, report["fraction_of_matmul"])
     if arguments.ablation:
         report["ablation"] = ablation(bench, max(1, arguments.chunks // 10))
@@ -106,7 +109,7 @@ def ablation(bench: Bench, rounds: int) -> dict[str, Any]:
         try:
             found[name] = compare(bench, variant, rounds)
         except RuntimeError as reason:
-            found[name] = {"error": str(reason).splitlines()[0]}
+            found[name] = {"error": str(reason).partition("\n")[0]}
     return found
 
 

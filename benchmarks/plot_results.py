@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import VARIANTS
 from benchmarks.svg import GREY, Bar, Chart, lying, page
+from engine.errors import RequestError, one_line_errors
 from engine.files import replacing
 from training.arguments import new_file
 
@@ -28,7 +30,7 @@ DENOISE = {
     "all (compiled too)": "denoise only, graphs, compiled",
     "all, linear layers in float8": "denoise only, 8-bit layers as well",
 }
-DECODERS = {"decoder wan,": "end to end, Wan2.1's decoder", "decoder wan-tiny,": "end to end, TAEHV"}
+DECODERS = {"wan": "end to end, Wan2.1's decoder", "wan-tiny": "end to end, TAEHV"}
 LARGE = ("14B {}: all (compiled too)", "14B {} all")
 PUBLISHED = {  # of Wan2.1-1.3B
     "832x480": (
@@ -43,15 +45,26 @@ Figures = dict[str, Any]
 def runs(folder: Path) -> dict[str, list[Figures]]:
     """The files' steps by name, the newest first, of each card."""
     found: dict[str, list[Figures]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json"), key=lambda each: each.stem, reverse=True):
-        content = json.loads(path.read_text())
-        found[content["gpu"]["machine"]["device"]].append({**content.get("later", {}), **content["gpu"]})
+    for path in sorted(folder.glob("*.json"), key=_number, reverse=True):
+        try:
+            content = json.loads(path.read_text())
+            found[content["gpu"]["machine"]["device"]].append({**content.get("later", {}), **content["gpu"]})
+        except (ValueError, LookupError, TypeError) as error:
+            raise RequestError("bad_results", f"{path} is no run of benchmarks.gpu that knows its machine") from error
+    if not found:
+        raise RequestError("bad_results", f"no results in {folder}: name a folder of runs of benchmarks.gpu")
     return dict(found)
 
 
-def newest(files: Sequence[Figures], beginning: str, figure: str) -> Figures | None:
+def _number(path: Path) -> tuple[str, int]:
+    """h200, h200-2, ..., h200-10."""
+    card, _, number = path.stem.partition("-")
+    return card, int(number) if number.isdecimal() else 1
+
+
+def newest(files: Sequence[Figures], figure: str, *beginnings: str) -> Figures | None:
     """The first step whose name begins so and that has this figure."""
-    steps = (step for steps in files for name, step in steps.items() if name.startswith(beginning))
+    steps = (step for steps in files for name, step in steps.items() if name.startswith(beginnings))
     return next((step for step in steps if isinstance(step, dict) and figure in step), None)
 
 
@@ -59,12 +72,13 @@ def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
     """What was measured of one size, e.g. 832x480, and what others published of it; none where nothing was measured."""
     found = []
     for name, label in DENOISE.items():
-        if (step := newest(files, f"1.3B {size}: {name}", "fps")) is not None:
+        if (step := newest(files, "fps", f"1.3B {size}: {name}")) is not None:
             found.append(Bar(label, step["fps"], beside=step["baseline_fps"]))
     for name, label in DECODERS.items():
-        if (step := newest(files, f"1.3B {size}: {name}", "end_to_end_fps")) is not None:
+        plainly = [f"1.3B {size}: decoder {name}, {variant}" for variant in VARIANTS]
+        if (step := newest(files, "end_to_end_fps", *plainly)) is not None:
             found.append(Bar(label, step["end_to_end_fps"]))
-    steps = [step for name in LARGE if (step := newest(files, name.format(size), "fps")) is not None]
+    steps = [step for name in LARGE if (step := newest(files, "fps", name.format(size))) is not None]
     found += [Bar("14B, denoise only", step["fps"], beside=step.get("baseline_fps")) for step in steps[:1]]
     return [*found, *PUBLISHED.get(size, ())] if found else []
 
@@ -87,8 +101,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs; default: those here")
     parser.add_argument("--svg", type=new_file, required=True, help="write the plot here")
     arguments = parser.parse_args(words)
-    with replacing(arguments.svg) as draft:
-        draft.write_text(plot(runs(arguments.results)))
+    with one_line_errors("benchmarks.plot_results"):
+        drawn = plot(runs(arguments.results))
+        with replacing(arguments.svg) as draft:
+            draft.write_text(drawn)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks.chunks import Call, Screen, memory_mb, rollout_of
 from benchmarks.speed import WARM_UP
 from engine.config import PRESETS, EngineConfig
 from engine.errors import EngineError, one_line_errors
+from engine.graphs import is_out_of_memory
 from engine.runner import ModelRunner
 from models.memory import GIB, OVERHEAD
 from models.registry import choose_device
@@ -27,15 +28,17 @@ def run(config: EngineConfig, gib: int) -> dict[str, Any]:
     device = choose_device(config.device)
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, (gib * GIB - OVERHEAD) / whole), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (gib * GIB - OVERHEAD) / whole))
     try:
         runner = ModelRunner.start(config)
         screen = Screen(runner.codec)
         call = Call(runner, 0, rollout_of(runner.config), screen.reference)
         for _ in range(WARM_UP + 2):
             screen.show(call.denoise())
-    except (torch.OutOfMemoryError, EngineError) as lack:
-        return {"holds": False, "error": str(lack).splitlines()[0]}
+    except (RuntimeError, EngineError) as lack:
+        if not isinstance(lack, EngineError) and not is_out_of_memory(lack):
+            raise
+        return {"holds": False, "error": str(lack).partition("\n")[0]}
     reserved = torch.cuda.max_memory_reserved(device) / GIB if device.type == "cuda" else 0.0
     return {
         "holds": True,

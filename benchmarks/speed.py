@@ -87,6 +87,8 @@ class Bench:
     def twin(self) -> LoadedModel:
         """A module of its own on the same memory, until its projections are fused."""
         dit = CausalWanDiT.on_meta(self.model.config.dit)
+        if self.model.float8:
+            in_float8(dit.blocks)
         dit.load_state_dict(self.model.dit.state_dict(), assign=True)
         return replace(self.model, dit=dit.eval().requires_grad_(False))
 

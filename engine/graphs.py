@@ -81,8 +81,14 @@ class Graphs:
 
 
 def concerns_device(error: RuntimeError) -> bool:
-    """It is full or gone. What cannot be recorded is told by the same class of error, with numbers of its own; and a
-    recording that is left for lack of memory may end with such an error."""
-    if isinstance(error, torch.OutOfMemoryError) or isinstance(error.__context__, torch.OutOfMemoryError):
+    """It is full or gone. What cannot be recorded is told by the same class of error, with numbers of its own."""
+    if is_out_of_memory(error):
         return True
     return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in CAPTURE_ERRORS
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Also where the end of a recording that was left for it hides it."""
+    return any(
+        isinstance(each, torch.OutOfMemoryError) for each in (error, error.__context__ if error is not None else None)
+    )

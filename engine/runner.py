@@ -47,12 +47,12 @@ def default_threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect;
-    one H200 runs a chunk of the 1.3B a quarter faster by them). fused: one product for queries, keys and values.
-    compiled: blocks through torch.compile (minutes at the start). runs: a joined pass attends run by run of its frames,
-    not under a mask over tokens. spare: frames only committed leave the last block after their keys and values.
-    overlap: on a GPU a chunk is decoded on a stream of its own beside the next chunk's passes; the memory of both is
-    then wanted at once. Nobody has measured it on a GPU yet, so nothing asks for it but `benchmarks.gpu`."""
+    """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
+    fused: one product for queries, keys and values. compiled: blocks through torch.compile (minutes at the start).
+    runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare: frames only committed
+    leave the last block after their keys and values. overlap: on a GPU a chunk is decoded on a stream of its own beside
+    the next chunk's passes; the memory of both is then wanted at once. Nobody has measured it on a GPU yet, so nothing
+    asks for it but `benchmarks.gpu`."""
 
     graphs: bool = True
     fused: bool = True
@@ -84,7 +84,7 @@ class ModelRunner:
         self.execution = execution
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
-        self.graphs = Graphs(self.device, limit=12 * slots) if execution.graphs and self.device.type == "cuda" else None
+        self.graphs = Graphs(self.device, limit=16 * slots) if execution.graphs and self.device.type == "cuda" else None
         overlap = execution.overlap and self.device.type == "cuda"
         self._side = SideStream(self.device) if overlap else None
         if execution.fused:

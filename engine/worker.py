@@ -41,7 +41,7 @@ from engine.stream import Stream
 log = logging.getLogger("engine.worker")
 
 IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
-DECODING_SECONDS = 0.002  # the same, while pictures are on their way that nothing wakes the loop for
+DECODING_SECONDS = 0.002  # how long it sleeps while pictures are on their way that nothing wakes it for
 
 
 class DeviceLost(Exception):
@@ -82,8 +82,9 @@ class Worker:
         self._channel.close()
 
     def _idle_time(self) -> float:
-        longest = DECODING_SECONDS if any(stream.leaving for stream in self._streams.values()) else IDLE_SECONDS
-        return min(longest, max(0.0, self._scheduler.wake_at() - self._clock()))
+        if any(stream.leaving for stream in self._streams.values()):
+            return DECODING_SECONDS
+        return min(IDLE_SECONDS, max(0.0, self._scheduler.wake_at() - self._clock()))
 
     def _drain_inbox(self) -> None:
         for message, descriptor in self._channel.receive():

@@ -12,11 +12,11 @@ import signal
 import socket
 
 import msgspec
-import torch
 
 from engine.channel import WorkerChannel
 from engine.config import EngineConfig
 from engine.errors import AvatarError, EngineError
+from engine.graphs import is_out_of_memory
 from engine.messages import PROTOCOL_VERSION, Ready, failure
 from engine.runner import ModelRunner
 from engine.warm_up import warm_up
@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 def _reason(config: EngineConfig, error: BaseException | None) -> EngineError:
     """Why the worker ends. ``out_of_memory`` asks for one preset lower, which only some models have."""
-    if isinstance(error, torch.OutOfMemoryError) and has_presets(find_config(config.model)):
+    if is_out_of_memory(error) and has_presets(find_config(config.model)):
         return EngineError("out_of_memory", "the device has no memory left for this preset", retryable=True)
     return EngineError("device_lost", "the worker's device cannot be used any more", retryable=True)
 
@@ -49,7 +49,9 @@ def serve(channel: WorkerChannel, config: EngineConfig) -> int:
     except AvatarError as error:
         channel.send(failure(error))
         return 2
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         channel.send(failure(_reason(config, error)))
         return 2
     worker = Worker(channel, runner, info)

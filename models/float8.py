@@ -71,6 +71,8 @@ def require_float8(config: ModelConfig, device: torch.device) -> None:
     rows, scale = scaled_rows(x)
     try:
         linear(x, rows, x[0], scale)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
     except RuntimeError as reason:
         raise EngineError(
             "no_float8",

@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     # Engine
     model: str = "embedded"
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
     workers: int = Field(1, ge=1, le=16)
     slots: int = Field(2, ge=1, le=64)
     threads: int = Field(0, ge=0, le=256)

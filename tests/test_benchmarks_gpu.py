@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from benchmarks.engine import ablation, measure
 from benchmarks.gpu import Journal, Session, cards, on_card, whole_chunks
 from benchmarks.speed import VARIANTS, Bench, beside, consumer_cards
 from engine.config import EngineConfig
+from engine.errors import RequestError
 from engine.i420 import to_i420
 from models.config import FLASHHEAD_PRO_TINY_TEST, T2V_TINY_TEST, WAN_TINY_TEST, ModelConfig
+from models.memory import GIB
 from models.registry import build_model
 from models.wan_codec import WanCodec
 
@@ -81,6 +84,19 @@ def test_cards_are_tried_until_the_smallest_is_known(
 def test_a_child_that_fails_is_told_in_its_last_line() -> None:
     with pytest.raises(RuntimeError, match="has no presets"):
         on_card("embedded", "realtime", 8, torch.device("cpu"))
+
+
+def test_a_card_is_held_to_its_memory_less_what_is_not_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch limits the present device, or one by number; "cuda" it refuses."""
+    held: list[float] = []
+    whole = SimpleNamespace(total_memory=32 * GIB)
+    monkeypatch.setattr(small_card, "choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: whole)
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda fraction: held.append(fraction))
+    config = EngineConfig(model="nonsense", preset="realtime", slots=1, random_weights=True)
+    with pytest.raises(RequestError, match="unknown model"):
+        small_card.run(config, 8)
+    assert held == [(8 - 0.5) / 32]
 
 
 def test_a_preset_that_runs_out_of_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,28 @@ def test_a_later_run_counts_for_the_figures_that_it_has(tmp_path: Path) -> None:
     assert "X</text>" in plot(found) and "Y</text>" not in plot(found)
 
 
+def test_runs_are_ordered_by_number_and_a_decoder_is_drawn_as_it_runs(tmp_path: Path) -> None:
+    label = "1.3B 832x480: decoder wan, "
+    for number, fps in (("x-9", 9.0), ("x-10", 10.0)):
+        written(tmp_path, number, "X", **{label + "graphs, fused": {"end_to_end_fps": fps}})
+    written(tmp_path, "x-11", "X", **{label + "a chunk's latents at once, graphs, fused": {"end_to_end_fps": 20.0}})
+    assert bars_of(runs(tmp_path)["X"], "832x480")[0].value == 10.0
+
+
+def test_what_is_no_run_is_one_line_and_the_plot_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plotted, results = tmp_path / "speed.svg", tmp_path / "results"
+    plotted.write_text("before")
+    for content in (None, "", "{", "[]", json.dumps({"gpu": {"machine": "lost"}})):
+        results.mkdir(exist_ok=True)
+        if content is not None:
+            (results / "x.json").write_text(content)
+        with pytest.raises(SystemExit) as ended:
+            main(["--results", str(results), "--svg", str(plotted)])
+        told = capsys.readouterr().err
+        assert ended.value.code == 2 and told.count("\n") == 1 and str(results) in told
+    assert plotted.read_text() == "before"
+
+
 def test_a_plot_wants_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--svg", str(tmp_path / "nowhere" / "speed.svg")])

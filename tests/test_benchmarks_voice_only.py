@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from benchmarks import voice_only
-from benchmarks.held_out import LIPS, Case, flite_cases, human_cases, synthetic_cases
+from benchmarks.held_out import LIPS, Case, festival_cases, flite_cases, human_cases, synthetic_cases
 from benchmarks.lip_figures import lip_figures
 from benchmarks.rolls import drive
 from models.config import EMBEDDED
@@ -106,7 +106,7 @@ def test_a_short_run_reports_every_voice_and_the_heads(tmp_path: Path, capsys: p
     words = ["--weights", str(tmp_path / "dit.safetensors"), "--seconds", "8", "--seeds", "3", "--json"]
     voice_only.main(words)
     sections = json.loads(capsys.readouterr().out)["sections"]
-    assert len(sections["lips against their phonemes"]) == 5 + len(flite_cases())
+    assert len(sections["lips against their phonemes"]) == 5 + len(flite_cases()) + len(festival_cases())
     [heads] = [rows for title, rows in sections.items() if title.startswith("heads (")]
     [listening] = [rows for title, rows in sections.items() if title.startswith("heads that listen")]
     assert listening["data"]["nods/min"]["value"] > 1 and listening["data"]["yaw sd"]["value"] > 0.02

@@ -213,6 +213,7 @@ def test_the_engine_benchmark_runs_without_the_server(tmp_path: Path) -> None:
         (["--chunks", "0"], "--chunks"),
         (["--dtype", "float8"], "video latents"),
         (["--dtype", "float8", "--ablation"], "leave out --dtype float8"),
+        (["--model", "flashhead-pro-tiny-test", "--ablation", "--chunks", "1"], "no textbook rollout"),
     ],
 )
 def test_the_engine_benchmark_tells_mistakes(

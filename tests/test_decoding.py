@@ -320,9 +320,9 @@ def test_what_is_read_stays_until_it_has_been_read(monkeypatch: pytest.MonkeyPat
     assert decoding.done() and also() is None
 
 
-def decoded(device: str, overlap: bool) -> list[Decoding]:
-    """Some chunks of the embedded model, begun one after the other."""
-    model = load_model("embedded", device=device, dtype="float32", random_weights=True)
+def decoded(device: str, overlap: bool, name: str = "embedded") -> list[Decoding]:
+    """Some chunks, begun one after the other."""
+    model = load_model(name, device=device, dtype="float32", random_weights=True)
     runner = ModelRunner(model, slots=1, context=3, execution=Execution(overlap=overlap))
     reference = runner.encode_reference(Portrait(spec("s").portrait, LANDMARKS))
     state, begun = runner.codec.initial_state(), []
@@ -341,5 +341,7 @@ def test_without_a_gpu_pictures_are_there_at_once() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_pictures_are_those_of_decoding_at_once() -> None:
-    for side, expected in zip(decoded("cuda", overlap=True), decoded("cuda", overlap=False), strict=True):
+    """Of a decoder that ends on the device, so that nothing but the event says when its pictures are there."""
+    sides = [decoded("cuda", overlap, "wan-tiny-test") for overlap in (True, False)]
+    for side, expected in zip(*sides, strict=True):
         assert not isinstance(side, Decoded) and np.array_equal(side.pictures(), expected.pictures()) and side.done()

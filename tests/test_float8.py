@@ -225,6 +225,12 @@ def test_refused_where_it_makes_no_sense_and_where_it_does_not_run(monkeypatch: 
     assert told.value.code == "no_float8" and "\n" not in told.value.message
 
 
+def test_the_benchmark_runs_a_model_that_is_in_8_bits() -> None:
+    model = load_model("wan-tiny-test", device="cpu", dtype="float8", random_weights=True)
+    twin = Bench(model).twin().dit.state_dict()
+    assert all(twin[name].data_ptr() == value.data_ptr() for name, value in model.dit.state_dict().items())
+
+
 def test_the_benchmark_differs_by_the_8_bits_alone() -> None:
     best, eight = VARIANTS["all (compiled too)"], VARIANTS["all, linear layers in float8"]
     assert replace(eight, float8=False) == best

@@ -8,7 +8,8 @@ from server.metrics import END_REASONS
 
 ROOT = Path(__file__).resolve().parent.parent
 OF_STREAMS = (
-    "pool", "worker_client", "stream_client", "channel", "worker", "stream", "drive", "voice_buffer", "frame_ring",
+    "pool", "worker_client", "stream_client", "channel", "worker", "worker_process", "stream", "drive", "voice_buffer",
+    "frame_ring",
 )  # fmt: skip
 NO_END = {
     "gateway_lost", "worker_start_failed", "worker_start_timeout",  # no call is there to hear it

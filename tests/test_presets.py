@@ -110,10 +110,15 @@ class Told:
         """Nothing is open."""
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["plainly", "while a pass was recorded"])
 @pytest.mark.parametrize("where", ["loading", "serving"])
-def test_a_worker_without_memory_ends_and_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_memory_ends_and_says_so(where: str, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def lacking(*arguments: object) -> None:
-        raise torch.OutOfMemoryError
+        try:
+            raise torch.OutOfMemoryError
+        finally:
+            if masked:
+                raise torch.AcceleratorError
 
     def failed(worker: Worker) -> None:
         with _telling(lambda error: None):

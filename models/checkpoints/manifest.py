@@ -148,7 +148,6 @@ KNOWN: dict[str, Known] = {
             driven_by=TEXT_ONLY,
             adapter="models/lora.pt",
             alpha=256,
-            note="tuned with its first 3 latents always in view, which Self Forcing's rollout here does not keep",
         ),
     )
 }  # fmt: skip
