@@ -25,7 +25,8 @@ import torch
 
 from benchmarks.chunks import ceilings, codecs_of, in_turn, memory_mb, percentiles
 from benchmarks.speed import VARIANTS, Bench, Variant, against, compare, consumer_cards, pictures
-from engine.errors import RequestError, one_line_errors
+from engine.errors import EngineError, RequestError, one_line_errors
+from engine.graphs import is_out_of_memory
 from engine.runner import choose_attention, execution_of
 from models.attention import kernel_for
 from models.presets import has_presets
@@ -137,7 +138,12 @@ def main() -> None:
     if arguments.ablation and arguments.dtype == "float8":
         parser.error("--ablation has a way in 8-bit floats of its own: leave out --dtype float8")
     with one_line_errors("knotcast"):
-        report = run(arguments)
+        try:
+            report = run(arguments)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EngineError("out_of_memory", "the device is full: choose a smaller --size, or --preset") from error
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
 from benchmarks.chunks import chunk_flops
@@ -223,6 +224,20 @@ def test_the_engine_benchmark_tells_mistakes(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_the_engine_benchmark_tells_that_a_device_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory\nof it")
+
+    monkeypatch.setattr(sys, "argv", ["engine"])
+    monkeypatch.setattr("benchmarks.engine.measure", full)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "smaller --size" in told and told.count("\n") == 1
 
 
 def test_the_operations_of_a_chunk_are_those_of_the_full_size_model() -> None:

@@ -190,6 +190,8 @@ def test_festival_tells_its_phonemes_by_espeaks_names() -> None:
         (SILENCE, 0.0, 0.2), ("k", 0.2, 0.31), ("a", 0.31, 0.4), ("m", 0.4, 0.5), (SILENCE, 0.5, 0.6)
     ]  # fmt: skip
     assert festival.phonemes_of(["p 0.2"], "czech", 0.5)[-1] == Phoneme(SILENCE, 0.2, 0.5)
+    with pytest.raises(RequestError, match="'qq'"):
+        festival.phonemes_of(["qq 0.2"], "czech", 0.5)
     assert all(is_known(name) for phones in festival._PHONES.values() for name in phones.values())
     assert {reader.language for reader in (*festival.READERS, festival.HELD_OUT)} == set(festival._PHONES)
 

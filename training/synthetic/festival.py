@@ -109,17 +109,23 @@ class Festival:
 
 
 def phonemes_of(lines: Sequence[str], language: str, seconds: float) -> tuple[Phoneme, ...]:
-    """Festival's segments ("name end") as phonemes that cover `0..seconds`."""
+    """Festival's segments ("name end") as phonemes that cover `0..seconds`. Raises RequestError ``unknown_phone``."""
     phonemes, at = [], 0.0
     for line in lines:
         name, _, end = line.rpartition(" ")
         until = min(float(end), seconds)
         if until > at:
-            phonemes.append(Phoneme(_PHONES[language][name.rstrip(":")], at, until))
+            phonemes.append(Phoneme(_espeak_name(name.rstrip(":"), language), at, until))
             at = until
     if at < seconds:
         phonemes.append(Phoneme(SILENCE, at, seconds))
     return tuple(phonemes)
+
+
+def _espeak_name(phone: str, language: str) -> str:
+    if phone not in _PHONES[language]:
+        raise RequestError("unknown_phone", f"festival's {language} voices say {phone!r}, which has no name here yet")
+    return _PHONES[language][phone]
 
 
 def plain(text: str) -> str:
