@@ -89,6 +89,5 @@ def concerns_device(error: RuntimeError) -> bool:
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Also where the end of a recording that was left for it hides it."""
-    return any(
-        isinstance(each, torch.OutOfMemoryError) for each in (error, error.__context__ if error is not None else None)
-    )
+    hidden = getattr(error, "__context__", None)
+    return isinstance(error, torch.OutOfMemoryError) or isinstance(hidden, torch.OutOfMemoryError)
