@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from engine.config import EngineConfig
 from engine.pool import LocalPool
 from server.settings import Settings
-from tests.caller import Caller, beeps, http, serving
+from tests.caller import serving
 from tests.test_call_media import onset_times
-from tests.test_wan_call import SEED, likeness, made_pictures, shown
+from tests.test_wan_call import likeness, made_pictures, shown, talked_to
 
 FPS, NEW = 25, 28
 CONFIG = EngineConfig(
@@ -36,18 +36,7 @@ async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_v
     alone = await made_pictures(pool, [(0, NEW)])
     again = await made_pictures(pool, [(0, NEW)])
     assert all(np.array_equal(a, b) for a, b in zip(alone, again, strict=True)), "no call is left in the next"
-    async with http(app) as client:
-        caller = Caller(client, keep_pictures=True)
-        await caller.open(seed=SEED)
-        await caller.connect()
-        try:
-            await caller.say(beeps(5.0))
-            await caller.until(lambda: len(caller.distinct) >= 90 and len(onset_times(caller)) >= 3, 90)
-            state = await caller.state()
-        finally:
-            await client.delete(caller.path, headers=caller.headers)
-            await caller.close()
-    assert state["state"] == "live" and caller.distinct == sorted(caller.distinct)
+    caller, state = await talked_to(app, pictures=90, seconds=90)
     seen = shown(caller)
     # Before the first word the drive is silence: frame n is what the worker makes of it, and no other picture.
     first = [number for number in sorted(seen) if number < NEW]

@@ -5,6 +5,7 @@ Random weights, a real worker process, a real peer. Nothing of the embedded mode
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,20 +72,26 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(*small)[0, 1])
 
 
-async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_voice_with_them(app: FastAPI) -> None:
-    alone = await made_pictures(app.state.services.pool, SPANS[:1])
+async def talked_to(app: FastAPI, *, pictures: int, seconds: float) -> tuple[Caller, dict[str, Any]]:
+    """A peer after a call in which it heard three beeps and saw so many pictures, all in order, and the session."""
     async with http(app) as client:
         caller = Caller(client, keep_pictures=True)
         await caller.open(seed=SEED)
         await caller.connect()
         try:
             await caller.say(beeps(5.0))
-            await caller.until(lambda: len(caller.distinct) >= 60 and len(onset_times(caller)) >= 3, 60)
+            await caller.until(lambda: len(caller.distinct) >= pictures and len(onset_times(caller)) >= 3, seconds)
             state = await caller.state()
         finally:
             await client.delete(caller.path, headers=caller.headers)
             await caller.close()
     assert state["state"] == "live" and caller.distinct == sorted(caller.distinct)
+    return caller, state
+
+
+async def test_a_peer_sees_the_models_pictures_at_their_own_pace_and_hears_the_voice_with_them(app: FastAPI) -> None:
+    alone = await made_pictures(app.state.services.pool, SPANS[:1])
+    caller, state = await talked_to(app, pictures=60, seconds=60)
     seen = shown(caller)
     numbers = sorted(seen)
     # At content speed; a chunk that is late holds picture and sound, so the median says it.
