@@ -94,7 +94,8 @@ def influence(
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
     runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
-    heard = drive(long_speech(Synthesiser(), 0.48 * (chunks + 2)), None, rollout.spec.chunk * (chunks + 1))
+    speech = long_speech(Synthesiser(), 0.48 * (chunks + 2))
+    heard = drive(speech, None, rollout.spec.chunk * (chunks + 1), candidate.listener)
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()
     states = [rollout.new_state(torch.zeros(EMBEDDED.latent_shape), features, seed) for seed in range(seeds)]
     outputs = AttentionOutputs(candidate.model.dit)

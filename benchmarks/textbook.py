@@ -48,7 +48,7 @@ class TextbookRunner:
         time = dit.embed_time(torch.tensor([work.sigmas], device=self.device), x.dtype)
         modulation = dit.time_projection(time).unflatten(-1, (6, -1))
         angles = rotary_angles(positions, grid, dit.config.rope_split)
-        driven = dit.drive_embedding(work.drive[None].to(x.dtype)) if dit.config.drive_dim else None
+        driven = dit.embed_drive(work.drive[None].to(x.dtype)) if dit.config.drive_dim else None
         written = []
         for layer, module in enumerate(dit.blocks):
             block = cast(Block, module)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from math import ceil, isfinite
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from engine.errors import EngineError
 from engine.voice_buffer import SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel
+from models.listener import HISTORY, VISEMES, Listener, load_listener
 from models.motion import CHANNELS, INDEX, SCALES
 
 FloatArray = NDArray[np.float32]
@@ -31,7 +33,8 @@ _SCALES = np.array(SCALES, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class DriveChunk:
-    """tokens: float32 [F, n, d]: features, then given controls over their scale, then the mask of what is given.
+    """tokens: float32 [F, n, d]: features, the listener's estimate if the model wants it, given controls over their
+    scale, and the mask of what is given.
     missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
     them again."""
 
@@ -54,7 +57,11 @@ class DriveBuffer(VoiceBuffer):
     Raises EngineError ``no_drive`` for a model that nothing drives.
     """
 
-    def __init__(self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None,
+        listener: Listener | None = None,
+    ) -> None:  # fmt: skip
+        """listener: for a model that wants one, None = the shipped one."""
         if not config.dit.drive_dim:
             raise EngineError(
                 "no_drive", f"nothing drives the model {config.name}: it is of text alone and takes no calls"
@@ -64,10 +71,16 @@ class DriveBuffer(VoiceBuffer):
         self._fps, self._frames, self._tokens = config.fps, config.frames_per_latent, config.dit.drive_tokens
         self._first_frame = first_frame
         assert self._mel.sample_rate == SAMPLE_RATE
-        assert config.dit.drive_dim == self._mel.token_size + 2 * len(CHANNELS), "the model wants another kind of drive"
+        given = config.dit.visemes + 2 * len(CHANNELS)
+        assert config.dit.drive_dim == self._mel.token_size + given, "the model wants another kind of drive"
+        self._listener, self._past = None, 0
+        if config.dit.visemes:
+            assert config.dit.visemes == VISEMES, "the model wants another listener"
+            assert (config.fps, self._tokens) == (25, self._frames), "a listener hears one token a frame, 25 a second"
+            self._listener, self._past = listener or load_listener(), HISTORY // self._tokens
         self._stale = STALE_SECONDS * config.fps
         super().__init__(
-            base=self._sample_of(self._hop(0, 0) - self._mel.hops_before),
+            base=self._sample_of(self._first_hop(0)),
             begin=max(0, first_frame * self._mel.sample_rate // config.fps),
         )
         self._poses: list[_PoseRecord] = []
@@ -106,13 +119,17 @@ class DriveBuffer(VoiceBuffer):
 
     def take(self, first_latent: int, latents: int) -> DriveChunk:
         """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""
-        first_hop = self._hop(first_latent, 0) - self._mel.hops_before
+        first_hop = self._first_hop(first_latent)
         missing = self.fix(self._needed(first_latent + latents - 1))
         self.drop_before(self._sample_of(first_hop))
         times = self._first_frame - self._frames + 1 + self._frames * (
             np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
         )  # fmt: skip
-        voice = self._voice_tokens(first_hop, first_latent, latents)
+        voice = self._voice_tokens(first_hop, first_latent - self._past, self._past + latents)
+        if self._listener is not None:
+            with torch.inference_mode():
+                visemes = self._listener(torch.from_numpy(voice)[None])[0].numpy()
+            voice = np.concatenate([voice[HISTORY:], visemes], axis=1)
         tokens = np.concatenate([voice, self._pose_tokens(times)], axis=1)
         self._drop_poses_before(float(times[0]))
         return DriveChunk(tokens.reshape(latents, self._tokens, -1), missing)
@@ -122,6 +139,10 @@ class DriveBuffer(VoiceBuffer):
         mel, n = self._mel, self._tokens
         time = (self._first_frame + self._frames * latent - self._frames + 1) * n + self._frames * token
         return time * mel.sample_rate // (mel.hop * self._fps * n)
+
+    def _first_hop(self, latent: int) -> int:
+        """The first hop that a latent's tokens are made of; the listener wants the latents before it as well."""
+        return self._hop(latent - self._past, 0) - self._mel.hops_before
 
     def _sample_of(self, hop: int) -> int:
         """Hops before the call's start are silence, not sound."""

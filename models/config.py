@@ -54,6 +54,7 @@ class DiTConfig:
     reference_channels: int = 0
     text_dim: int | None = 4096
     drive_dim: int = 0
+    visemes: int = 0
     drive_tokens: int = 0
     drive_blocks: tuple[int, ...] = ()
     audio: AudioConfig | None = None
@@ -191,7 +192,8 @@ EMBEDDED = ModelConfig(
     name="embedded",
     dit=DiTConfig(
         dim=256, layers=6, heads=4, ffn_dim=1024, reference_channels=20, text_dim=None,
-        drive_dim=672, drive_tokens=4, drive_blocks=(0, 2, 4), prediction="x0",
+        drive_dim=677, visemes=5, drive_tokens=4, drive_blocks=(0, 2, 4),
+        prediction="x0",
     ),
     fps=25,
     latent_size=(2, 2),
@@ -210,7 +212,7 @@ WAN21_1_3B = ModelConfig(
     dit=replace(
         WAN21_T2V_1_3B,
         inpainting=True,
-        drive_dim=EMBEDDED.dit.drive_dim,
+        drive_dim=672,
         drive_tokens=EMBEDDED.dit.drive_tokens,
         drive_blocks=(0, 4, 8, 12, 16, 20, 24, 28),
     ),

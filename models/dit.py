@@ -84,6 +84,7 @@ class CausalWanDiT(nn.Module):
         self.head = Head(config)
         if config.drive_dim:
             self.drive_embedding = nn.Linear(config.drive_dim, dim)
+            self.drive_place = nn.Parameter(torch.zeros(config.drive_tokens, dim))
             self.drive_injectors = nn.ModuleDict({str(i): DriveInjector(config) for i in config.drive_blocks})
         if config.audio is not None:
             self.audio_proj = AudioProjection(config.audio, dim)
@@ -148,7 +149,7 @@ class CausalWanDiT(nn.Module):
             past = rotary_angles(cache.positions, grid, self.config.rope_split)
             keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
         mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
-        driven = self.drive_embedding(drive.to(x.dtype)) if drive is not None and self.config.drive_dim else None
+        driven = self.embed_drive(drive.to(x.dtype)) if drive is not None and self.config.drive_dim else None
         text = self.text_embedding(context) if isinstance(context, Tensor) else None
         if drive is not None and self.config.audio is not None:
             text = self.audio_proj(drive.to(x.dtype))
@@ -175,6 +176,11 @@ class CausalWanDiT(nn.Module):
         x = x.view(batch, frames, channels, grid[0], ph, grid[1], pw).permute(0, 1, 3, 5, 2, 4, 6)
         patches = x.reshape(batch, frames, grid[0] * grid[1], channels * ph * pw).to(dtype)
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias), grid
+
+    def embed_drive(self, drive: Tensor) -> Tensor:
+        """[B, F, n, drive_dim] to [B, F, n, d]. A latent's tokens are its frames in order, which attention by itself
+        would take for a set: each place has its own mark, which is zero until it is trained."""
+        return cast(Tensor, self.drive_embedding(drive) + self.drive_place)
 
     def embed_time(self, sigmas: Tensor, dtype: torch.dtype) -> Tensor:
         """[B, F, d]; cosine half first, frequencies 10000^(-i/half), t = 1000 sigma (Wan2.1)."""

@@ -22,7 +22,7 @@ from models.motion_codec import MotionCodec
 from training.synthetic.phonemes import Speech
 
 FRAMES = 33
-MEL = EMBEDDED.dit.drive_dim - 32
+MEL = EMBEDDED.dit.drive_dim - 32  # where given controls begin
 espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +13,14 @@ from engine.errors import EngineError
 from engine.voice_buffer import HORIZON_SECONDS
 from models.config import EMBEDDED, ModelConfig
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
+from models.listener import HISTORY, VISEMES, load_listener
 from models.motion import CHANNELS, INDEX
 
 MEL = LogMelConfig()
-SLOW = replace(EMBEDDED, fps=16)
+DEAF = replace(EMBEDDED, dit=replace(EMBEDDED.dit, drive_dim=672, visemes=0))  # features alone, no listener
+SLOW = replace(DEAF, fps=16)
 VOICE = MEL.token_size
+GIVEN = VOICE + VISEMES  # where given controls begin
 RATE = MEL.sample_rate
 
 Pcm = np.ndarray[tuple[int], np.dtype[np.int16]]
@@ -37,7 +41,7 @@ def tokens_of(chunks: list[DriveChunk], chunk: int = 3) -> np.ndarray[tuple[int,
 
 def controls(chunk: DriveChunk) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Given values (absolute) and masks by channel over the chunk's tokens."""
-    rows = chunk.tokens.reshape(-1, chunk.tokens.shape[-1])[:, VOICE:]
+    rows = chunk.tokens.reshape(-1, chunk.tokens.shape[-1])[:, GIVEN:]
     values = {c.name: (rows[:, i] * c.scale).tolist() for i, c in enumerate(CHANNELS)}
     masks = {c.name: rows[:, len(CHANNELS) + i].tolist() for i, c in enumerate(CHANNELS)}
     return values, masks
@@ -51,7 +55,20 @@ def test_tokens_are_the_features_of_each_frame() -> None:
     hops = StreamingLogMel(MEL).whole(sound)
     for row, frame in enumerate(range(-3, 33)):
         np.testing.assert_allclose(rows[row, :VOICE], frame_tokens(hops, frame, MEL), atol=1e-4)
-    assert not rows[:, VOICE:].any()
+    assert not rows[:, GIVEN:].any()
+
+
+def test_each_frame_has_the_listeners_estimate_of_the_whole_voice() -> None:
+    """However the voice is cut into chunks, and from the call's first frame on."""
+    sound = noise(RATE * 3)
+    buffer = DriveBuffer(EMBEDDED)
+    buffer.push_voice(sound, 0)
+    rows = tokens_of(take_all(buffer, 4))
+    hops = StreamingLogMel(MEL).whole(sound)
+    whole = np.stack([frame_tokens(hops, frame, MEL) for frame in range(-3 - HISTORY, 45)])
+    wanted = load_listener()(torch.from_numpy(whole)[None])[0].numpy()
+    np.testing.assert_allclose(rows[:, VOICE:GIVEN], wanted, atol=1e-4)
+    assert wanted.std(0).min() > 0.01
 
 
 def test_sixteen_frames_a_second_have_their_own_hops() -> None:
@@ -69,7 +86,7 @@ def test_sixteen_frames_a_second_have_their_own_hops() -> None:
 
 
 def test_five_tokens_a_latent_are_spread_over_its_time() -> None:
-    config = replace(EMBEDDED, dit=replace(EMBEDDED.dit, drive_tokens=5))
+    config = replace(DEAF, dit=replace(DEAF.dit, drive_tokens=5))
     sound = noise(RATE * 2)
     buffer = DriveBuffer(config)
     buffer.push_voice(sound, 0)
@@ -108,7 +125,7 @@ def test_ready_until_follows_the_look_ahead_to_the_sample() -> None:
     assert slow.ready_until() == 4  # latent 4 ends with frame 16, which would need hops 100 .. 107 of the 98 there are
 
 
-@pytest.mark.parametrize("config", [EMBEDDED, SLOW])
+@pytest.mark.parametrize("config", [DEAF, SLOW])
 @pytest.mark.parametrize("tokens", [1, 4, 5])
 @pytest.mark.parametrize("first_frame", [0, 7])
 def test_what_is_ready_misses_nothing_and_one_latent_more_does(
@@ -185,12 +202,12 @@ def test_a_stream_that_begins_later_hears_its_history() -> None:
     deaf.push_voice(sound[50 * 640 :], 50 * 640)
     assert heard.ready_until() == deaf.ready_until() > 4
     hops = StreamingLogMel(MEL).whole(sound)
-    rows = heard.take(0, 4).tokens.reshape(-1, 672)
+    rows = heard.take(0, 4).tokens.reshape(-1, 677)
     for row, frame in enumerate(range(47, 63)):
         np.testing.assert_allclose(rows[row, :VOICE], frame_tokens(hops, frame, MEL), atol=1e-4)
     without = deaf.take(0, 4)
-    assert without.missing == () and not np.allclose(without.tokens.reshape(-1, 672)[0], rows[0])
-    np.testing.assert_allclose(without.tokens.reshape(-1, 672)[8:], rows[8:], atol=1e-4)
+    assert without.missing == () and not np.allclose(without.tokens.reshape(-1, 677)[0], rows[0])
+    np.testing.assert_allclose(without.tokens.reshape(-1, 677)[8:, :VOICE], rows[8:, :VOICE], atol=1e-4)
 
 
 def test_memory_and_results_stay_the_same_for_ever() -> None:
@@ -276,4 +293,4 @@ def test_poses_denser_than_pictures_are_thinned_and_none_is_lost_at_the_end() ->
     assert dense.counts.dropped_poses == 0 and len(dense._poses) == 20 * 25 + 1
     taken, expected = dense.take(0, 125).tokens, plain.take(0, 125).tokens
     assert np.array_equal(taken, expected)  # frames -3 .. 496, each from the record at its own time
-    assert taken[-1, -1, VOICE + len(CHANNELS) + INDEX["yaw"]] == 1
+    assert taken[-1, -1, GIVEN + len(CHANNELS) + INDEX["yaw"]] == 1

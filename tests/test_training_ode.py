@@ -13,7 +13,7 @@ from training.bidirectional import Guidance
 from training.families import MotionFamily
 from training.losses import LossConfig, flow_loss, frames_in_order, motion_loss
 from training.noise import add_noise, to_x0
-from training.ode import base_path, missing_spread, path_sigmas, student_input, teacher_path
+from training.ode import base_path, missing_spread, own_steps, path_sigmas, student_input, teacher_path
 from training.sequence import ExposureConfig, Layout, build
 
 LAYOUT = Layout(RolloutSpec(), 7)
@@ -43,11 +43,12 @@ def test_the_teacher_walks_the_schedule() -> None:
     sequence = build(noise_clips(2), LAYOUT, ExposureConfig(), draws(2))
     noise = torch.randn(sequence.target.shape)
     path = teacher_path(Oracle(sequence.target), sequence, path_sigmas(8, 5.0), noise)  # type: ignore[arg-type]
-    torch.testing.assert_close(path.end, sequence.target)
+    torch.testing.assert_close(path.ends[0], sequence.target)
     for sigma, state in zip(LEVELS, path.states, strict=True):
-        torch.testing.assert_close(state, add_noise(path.end, noise, torch.full((2, 28), sigma)), atol=1e-4, rtol=1e-4)
-    noisy, sigmas = student_input(path, LAYOUT, LEVELS, draws(2))
-    torch.testing.assert_close(noisy, add_noise(path.end, noise, sigmas.repeat_interleave(4, 1)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(state, add_noise(path.ends[0], noise, torch.full((2, 28), sigma)), atol=1e-4, rtol=1e-4)
+    noisy, sigmas, end = student_input(path, LAYOUT, LEVELS, draws(2))
+    torch.testing.assert_close(end, sequence.target)
+    torch.testing.assert_close(noisy, add_noise(path.ends[0], noise, sigmas.repeat_interleave(4, 1)), atol=1e-4, rtol=1e-4)
 
 
 def test_what_the_base_makes_is_the_students_past() -> None:
@@ -56,10 +57,42 @@ def test_what_the_base_makes_is_the_students_past() -> None:
     sequence, path = base_path(
         Oracle(answer), batch, LAYOUT, exposure, draws(2), path_sigmas(8, 5.0), Guidance()  # type: ignore[arg-type]
     )  # fmt: skip
-    torch.testing.assert_close(path.end, answer[:, LAYOUT.order])
+    torch.testing.assert_close(path.ends[0], answer[:, LAYOUT.order])
     torch.testing.assert_close(sequence.context_latents[:, 1:], answer[:, :18])
     torch.testing.assert_close(sequence.noisy_condition[:, 4, :16], answer[:, 3])
     assert torch.equal(path.states[0][:, 3], path.states[0][:, 4]), "a knot and its chunk come from one path"
+
+
+class Shrinking(Oracle):
+    """Answers with `answer` times the noise level, and counts the levels it was asked at."""
+
+    def forward(self, latents: torch.Tensor, sigmas: torch.Tensor, *_: object) -> torch.Tensor:
+        if latents.shape[1] < self.answer.shape[1]:
+            return latents
+        return sigmas[..., None, None, None] * self.answer
+
+
+def test_a_fine_tune_walks_its_own_steps_and_stays_what_it_was() -> None:
+    """The states are what the model itself makes of noise, renewed at every level as in a rollout; what is known ends
+    in the truth, all else in the frozen model's answer at that very level."""
+    sequence = build(noise_clips(2), LAYOUT, ExposureConfig(), draws(2))
+    own, before = torch.full_like(sequence.target, 3.0), torch.full_like(sequence.target, -2.0)
+    known = FAMILY.known(sequence.noisy_drive)
+    assert known is not None
+    path = own_steps(Shrinking(own), Shrinking(before), sequence, LEVELS, draws(2), known)  # type: ignore[arg-type]
+    for sigma, earlier, state in zip(LEVELS[1:], LEVELS, path.states[1:], strict=False):
+        noise = (state - (1 - sigma) * earlier * own) / sigma
+        assert abs(float(noise.mean())) < 0.08 and abs(float(noise.std()) - 1) < 0.08
+    assert float(torch.corrcoef(path.states[:2].flatten(1))[0, 1]) < 0.08, "noise is drawn anew at every level"
+    for sigma, end in zip(LEVELS, path.ends, strict=True):
+        torch.testing.assert_close(end, torch.where(known, sequence.target, sigma * before))
+    noisy, sigmas, end = student_input(path, LAYOUT, LEVELS, draws(2))
+    level = sigmas.repeat_interleave(LAYOUT.span, 1)[..., None, None, None]
+    torch.testing.assert_close(end, torch.where(known, sequence.target, level * before))
+    picked = [LEVELS.index(round(float(s), 4)) if s != LEVELS[2] else 2 for s in sigmas[0]]
+    for chunk, at in enumerate(picked):
+        frames = slice(chunk * LAYOUT.span, (chunk + 1) * LAYOUT.span)
+        assert torch.equal(noisy[0, frames], path.states[at][0, frames])
 
 
 def test_a_timid_teachers_spread_is_put_right() -> None:
@@ -70,7 +103,7 @@ def test_a_timid_teachers_spread_is_put_right() -> None:
     torch.testing.assert_close(spread, torch.full((16,), 1.25))
     noise = torch.randn(sequence.target.shape)
     path = teacher_path(teacher, sequence, sigmas, noise, None, spread)  # type: ignore[arg-type]
-    torch.testing.assert_close(path.end, sequence.target)
+    torch.testing.assert_close(path.ends[0], sequence.target)
 
 
 def test_only_what_the_voice_leaves_free_is_stretched() -> None:
@@ -95,9 +128,9 @@ def test_what_the_drive_tells_is_taken_from_the_truth() -> None:
         oracle, sequence, path_sigmas(4, 5.0), torch.randn(sequence.target.shape),  # type: ignore[arg-type]
         FAMILY.known(sequence.noisy_drive),
     )  # fmt: skip
-    torch.testing.assert_close(path.end[:, :, 10, 1, 0], sequence.target[:, :, 10, 1, 0])
-    torch.testing.assert_close(path.end[:, :, :LIPS], sequence.target[:, :, :LIPS])
-    assert path.end[:, :, LIPS:].count_nonzero() == 28
+    torch.testing.assert_close(path.ends[0][:, :, 10, 1, 0], sequence.target[:, :, 10, 1, 0])
+    torch.testing.assert_close(path.ends[0][:, :, :LIPS], sequence.target[:, :, :LIPS])
+    assert path.ends[0][:, :, LIPS:].count_nonzero() == 28
 
 
 def test_loss_is_zero_for_the_truth_and_feels_speed_and_seams() -> None:

@@ -372,11 +372,12 @@ def test_the_stages_by_the_command(tmp_path: Path) -> None:
     made = {name: str(tmp_path / name / "checkpoint.safetensors") for name in STAGES}
     given = {
         "base": [], "causal": ["--start", made["base"]], "causal-ode": ["--teacher", made["causal"]],
-        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]], "fine-tune": ["--start", made["distill"]],
     }  # fmt: skip
     for name in STAGES:
+        stage = name if name in ("base", "distill") else "causal"
         code, output = command(
-            name.removesuffix("-ode"), "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name),
+            stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name),
             "--device", "cpu",
         )  # fmt: skip
         assert code == 0, output
@@ -385,7 +386,7 @@ def test_the_stages_by_the_command(tmp_path: Path) -> None:
         assert all(np.isfinite(line.get("loss", 0.0)) for line in lines)
         assert (tmp_path / name / "sheets" / "0000004.png").stat().st_size > 10_000
         code, output = command(
-            name.removesuffix("-ode"), "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name)
+            stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name)
         )
         assert code == 0 and '"step"' not in output, "a finished run has nothing left to do"
         assert "nothing left to do: 4 of 4 steps\n" in output
@@ -398,9 +399,10 @@ def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
     given = {
         "base": [], "causal": ["--start", made["base"]],
         "causal-ode": ["--start", made["causal"], "--teacher", made["base"]],
-        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]], "fine-tune": ["--start", made["distill"]],
     }  # fmt: skip
     for name in STAGES:
+        stage = name if name in ("base", "distill") else "causal"
         code, output = command(
             name.removesuffix("-ode"), "--config", f"wan-{name}-smoke", "--data", str(tmp_path / "clips"), *given[name],
             "--out", str(tmp_path / name), "--device", "cpu", "--steps", "2",
@@ -493,13 +495,13 @@ def test_size_and_seed_by_the_command(tmp_path: Path) -> None:
 
 def test_the_plan_is_printed_and_nothing_is_done(tmp_path: Path) -> None:
     code, output = command("distill", "--config", "wan-1.3b-distill", "--plan")
-    assert code == 0 and re.search(r"\n +8 +8 ", output) and "1,495,730,752" in output
+    assert code == 0 and re.search(r"\n +8 +8 ", output) and "1,495,736,896" in output
 
 
 def cells(preset: str) -> dict[str, str]:
     """A column of the table in training/README.md, as the config has it."""
     c = PRESETS[preset]
-    ode, critic = c.method == "ode", c.stage == "distill"
+    ode, critic, itself = c.method == "ode", c.stage == "distill", c.method == "fine_tune"
     withheld = f"{c.dropout.text:g} / {c.dropout.drive:g} / {c.dropout.reference:g}"
     withheld += f", both {c.dropout.both:g}" if c.dropout.both else ""
     return {
@@ -512,14 +514,14 @@ def cells(preset: str) -> dict[str, str]:
         "AdamW betas, decay": f"{c.betas[0]:g} {c.betas[1]:g}, {c.weight_decay:g}",
         "clip": f"{c.clip:g}",
         "EMA": f"{c.ema:g}",
-        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}" if ode else ("base" if critic else "-"),
+        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}" if ode else "itself" if itself else "base" if critic else "-",
         "guidance": f"{c.guidance.scale:g}" if critic or (ode and c.ode.teacher == "base") else "-",
         "pull to what is given": f"{c.given:g}" if critic and c.model.codec == "motion" else "-",
         "text / drive / reference withheld": withheld,
         "prefix shown": f"{c.exposure.prefix:g}" if c.stage == "base" else "-",
         "knot given": f"{c.exposure.knot_given:g}" if c.stage == "causal" else "-",
         "reference ahead": f"{c.clips.reference_ahead[0]}..{c.clips.reference_ahead[1] - 1}",
-        "levels of the rollout": f"{c.schedule:g}" if not (ode or critic) else "-",
+        "levels of the rollout": f"{c.schedule:g}" if not (ode or critic or itself) else "-",
     }
 
 

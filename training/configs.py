@@ -49,7 +49,7 @@ class StageConfig:
     batch: int
     rate: float
     hours: float
-    method: Literal["teacher_forcing", "ode"] = "teacher_forcing"
+    method: Literal["teacher_forcing", "ode", "fine_tune"] = "teacher_forcing"
     model: ModelConfig = EMBEDDED
     rollout: RolloutSpec = RolloutSpec()
     chunks: int = 7
@@ -106,7 +106,7 @@ class StageConfig:
 
     @property
     def needs_teacher(self) -> bool:
-        return self.stage == "distill" or self.method == "ode"
+        return self.stage == "distill" or self.method != "teacher_forcing"
 
 
 _DROPPED = DropoutConfig(text=0.1, drive=0.1, reference=0.1, both=0.1)
@@ -121,6 +121,7 @@ CAUSAL = StageConfig(stage="causal", steps=1400, batch=32, rate=1e-3, hours=3.0,
 CAUSAL_ODE = replace(
     CAUSAL, method="ode", steps=440, rate=4e-4, ema=0.99, hours=1.5, loss=LossConfig(cap=1.5, blinks=3.0), seed=20
 )
+FINE_TUNE = replace(CAUSAL_ODE, method="fine_tune", steps=1000, rate=5e-4, ema=0.995, seed=50)
 DISTILL = StageConfig(
     stage="distill", steps=500, batch=32, rate=1e-4, hours=2.0, betas=(0.0, 0.999), ema=0.99, final_rate=1.0,
     clips=_AHEAD, critic=CriticConfig(rate=2e-4), seed=30,
@@ -175,6 +176,7 @@ PRESETS: dict[str, StageConfig] = {
     "base-cpu": BASE,
     "causal-cpu": CAUSAL,
     "causal-ode-cpu": CAUSAL_ODE,
+    "fine-tune-cpu": FINE_TUNE,
     "distill-cpu": DISTILL,
     "self-forcing-cpu": replace(DISTILL, rollout=RolloutSpec(strategy="self_forcing", knot=0)),
     "ablation-own": _ablation(),
@@ -191,9 +193,10 @@ PRESETS: dict[str, StageConfig] = {
     "wan-1.3b-causal-ode": WAN_CAUSAL_ODE,
     "wan-1.3b-distill": WAN_DISTILL,
 }
-PRESETS |= {f"{name}-smoke": _smoke(PRESETS[f"{name}-cpu"]) for name in ("base", "causal", "causal-ode", "distill")} | {
+_STAGES = ("base", "causal", "causal-ode", "distill")
+PRESETS |= {f"{name}-smoke": _smoke(PRESETS[f"{name}-cpu"]) for name in (*_STAGES, "fine-tune")} | {
     f"wan-{name}-smoke": replace(_smoke(PRESETS[f"wan-1.3b-{name}"]), model=WAN_TINY)
-    for name in ("base", "causal", "causal-ode", "distill")
+    for name in _STAGES
 }
 
 

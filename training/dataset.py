@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from models.features import LogMelConfig, mel_edges
+from models.listener import HISTORY, Listener
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
 from training.clips import ClipBatch
@@ -92,11 +93,14 @@ def load_portraits(portraits: Path | None) -> tuple[FloatArray, FloatArray]:
 
 
 class ClipSampler:
-    """Draws batches without end; the same seed gives the same batches. Raises RequestError ``short_corpus``."""
+    """Draws batches without end; the same seed gives the same batches. listener: what estimates the lips for the drive.
+    Raises RequestError ``short_corpus``."""
 
     def __init__(
-        self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int
-    ) -> None:
+        self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int,
+        listener: Listener,
+    ) -> None:  # fmt: skip
+        self.listener = listener
         self.corpus, self.features, self.opening, self.config = corpus, features, opening, config
         self.mel = LogMelConfig()
         self.seed = seed
@@ -117,6 +121,14 @@ class ClipSampler:
         rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who])]
         return self._pack(reference[share], *rows)
 
+    def heard(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a listener learns from: tokens [size, HISTORY + T, token_size] and the lips over their scales [size, T,
+        5], of clips as a batch has them."""
+        rng = np.random.default_rng((self.seed, number))
+        clips = [self._clip(rng) for _ in range(size)]
+        lips = np.stack([controls for controls, _, _ in clips])[..., LIPS] / np.array(SCALES, np.float32)[LIPS]
+        return self._tokens(np.stack([hops for _, hops, _ in clips])), torch.from_numpy(lips)
+
     def apart(self, seed: int) -> "ClipSampler":
         other = copy.copy(self)
         other.seed = seed
@@ -126,21 +138,28 @@ class ClipSampler:
         self, reference: NDArray[np.int64], controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,
         features: FloatArray, opening: FloatArray,
     ) -> ClipBatch:  # fmt: skip
-        """Absolute controls and what is given of them [B, T, 16], hops [B, 4T + 12, 40] to a batch of tensors."""
+        """Absolute controls and what is given of them [B, T, 16], hops as `_hops` gives them, to a batch of tensors."""
         batch, frames, _ = controls.shape
         scales = np.array(SCALES, np.float32)
         own = np.zeros((batch, 1, len(CHANNELS)), np.float32)
         own[:, 0, INDEX["jaw"]] = opening
         relative = torch.from_numpy((controls - own) / scales)
         latents = torch.stack([pack_controls(clip) for clip in relative])
-        windows = np.lib.stride_tricks.sliding_window_view(hops, 16, axis=1)[:, ::4][:, :frames]
-        tokens = np.ascontiguousarray(windows.transpose(0, 1, 3, 2)).reshape(batch, frames, -1)
-        drive = np.concatenate([tokens, given / scales * mask, mask], axis=2).astype(np.float32)
-        packed = torch.from_numpy(drive).view(batch, frames // 4, 4, -1)
+        tokens = self._tokens(hops)
+        with torch.no_grad():
+            visemes = self.listener(tokens)
+        controlled = torch.from_numpy(np.concatenate([given / scales * mask, mask], axis=2).astype(np.float32))
+        drive = torch.cat([tokens[:, HISTORY:], visemes, controlled], 2)
+        packed = drive.view(batch, frames // 4, 4, -1)
         return ClipBatch(latents, packed, torch.from_numpy(features), torch.from_numpy(reference))
 
+    def _tokens(self, hops: FloatArray) -> torch.Tensor:
+        """Of the frames that a listener hears, [B, HISTORY + T, token_size]."""
+        windows = np.lib.stride_tricks.sliding_window_view(hops, 16, axis=1)[:, ::4]
+        return torch.from_numpy(np.ascontiguousarray(windows.transpose(0, 1, 3, 2))).flatten(2)
+
     def _clip(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, int]:
-        """Absolute controls [T, 16], hops [4T + 12, 40] and the reference's index."""
+        """Absolute controls [T, 16], hops as `_hops` gives them and the reference's index."""
         corpus = self.corpus
         session = int(rng.choice(len(self.weights), p=self.weights))
         starts_call = rng.random() < self.config.start_probability
@@ -176,9 +195,10 @@ class ClipSampler:
         return int(tries[best]), pose[best]
 
     def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool, rng: np.random.Generator) -> FloatArray:
-        """Hops 4 * index[0] - 8 .. 4 * index[-1] + 7 of another throat, colour and level, perhaps over a noise."""
+        """Hops of the frames, and of HISTORY before them, in another throat, colour and level, perhaps over a noise: [4 *
+        (HISTORY + T) + 12, 40]."""
         config, mel = self.config, self.mel
-        wanted = np.arange(4 * index[0] - 8, 4 * index[-1] + 8)
+        wanted = np.arange(4 * (index[0] - HISTORY) - 8, 4 * index[-1] + 8)
         hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)
         floor = np.float32(mel.silence)
         if rng.random() < config.throat_probability:

@@ -4,6 +4,7 @@ For motion: controls, and their speed inside latents, across latents and across 
 own mean square error.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +35,14 @@ def frames_in_order(latents: Tensor, groups: int) -> Tensor:
     return latents.flatten(3).transpose(2, 3).reshape(latents.shape[0], groups, -1, latents.shape[2])
 
 
+def channel_weights(names: Sequence[str], blinks: float = 1.0) -> Tensor:
+    """Of errors of scaled controls, [names]."""
+    return torch.tensor([blinks if name.startswith("blink") else _CHANNEL_WEIGHTS.get(name, 1.0) for name in names])
+
+
 def motion_loss(prediction: Tensor, target: Tensor, sigmas: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
     """prediction, target [B, M, 16, 2, 2] and sigmas [B, groups]: the loss, and the plain error per channel [16]."""
-    weights = torch.tensor(
-        [config.blinks if name.startswith("blink") else _CHANNEL_WEIGHTS.get(name, 1.0) for name in NAMES],
-        device=target.device,
-    )
+    weights = channel_weights(NAMES, config.blinks).to(target.device)
     error = frames_in_order(prediction - target, sigmas.shape[1])
     speed = error[:, :, 1:] - error[:, :, :-1]
     seam = error[:, 1:, 0]  # against the last clean frame, whose error is zero

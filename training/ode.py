@@ -34,10 +34,15 @@ class OdeConfig:
 
 @dataclass(frozen=True, slots=True)
 class TeacherPath:
-    """States at the rollout's levels [levels, B, M, C, h, w] and the end of the path [B, M, C, h, w]."""
+    """States at the rollout's levels and where each of them leads, both [levels, B, M, C, h, w]."""
 
     states: Tensor
-    end: Tensor
+    ends: Tensor
+
+    @classmethod
+    def to(cls, end: Tensor, states: list[Tensor]) -> "TeacherPath":
+        """All of it leads to one end [B, M, C, h, w]."""
+        return cls(torch.stack(states), end.expand(len(states), *end.shape))
 
 
 def path_sigmas(steps: int, shift: float) -> list[float]:
@@ -72,7 +77,7 @@ def teacher_path(
         mean = predict_recorded(teacher, sequence, view, noise, sigmas[0])
         end = mean + spread[:, None, None] * (end - mean)
     at = level_indices(len(sigmas) - 1, sequence.layout.spec.steps)
-    return TeacherPath(torch.stack([states[i] for i in at]), _held(end, sequence.target, known))
+    return TeacherPath.to(_held(end, sequence.target, known), [states[i] for i in at])
 
 
 def base_path(
@@ -90,7 +95,7 @@ def base_path(
     order = layout.order.to(end.device)
     at = level_indices(len(sigmas) - 1, layout.spec.steps)
     sequence = build(replace(batch, latents=end), layout, exposure, draws)
-    return sequence, TeacherPath(torch.stack([states[i][:, order] for i in at]), end[:, order])
+    return sequence, TeacherPath.to(end[:, order], [states[i][:, order] for i in at])
 
 
 def _held(end: Tensor, truth: Tensor, known: Tensor | None) -> Tensor:
@@ -106,14 +111,38 @@ def missing_spread(
     """
     view = record(teacher, sequence)
     mean = predict_recorded(teacher, sequence, view, draws.randn(*sequence.target.shape[1:]), sigmas[0])
-    end = teacher_path(teacher, sequence, sigmas, draws.randn(*sequence.target.shape[1:]), ~free).end
+    end = teacher_path(teacher, sequence, sigmas, draws.randn(*sequence.target.shape[1:]), ~free).ends[0]
     wanted, found = (((x - mean).square() * free).sum((0, 1, 3, 4)) for x in (sequence.target, end))
     return (wanted / found).sqrt().clamp(1.0, limit)
 
 
-def student_input(path: TeacherPath, layout: Layout, levels: Levels[float], draws: Draws) -> tuple[Tensor, Tensor]:
-    """For each chunk one of the levels at random: noisy latents [B, M, C, h, w] and their sigmas [B, chunks]."""
+def own_steps(
+    model: CausalWanDiT, teacher: CausalWanDiT, sequence: Sequence, levels: Levels[float], draws: Draws,
+    known: Tensor | None = None,
+) -> TeacherPath:  # fmt: skip
+    """The few steps that a finished model takes itself, and at each what a frozen teacher would answer there.
+
+    For a fine-tune: where something is known (values that the drive itself gives) it learns the truth, in everything
+    else it stays the teacher, which is itself as it was.
+    """
+    own, frozen = record(model, sequence), record(teacher, sequence)
+    shape = sequence.target.shape[1:]
+    x, states, ends = draws.randn(*shape), [], []
+    for sigma, following in zip(levels, [*levels[1:], 0.0], strict=True):
+        states.append(x)
+        ends.append(_held(predict_recorded(teacher, sequence, frozen, x, sigma), sequence.target, known))
+        if following:
+            x = predict_recorded(model, sequence, own, x, sigma)
+            x = (1 - following) * x + following * draws.randn(*shape)
+    return TeacherPath(torch.stack(states), torch.stack(ends))
+
+
+def student_input(
+    path: TeacherPath, layout: Layout, levels: Levels[float], draws: Draws
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each chunk one of the levels at random: noisy latents [B, M, C, h, w], their sigmas [B, chunks], and where
+    they lead."""
     level = draws.randint(len(levels), layout.chunks)
-    index = level.repeat_interleave(layout.span, 1)
-    noisy = path.states.gather(0, index[None, ..., None, None, None].expand(1, *path.end.shape))[0]
-    return noisy, torch.tensor(levels, device=level.device)[level]
+    index = level.repeat_interleave(layout.span, 1)[None, ..., None, None, None].expand(1, *path.states.shape[1:])
+    noisy, end = (values.gather(0, index)[0] for values in (path.states, path.ends))
+    return noisy, torch.tensor(levels, device=level.device)[level], end

@@ -8,6 +8,7 @@ import torch
 from engine.errors import RequestError
 from engine.files import held
 from models.dit import CausalWanDiT
+from models.listener import load_listener
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
@@ -18,9 +19,12 @@ from training.start import fill, origin, read_weights
 from training.trainer import Trainer
 
 
-def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips:
-    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, or encoded clips."""
+def open_clips(config: StageConfig, data: Path, portraits: Path | None, listener: Path | None) -> Clips:
+    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, as a listener hears it
+    (None = the shipped one), or encoded clips. Raises RequestError, EngineError."""
     if config.model.codec != "motion":
+        if listener is not None:
+            raise RequestError("not_taken", f"{config.model.name} has no listener: leave out --listener")
         if portraits is not None:
             raise RequestError("not_taken", f"clips of {config.model.name} hold their faces: leave out --portraits")
         frames = Layout(config.rollout, config.chunks).latents
@@ -28,13 +32,13 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None) -> Clips
     if not data.is_file():
         raise RequestError("no_data", f"there is no corpus {data}: make one with python -m training.make_data")
     features, opening = load_portraits(portraits)
-    return ClipSampler(Corpus(data), features, opening, config.clips, config.seed)
+    return ClipSampler(Corpus(data), features, opening, config.clips, config.seed, load_listener(listener))
 
 
 def sources(config: StageConfig, start: Path | None, teacher: Path | None) -> tuple[Path | None, Path | None]:
     """Where the trained model begins and where its teacher comes from: the student of a causal teacher begins as it, if
     no start is named. Raises RequestError for what the stage lacks or does not take."""
-    causal_teacher = config.method == "ode" and config.ode.teacher == "causal" and config.stage == "causal"
+    causal_teacher = config.stage == "causal" and config.needs_teacher and config.ode.teacher == "causal"
     if causal_teacher:  # either names the other
         start, teacher = start or teacher, teacher or start
     if teacher is not None and not config.needs_teacher:
@@ -67,8 +71,8 @@ def build_networks(
 
 
 def train(
-    config: StageConfig, data: Path, portraits: Path | None, start: Path | None, teacher: Path | None, out: Path,
-    device: str,
+    config: StageConfig, data: Path, portraits: Path | None, listener: Path | None, start: Path | None,
+    teacher: Path | None, out: Path, device: str,
 ) -> Path | None:  # fmt: skip
     """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it.
 
@@ -76,9 +80,9 @@ def train(
     """
     with joined(device) as world:
         start, teacher = sources(config, start, teacher)
-        clips = open_clips(config, data, portraits)
+        clips = open_clips(config, data, portraits, listener)
         networks, guide = build_networks(config, start, teacher)
-        begun = origin(start=start, teacher=teacher)
+        begun = origin(start=start, teacher=teacher, listener=listener)
         with held(out, "training in") if world.leads else nullcontext():
             trainer = Trainer(config, networks, guide, clips, out, world, begun)
             trainer.run()

@@ -130,8 +130,8 @@ class CausalStage:
         sequence, path = self.paths[piece]
         size = config.batch // config.accumulate
         draws = Draws(setting.generator, size, setting.share, setting.device)
-        noisy, sigmas = ode.student_input(path, self.layout, setting.sigmas, draws)
-        return self.loss(sequence, noisy, sigmas, path.end)
+        noisy, sigmas, end = ode.student_input(path, self.layout, setting.sigmas, draws)
+        return self.loss(sequence, noisy, sigmas, end)
 
     def walk(self) -> tuple[Sequence, ode.TeacherPath]:
         setting, config = self.setting, self.setting.config
@@ -143,8 +143,11 @@ class CausalStage:
                 setting.family.known(batch.drive),
             )  # fmt: skip
         sequence = build(batch, self.layout, config.exposure, draws)
-        noise = draws.randn(*sequence.target.shape[1:])
         known = setting.family.known(sequence.noisy_drive)
+        if config.method == "fine_tune":
+            model = setting.networks["model"]
+            return sequence, ode.own_steps(model, setting.teacher, sequence, setting.sigmas, draws, known)
+        noise = draws.randn(*sequence.target.shape[1:])
         return sequence, ode.teacher_path(setting.teacher, sequence, self.path_levels, noise, known, self.spread)
 
     def loss(self, sequence: Sequence, noisy: Tensor, sigmas: Tensor, target: Tensor) -> Piece:

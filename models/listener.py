@@ -1,0 +1,69 @@
+"""What a voice asks of the lips, estimated frame by frame: a small network that hears log-mel and knows no face.
+
+The transformer hears the same log-mel, but has one token for four frames and half a dozen layers for everything; by
+itself it follows voices that it was trained on, and other people's half as well. So its drive holds this estimate
+beside the features. It looks no further ahead than they do, and back over a window of its own, so it has no state.
+Trained by training.listener.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.errors import EngineError
+from models.features import LogMelConfig
+
+LISTENER = "listener.safetensors"
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded" / LISTENER
+VISEMES = 5  # jaw, pucker, smile, press, upper over their scales (models.motion), the first of its channels
+_DILATIONS = (1, 2, 1, 4)
+HISTORY = 2 * sum(_DILATIONS)  # frames before the first that is told
+
+
+class Listener(nn.Module):
+    """Tokens of consecutive frames (`models.features.frame_tokens`) to what the lips do in them."""
+
+    def __init__(self, width: int = 192, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.proj = nn.Linear(LogMelConfig().token_size, width)
+        self.first = _feed_forward(width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in _DILATIONS)
+        self.convs = nn.ModuleList(nn.Conv1d(width, width, 3, dilation=dilation) for dilation in _DILATIONS)
+        self.layers = nn.ModuleList(_feed_forward(width) for _ in _DILATIONS)
+        self.out = nn.Linear(width, VISEMES)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, HISTORY + T, token_size] to [B, T, VISEMES]; every frame hears itself and the HISTORY before it."""
+        x = self.proj(tokens)
+        x = x + self.first(x)
+        for norm, conv, layer in zip(self.norms, self.convs, self.layers, strict=True):
+            heard = conv(F.gelu(norm(self._dropped(x))).transpose(1, 2)).transpose(1, 2)
+            x = x[:, -heard.shape[1] :] + heard
+            x = x + layer(self._dropped(x))
+        return cast(Tensor, self.out(x))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """In training: without some of its channels, the same for a whole clip."""
+        return x * self.drop(torch.ones_like(x[:, :1])) if self.training else x
+
+
+def _feed_forward(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+@cache
+def load_listener(path: Path | None = None) -> Listener:
+    """None = the shipped one. Raises EngineError ``checkpoint_broken`` for a file that is missing or holds something else."""
+    path, listener = path or WEIGHTS, Listener()
+    try:
+        listener.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise EngineError("checkpoint_broken", f"{path} is no listener: make one with training.listener") from error
+    return listener.eval().requires_grad_(False)
