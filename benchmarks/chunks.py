@@ -28,7 +28,9 @@ from models.registry import LoadedModel, build_codec
 from models.wan_codec import DECODERS
 
 TEXT_TOKENS = 512  # always all of them (Wan2.1)
-NOT_PER_TOKEN = r"text_embedding|audio_|time_|drive_embedding|drive_place|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+NOT_PER_TOKEN = (
+    r"text_embedding|audio_|time_|drive_embedding|drive_place|modulation|cross_attn\.[kv]\.|drive_injectors\..*\.[kv]\."
+)
 
 
 def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:

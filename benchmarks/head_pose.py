@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Report:
     cases = [long_speech(espeak, arguments.seconds + 1.5, seed) for seed in calls]
     features = [reference_features(faces[call % len(faces)]) for call in calls]
     wanted = {names: told(names, frames) for names in TOLD}
-    drives = [drive(one, wanted[names], 3 * chunks + 1, candidate.listener) for names in TOLD for one in cases]
+    drives = [drive(one, wanted[names], 3 * chunks + 1, candidate.estimator) for names in TOLD for one in cases]
     rolled = roll(candidate.model, drives, features * len(TOLD), [*calls] * len(TOLD), chunks)
     made = shown(rolled).astype(np.float64).reshape(len(TOLD), len(calls), frames, -1)
     rows = {", ".join(names): row(own, wanted[names]) for names, own in zip(TOLD, made, strict=True)}

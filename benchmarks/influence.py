@@ -95,7 +95,7 @@ def influence(
     rollout = variant.rollout(EMBEDDED)
     runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
     speech = long_speech(Synthesiser(), 0.48 * (chunks + 2))
-    heard = drive(speech, None, rollout.spec.chunk * (chunks + 1), candidate.listener)
+    heard = drive(speech, None, rollout.spec.chunk * (chunks + 1), candidate.estimator)
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()
     states = [rollout.new_state(torch.zeros(EMBEDDED.latent_shape), features, seed) for seed in range(seeds)]
     outputs = AttentionOutputs(candidate.model.dit)

@@ -135,8 +135,8 @@ def roll_all(
 ) -> Made:
     """All calls as one batch; each face has its own voice, controls and seed."""
     latents = 3 * chunks + 1
-    told = [drive(one, controls, latents, candidate.listener) for one, controls in zip(cases, given, strict=True)]
-    heard = [drive(one, None, latents, candidate.listener) for one in cases]
+    told = [drive(one, controls, latents, candidate.estimator) for one, controls in zip(cases, given, strict=True)]
+    heard = [drive(one, None, latents, candidate.estimator) for one in cases]
     found, known = (
         [reference_features(p.landmarks) for p in ps] for ps in ([f.found for f in faces], [f.known for f in faces])
     )

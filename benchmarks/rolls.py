@@ -30,19 +30,22 @@ from models.config import EMBEDDED
 from models.deblocking import deblock
 from models.dit import CausalWanDiT
 from models.features import LogMelConfig
-from models.listener import LISTENER, Listener, load_listener
 from models.motion import FRAMES_PER_LATENT, INDEX, JAW_SPAN, NAMES, SCALES
 from models.motion_codec import reference_features, unpack_controls
 from models.registry import LoadedModel, load_weights
+from models.viseme_estimator import WEIGHTS as VISEME_WEIGHTS
+from models.viseme_estimator import VisemeEstimator, load_viseme_estimator
 
 BLOCK = EMBEDDED.fps  # frames that are given at a time
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
 
 
-def drive(one: Case, controls: FloatArray | None, latents: int, listener: Listener | None = None) -> torch.Tensor:
+def drive(
+    one: Case, controls: FloatArray | None, latents: int, estimator: VisemeEstimator | None = None
+) -> torch.Tensor:
     """The tokens [latents, 4, d] of a call that says this, then nothing, and is given these controls [frames, 16] where
-    they are numbers (NaN = not given). listener: None = the shipped one."""
-    buffer, mel = DriveBuffer(EMBEDDED, listener=listener), LogMelConfig()
+    they are numbers (NaN = not given). estimator: None = the shipped one."""
+    buffer, mel = DriveBuffer(EMBEDDED, estimator=estimator), LogMelConfig()
     step = mel.sample_rate // EMBEDDED.fps
     pcm = np.zeros(max(len(one.speech.sound), (4 * latents + 2 * BLOCK) * step), np.int16)
     pcm[: len(one.speech.sound)] = np.clip(one.speech.sound, -1, 1) * 32767
@@ -111,19 +114,19 @@ def chunks_of(seconds: float) -> int:
 
 
 class Candidate:
-    """A model on the bench, voice only. Beside its weights may lie the listener it was trained with, else it has the
-    shipped one. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the weights are
-    missing or do not fit."""
+    """A model on the bench, voice only. Beside its weights may lie the viseme estimator it was trained with, else it
+    has the shipped one. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the
+    weights are missing or do not fit."""
 
     def __init__(self, weights: Path, kept: Path | None = None) -> None:
         if not weights.is_file():
             raise EngineError("checkpoint_missing", f"no weights at {weights}: name a file that training.export wrote")
         self.kept = kept
         self.model = load(weights)
-        own = weights.with_name(LISTENER)
-        listener = own if own.is_file() else SHIPPED.with_name(LISTENER)
-        self.listener = load_listener(listener)
-        self.digest = hashlib.sha256(weights.read_bytes() + listener.read_bytes()).hexdigest()[:12]
+        own = weights.with_name(VISEME_WEIGHTS.name)
+        estimator = own if own.is_file() else VISEME_WEIGHTS
+        self.estimator = load_viseme_estimator(estimator)
+        self.digest = hashlib.sha256(weights.read_bytes() + estimator.read_bytes()).hexdigest()[:12]
         self._rolled: dict[str, NDArray[np.float32]] = {}
 
     def roll(
@@ -153,7 +156,7 @@ class Candidate:
             began = time.monotonic()
             seconds = (12 * chunks - 3) / EMBEDDED.fps
             print(f"  {variant.name}: {len(seeds)} calls of {seconds:.0f} s ...", end="", file=sys.stderr, flush=True)
-            drives = {id(one): drive(one, None, 3 * chunks + 3, self.listener) for one in cases}
+            drives = {id(one): drive(one, None, 3 * chunks + 3, self.estimator) for one in cases}
             features = [reference_features(face) for face in faces]
             self._rolled[key] = roll(self.model, [drives[id(one)] for one in cases], features, seeds, chunks, rollout)
             print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

@@ -142,7 +142,9 @@ def train(
     portraits: Annotated[
         Path | None, typer.Option(help="folder of portraits, or its landmarks.json; none: painted faces")
     ] = None,
-    listener: Annotated[Path | None, typer.Option(help="of training.listener; none: the shipped one")] = None,
+    visemes: Annotated[
+        Path | None, typer.Option(help="estimator of training.viseme_estimator; none: the shipped one")
+    ] = None,
     start: Annotated[Path | None, typer.Option(help="weights to begin with: a checkpoint, or Wan2.1's")] = None,
     teacher: Annotated[Path | None, typer.Option(help="checkpoint of the frozen model to learn from")] = None,
     out: Annotated[Path | None, typer.Option(help="folder of checkpoint, log and sheets; goes on from there")] = None,
@@ -176,7 +178,7 @@ def train(
             return
         if threads:
             torch.set_num_threads(threads)
-        written = run_stage(chosen, data, portraits, listener, start, teacher, out, device)
+        written = run_stage(chosen, data, portraits, visemes, start, teacher, out, device)
         if written is not None:
             typer.echo(written)
 

@@ -18,8 +18,8 @@ from engine.errors import EngineError
 from engine.voice_buffer import SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel
-from models.listener import HISTORY, VISEMES, Listener, load_listener
 from models.motion import CHANNELS, INDEX, SCALES
+from models.viseme_estimator import HISTORY, VISEMES, VisemeEstimator, load_viseme_estimator
 
 FloatArray = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ _SCALES = np.array(SCALES, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class DriveChunk:
-    """tokens: float32 [F, n, d]: features, the listener's estimate if the model wants it, given controls over their
+    """tokens: float32 [F, n, d]: features, estimated visemes if the model wants them, given controls over their
     scale, and the mask of what is given.
     missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
     them again."""
@@ -59,9 +59,9 @@ class DriveBuffer(VoiceBuffer):
 
     def __init__(
         self, config: ModelConfig, first_frame: int = 0, features: LogMelConfig | None = None,
-        listener: Listener | None = None,
+        estimator: VisemeEstimator | None = None,
     ) -> None:  # fmt: skip
-        """listener: for a model that wants one, None = the shipped one."""
+        """estimator: for a model that wants one, None = the shipped one."""
         if not config.dit.drive_dim:
             raise EngineError(
                 "no_drive", f"nothing drives the model {config.name}: it is of text alone and takes no calls"
@@ -73,11 +73,11 @@ class DriveBuffer(VoiceBuffer):
         assert self._mel.sample_rate == SAMPLE_RATE
         given = config.dit.visemes + 2 * len(CHANNELS)
         assert config.dit.drive_dim == self._mel.token_size + given, "the model wants another kind of drive"
-        self._listener, self._past = None, 0
+        self._estimator, self._past = None, 0
         if config.dit.visemes:
-            assert config.dit.visemes == VISEMES, "the model wants another listener"
-            assert (config.fps, self._tokens) == (25, self._frames), "a listener hears one token a frame, 25 a second"
-            self._listener, self._past = listener or load_listener(), HISTORY // self._tokens
+            assert config.dit.visemes == VISEMES, "the model wants another estimator"
+            assert (config.fps, self._tokens) == (25, self._frames), "an estimator hears one token a frame, 25 a second"
+            self._estimator, self._past = estimator or load_viseme_estimator(), HISTORY // self._tokens
         self._stale = STALE_SECONDS * config.fps
         super().__init__(
             base=self._sample_of(self._first_hop(0)),
@@ -126,9 +126,9 @@ class DriveBuffer(VoiceBuffer):
             np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
         )  # fmt: skip
         voice = self._voice_tokens(first_hop, first_latent - self._past, self._past + latents)
-        if self._listener is not None:
+        if self._estimator is not None:
             with torch.inference_mode():
-                visemes = self._listener(torch.from_numpy(voice)[None])[0].numpy()
+                visemes = self._estimator(torch.from_numpy(voice)[None])[0].numpy()
             voice = np.concatenate([voice[HISTORY:], visemes], axis=1)
         tokens = np.concatenate([voice, self._pose_tokens(times)], axis=1)
         self._drop_poses_before(float(times[0]))
@@ -141,7 +141,7 @@ class DriveBuffer(VoiceBuffer):
         return time * mel.sample_rate // (mel.hop * self._fps * n)
 
     def _first_hop(self, latent: int) -> int:
-        """The first hop that a latent's tokens are made of; the listener wants the latents before it as well."""
+        """The first hop that a latent's tokens are made of; the estimator wants the latents before it as well."""
         return self._hop(latent - self._past, 0) - self._mel.hops_before
 
     def _sample_of(self, hop: int) -> int:

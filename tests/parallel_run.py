@@ -13,6 +13,7 @@ from training.parallel import World, joined
 from training.trainer import Trainer
 
 STAGES = ("base", "causal", "causal-ode", "distill")
+RUNS = (*STAGES, "fine-tune")
 
 
 def tiny(name: str) -> StageConfig:
@@ -36,5 +37,5 @@ def trainer(name: str, folder: Path, world: World) -> Trainer:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with joined("cpu") as world:
-        for name in STAGES:
+        for name in RUNS:
             trainer(name, Path(sys.argv[1]), world).run()

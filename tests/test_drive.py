@@ -13,11 +13,11 @@ from engine.errors import EngineError
 from engine.voice_buffer import HORIZON_SECONDS
 from models.config import EMBEDDED, ModelConfig
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
-from models.listener import HISTORY, VISEMES, load_listener
 from models.motion import CHANNELS, INDEX
+from models.viseme_estimator import HISTORY, VISEMES, load_viseme_estimator
 
 MEL = LogMelConfig()
-DEAF = replace(EMBEDDED, dit=replace(EMBEDDED.dit, drive_dim=672, visemes=0))  # features alone, no listener
+DEAF = replace(EMBEDDED, dit=replace(EMBEDDED.dit, drive_dim=672, visemes=0))  # features alone, no visemes
 SLOW = replace(DEAF, fps=16)
 VOICE = MEL.token_size
 GIVEN = VOICE + VISEMES  # where given controls begin
@@ -58,7 +58,7 @@ def test_tokens_are_the_features_of_each_frame() -> None:
     assert not rows[:, GIVEN:].any()
 
 
-def test_each_frame_has_the_listeners_estimate_of_the_whole_voice() -> None:
+def test_each_frame_has_the_visemes_of_the_whole_voice() -> None:
     """However the voice is cut into chunks, and from the call's first frame on."""
     sound = noise(RATE * 3)
     buffer = DriveBuffer(EMBEDDED)
@@ -66,7 +66,7 @@ def test_each_frame_has_the_listeners_estimate_of_the_whole_voice() -> None:
     rows = tokens_of(take_all(buffer, 4))
     hops = StreamingLogMel(MEL).whole(sound)
     whole = np.stack([frame_tokens(hops, frame, MEL) for frame in range(-3 - HISTORY, 45)])
-    wanted = load_listener()(torch.from_numpy(whole)[None])[0].numpy()
+    wanted = load_viseme_estimator()(torch.from_numpy(whole)[None])[0].numpy()
     np.testing.assert_allclose(rows[:, VOICE:GIVEN], wanted, atol=1e-4)
     assert wanted.std(0).min() > 0.01
 

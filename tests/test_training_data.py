@@ -13,9 +13,9 @@ import torch
 
 from engine.errors import MediaError, RequestError
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
-from models.listener import HISTORY, load_listener
 from models.motion import CHANNELS, INDEX, SCALES
 from models.motion_codec import reference_features
+from models.viseme_estimator import HISTORY, load_viseme_estimator
 from tests.faces import LANDMARKS
 from training import make_data
 from training.dataset import POSE, ClipConfig, ClipSampler, Corpus, load_portraits, smooth_colour, with_throat
@@ -275,7 +275,7 @@ def sampler(tmp_path: Path) -> ClipSampler:
     features, opening = np.zeros((3, 20), np.float32), np.full(3, 0.2, np.float32)
     config = ClipConfig(given=GivenConfig(some=0.0), voice_dropped=0.0, start_probability=0.0, gain_db=(0, 0),
                         noise_floor_probability=0.0, throat_probability=0.0, colour_db=0.0)  # fmt: skip
-    return ClipSampler(_corpus(tmp_path), features, opening, config, 0, load_listener())
+    return ClipSampler(_corpus(tmp_path), features, opening, config, 0, load_viseme_estimator())
 
 
 def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: ClipSampler) -> None:
@@ -290,7 +290,7 @@ def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: C
 
 
 def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
-    """Tokens of the clip are those of models.features for the same frames, with the listener's estimate beside them."""
+    """Tokens of the clip are those of models.features for the same frames, with their visemes beside them."""
     batch = sampler.batch(0, 4)
     hops = sampler.corpus.hops.astype(np.float32)
     spans = zip(sampler.corpus.hop_starts, sampler.corpus.frames, strict=True)
@@ -298,11 +298,11 @@ def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
     tokens = np.concatenate([[frame_tokens(h, n, LogMelConfig()) for n in range(len(h) // 4 - 2)] for h in known])
     for clip in batch.drive.flatten(1, 2):
         assert np.abs(tokens - clip[40, :640].numpy()).max(1).min() < 1e-5
-        heard = sampler.listener(clip[None, :, :640])[0]
+        heard = sampler.estimator(clip[None, :, :640])[0]
         torch.testing.assert_close(clip[HISTORY:, 640:645], heard, atol=1e-5, rtol=1e-4)
     tokens, lips = sampler.heard(0, 4)
     assert tokens.shape == (4, HISTORY + 88, 640) and lips.shape == (4, 88, 5)
-    assert sampler.listener(tokens).shape == lips.shape
+    assert sampler.estimator(tokens).shape == lips.shape
 
 
 def test_another_throat_moves_a_voice_up_or_down() -> None:
@@ -328,7 +328,7 @@ def test_colour_is_smooth_and_of_its_spread() -> None:
 
 
 def test_seed_and_number_draw_the_clips(sampler: ClipSampler) -> None:
-    other = ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, 0, sampler.listener)
+    other = ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, 0, sampler.estimator)
     second = sampler.batch(1, 3).latents
     assert torch.equal(other.batch(1, 3).latents, second)
     assert not torch.equal(sampler.batch(0, 3).latents, second)
@@ -350,7 +350,7 @@ def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path, sampler: ClipSamp
             Corpus(tmp_path / name)
     sampler.corpus.frames = np.array([60, 88])
     with pytest.raises(RequestError, match="no session of the corpus is longer than a clip, 88 frames"):
-        ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, 0, sampler.listener)
+        ClipSampler(sampler.corpus, sampler.features, sampler.opening, sampler.config, 0, sampler.estimator)
 
 
 def test_a_corpus_is_the_file_that_was_named_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,14 @@ def test_the_teacher_walks_the_schedule() -> None:
     path = teacher_path(Oracle(sequence.target), sequence, path_sigmas(8, 5.0), noise)  # type: ignore[arg-type]
     torch.testing.assert_close(path.ends[0], sequence.target)
     for sigma, state in zip(LEVELS, path.states, strict=True):
-        torch.testing.assert_close(state, add_noise(path.ends[0], noise, torch.full((2, 28), sigma)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            state, add_noise(path.ends[0], noise, torch.full((2, 28), sigma)), atol=1e-4, rtol=1e-4
+        )
     noisy, sigmas, end = student_input(path, LAYOUT, LEVELS, draws(2))
     torch.testing.assert_close(end, sequence.target)
-    torch.testing.assert_close(noisy, add_noise(path.ends[0], noise, sigmas.repeat_interleave(4, 1)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        noisy, add_noise(path.ends[0], noise, sigmas.repeat_interleave(4, 1)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_what_the_base_makes_is_the_students_past() -> None:

@@ -21,7 +21,7 @@ from models.dit import CausalWanDiT
 from models.motion import REFERENCE_FEATURES
 from models.registry import load_weights
 from tests.clips import CPU, random_model
-from tests.parallel_run import STAGES, trainer
+from tests.parallel_run import RUNS, STAGES, trainer
 from training import checkpoint
 from training.configs import PRESETS, WAN_TINY, with_size
 from training.journal import Journal
@@ -37,7 +37,7 @@ from training.trainer import rate_factor
 ALONE = World(CPU)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
     whole = trainer(name, tmp_path / "whole", ALONE)
     whole.run()
@@ -59,11 +59,11 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path, name: str) 
 
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    for name in STAGES:
+    for name in RUNS:
         trainer(name, tmp_path / "one", ALONE).run()
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.parallel_run"]
     subprocess.run([sys.executable, *command, tmp_path / "two"], check=True, timeout=170, capture_output=True)
-    for name in STAGES:
+    for name in RUNS:
         one, two = (
             [json.loads(line) for line in (tmp_path / run / name / "log.jsonl").read_text().splitlines()]
             for run in ("one", "two")
@@ -369,12 +369,13 @@ def command(*arguments: str) -> tuple[int, str]:
 
 def test_the_stages_by_the_command(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
-    made = {name: str(tmp_path / name / "checkpoint.safetensors") for name in STAGES}
+    made = {name: str(tmp_path / name / "checkpoint.safetensors") for name in RUNS}
     given = {
         "base": [], "causal": ["--start", made["base"]], "causal-ode": ["--teacher", made["causal"]],
-        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]], "fine-tune": ["--start", made["distill"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
+        "fine-tune": ["--start", made["distill"]],
     }  # fmt: skip
-    for name in STAGES:
+    for name in RUNS:
         stage = name if name in ("base", "distill") else "causal"
         code, output = command(
             stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name),
@@ -385,9 +386,7 @@ def test_the_stages_by_the_command(tmp_path: Path) -> None:
         assert [line["step"] for line in lines] == [1, 2, 3, 4]
         assert all(np.isfinite(line.get("loss", 0.0)) for line in lines)
         assert (tmp_path / name / "sheets" / "0000004.png").stat().st_size > 10_000
-        code, output = command(
-            stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name)
-        )
+        code, output = command(stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name))
         assert code == 0 and '"step"' not in output, "a finished run has nothing left to do"
         assert "nothing left to do: 4 of 4 steps\n" in output
 
@@ -399,10 +398,9 @@ def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
     given = {
         "base": [], "causal": ["--start", made["base"]],
         "causal-ode": ["--start", made["causal"], "--teacher", made["base"]],
-        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]], "fine-tune": ["--start", made["distill"]],
+        "distill": ["--start", made["causal-ode"], "--teacher", made["base"]],
     }  # fmt: skip
     for name in STAGES:
-        stage = name if name in ("base", "distill") else "causal"
         code, output = command(
             name.removesuffix("-ode"), "--config", f"wan-{name}-smoke", "--data", str(tmp_path / "clips"), *given[name],
             "--out", str(tmp_path / name), "--device", "cpu", "--steps", "2",
@@ -514,7 +512,13 @@ def cells(preset: str) -> dict[str, str]:
         "AdamW betas, decay": f"{c.betas[0]:g} {c.betas[1]:g}, {c.weight_decay:g}",
         "clip": f"{c.clip:g}",
         "EMA": f"{c.ema:g}",
-        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}" if ode else "itself" if itself else "base" if critic else "-",
+        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}"
+        if ode
+        else "itself"
+        if itself
+        else "base"
+        if critic
+        else "-",
         "guidance": f"{c.guidance.scale:g}" if critic or (ode and c.ode.teacher == "base") else "-",
         "pull to what is given": f"{c.given:g}" if critic and c.model.codec == "motion" else "-",
         "text / drive / reference withheld": withheld,

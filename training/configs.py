@@ -195,8 +195,7 @@ PRESETS: dict[str, StageConfig] = {
 }
 _STAGES = ("base", "causal", "causal-ode", "distill")
 PRESETS |= {f"{name}-smoke": _smoke(PRESETS[f"{name}-cpu"]) for name in (*_STAGES, "fine-tune")} | {
-    f"wan-{name}-smoke": replace(_smoke(PRESETS[f"wan-1.3b-{name}"]), model=WAN_TINY)
-    for name in _STAGES
+    f"wan-{name}-smoke": replace(_smoke(PRESETS[f"wan-1.3b-{name}"]), model=WAN_TINY) for name in _STAGES
 }
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from models.features import LogMelConfig, mel_edges
-from models.listener import HISTORY, Listener
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
+from models.viseme_estimator import HISTORY, VisemeEstimator
 from training.clips import ClipBatch
 from training.faces import training_landmarks
 from training.given import GivenConfig, give
@@ -93,14 +93,14 @@ def load_portraits(portraits: Path | None) -> tuple[FloatArray, FloatArray]:
 
 
 class ClipSampler:
-    """Draws batches without end; the same seed gives the same batches. listener: what estimates the lips for the drive.
-    Raises RequestError ``short_corpus``."""
+    """Draws batches without end; the same seed gives the same batches. estimator: of the drive's visemes. Raises
+    RequestError ``short_corpus``."""
 
     def __init__(
         self, corpus: Corpus, features: FloatArray, opening: FloatArray, config: ClipConfig, seed: int,
-        listener: Listener,
+        estimator: VisemeEstimator,
     ) -> None:  # fmt: skip
-        self.listener = listener
+        self.estimator = estimator
         self.corpus, self.features, self.opening, self.config = corpus, features, opening, config
         self.mel = LogMelConfig()
         self.seed = seed
@@ -122,8 +122,8 @@ class ClipSampler:
         return self._pack(reference[share], *rows)
 
     def heard(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a listener learns from: tokens [size, HISTORY + T, token_size] and the lips over their scales [size, T,
-        5], of clips as a batch has them."""
+        """What an estimator learns from, of clips as a batch has them: tokens [size, HISTORY + T, token_size] and the
+        lips over their scales [size, T, 5]."""
         rng = np.random.default_rng((self.seed, number))
         clips = [self._clip(rng) for _ in range(size)]
         lips = np.stack([controls for controls, _, _ in clips])[..., LIPS] / np.array(SCALES, np.float32)[LIPS]
@@ -147,14 +147,14 @@ class ClipSampler:
         latents = torch.stack([pack_controls(clip) for clip in relative])
         tokens = self._tokens(hops)
         with torch.no_grad():
-            visemes = self.listener(tokens)
+            visemes = self.estimator(tokens)
         controlled = torch.from_numpy(np.concatenate([given / scales * mask, mask], axis=2).astype(np.float32))
         drive = torch.cat([tokens[:, HISTORY:], visemes, controlled], 2)
         packed = drive.view(batch, frames // 4, 4, -1)
         return ClipBatch(latents, packed, torch.from_numpy(features), torch.from_numpy(reference))
 
     def _tokens(self, hops: FloatArray) -> torch.Tensor:
-        """Of the frames that a listener hears, [B, HISTORY + T, token_size]."""
+        """Of the frames that an estimator hears, [B, HISTORY + T, token_size]."""
         windows = np.lib.stride_tricks.sliding_window_view(hops, 16, axis=1)[:, ::4]
         return torch.from_numpy(np.ascontiguousarray(windows.transpose(0, 1, 3, 2))).flatten(2)
 
@@ -195,8 +195,8 @@ class ClipSampler:
         return int(tries[best]), pose[best]
 
     def _hops(self, session: int, index: NDArray[np.int64], starts_call: bool, rng: np.random.Generator) -> FloatArray:
-        """Hops of the frames, and of HISTORY before them, in another throat, colour and level, perhaps over a noise: [4 *
-        (HISTORY + T) + 12, 40]."""
+        """Hops of the frames, and of HISTORY before them, in another throat, colour and level, perhaps over a noise:
+        [4 * (HISTORY + T) + 12, 40]."""
         config, mel = self.config, self.mel
         wanted = np.arange(4 * (index[0] - HISTORY) - 8, 4 * index[-1] + 8)
         hops = self.corpus.hops[self.corpus.hop_starts[session] + np.maximum(wanted, 0)].astype(np.float32)

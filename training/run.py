@@ -8,7 +8,7 @@ import torch
 from engine.errors import RequestError
 from engine.files import held
 from models.dit import CausalWanDiT
-from models.listener import load_listener
+from models.viseme_estimator import load_viseme_estimator
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
@@ -19,12 +19,12 @@ from training.start import fill, origin, read_weights
 from training.trainer import Trainer
 
 
-def open_clips(config: StageConfig, data: Path, portraits: Path | None, listener: Path | None) -> Clips:
-    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, as a listener hears it
-    (None = the shipped one), or encoded clips. Raises RequestError, EngineError."""
+def open_clips(config: StageConfig, data: Path, portraits: Path | None, visemes: Path | None) -> Clips:
+    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, with visemes by an
+    estimator (None = the shipped one), or encoded clips. Raises RequestError, EngineError."""
     if config.model.codec != "motion":
-        if listener is not None:
-            raise RequestError("not_taken", f"{config.model.name} has no listener: leave out --listener")
+        if visemes is not None:
+            raise RequestError("not_taken", f"{config.model.name} has no visemes in its drive: leave out --visemes")
         if portraits is not None:
             raise RequestError("not_taken", f"clips of {config.model.name} hold their faces: leave out --portraits")
         frames = Layout(config.rollout, config.chunks).latents
@@ -32,7 +32,7 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None, listener
     if not data.is_file():
         raise RequestError("no_data", f"there is no corpus {data}: make one with python -m training.make_data")
     features, opening = load_portraits(portraits)
-    return ClipSampler(Corpus(data), features, opening, config.clips, config.seed, load_listener(listener))
+    return ClipSampler(Corpus(data), features, opening, config.clips, config.seed, load_viseme_estimator(visemes))
 
 
 def sources(config: StageConfig, start: Path | None, teacher: Path | None) -> tuple[Path | None, Path | None]:
@@ -71,7 +71,7 @@ def build_networks(
 
 
 def train(
-    config: StageConfig, data: Path, portraits: Path | None, listener: Path | None, start: Path | None,
+    config: StageConfig, data: Path, portraits: Path | None, visemes: Path | None, start: Path | None,
     teacher: Path | None, out: Path, device: str,
 ) -> Path | None:  # fmt: skip
     """Run one stage to its end, or on from where it was; returns its checkpoint, to the process that wrote it.
@@ -80,9 +80,9 @@ def train(
     """
     with joined(device) as world:
         start, teacher = sources(config, start, teacher)
-        clips = open_clips(config, data, portraits, listener)
+        clips = open_clips(config, data, portraits, visemes)
         networks, guide = build_networks(config, start, teacher)
-        begun = origin(start=start, teacher=teacher, listener=listener)
+        begun = origin(start=start, teacher=teacher, visemes=visemes)
         with held(out, "training in") if world.leads else nullcontext():
             trainer = Trainer(config, networks, guide, clips, out, world, begun)
             trainer.run()

@@ -1,4 +1,4 @@
-"""The listener: every frame hears itself and the frames before it; what it learns; files that are none."""
+"""The estimator: every frame hears itself and the frames before it; what it learns; files that are none."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import EngineError
 from models.config import EMBEDDED
-from models.listener import HISTORY, VISEMES, WEIGHTS, Listener, load_listener
+from models.viseme_estimator import HISTORY, VISEMES, WEIGHTS, VisemeEstimator, load_viseme_estimator
 from training.dataset import ClipConfig, ClipSampler, Corpus
-from training.listener import learn, main
 from training.synthetic import corpus
+from training.viseme_estimator import learn, main
 
 FRAMES = 40
 
@@ -22,20 +22,20 @@ def tokens(seed: int = 0) -> torch.Tensor:
 
 
 def test_any_stretch_equals_the_whole() -> None:
-    listener, voice = load_listener(), tokens()
-    whole = listener(voice)
+    estimator, voice = load_viseme_estimator(), tokens()
+    whole = estimator(voice)
     assert whole.shape == (1, FRAMES, VISEMES)
     for first, count in ((0, 1), (0, 13), (9, 16), (39, 1)):
-        part = listener(voice[:, first : first + HISTORY + count])
+        part = estimator(voice[:, first : first + HISTORY + count])
         torch.testing.assert_close(part, whole[:, first : first + count], atol=1e-5, rtol=1e-5)
 
 
 def test_a_frame_hears_its_history_and_nothing_that_comes_after() -> None:
-    listener, voice = Listener().eval(), tokens()
-    before = listener(voice)
+    estimator, voice = VisemeEstimator().eval(), tokens()
+    before = estimator(voice)
     changed = voice.clone()
     changed[:, 20] += 1.0
-    moved = (listener(changed) - before)[0].abs().amax(1)
+    moved = (estimator(changed) - before)[0].abs().amax(1)
     told = torch.arange(HISTORY, HISTORY + FRAMES)
     assert (moved[(told < 20) | (told > 20 + HISTORY)] == 0).all()
     assert moved[told == 20] > 1e-4 and moved[told == 20 + HISTORY] > 0
@@ -43,16 +43,16 @@ def test_a_frame_hears_its_history_and_nothing_that_comes_after() -> None:
 
 def test_what_is_shipped_fits_the_model() -> None:
     assert EMBEDDED.dit.visemes == VISEMES and WEIGHTS.stat().st_size < 16 * 2**20
-    assert load_listener() is load_listener()
+    assert load_viseme_estimator() is load_viseme_estimator()
 
 
-def test_a_file_that_is_no_listener_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_estimator_is_named(tmp_path: Path) -> None:
     words, other = tmp_path / "words.safetensors", tmp_path / "other.safetensors"
     words.write_bytes(b"no tensors")
     save_file({"proj.weight": torch.zeros(3, 3)}, other)
     for path in (words, other, tmp_path / "nothing.safetensors"):
-        with pytest.raises(EngineError, match=f"{path.name} is no listener: make one with"):
-            load_listener(path)
+        with pytest.raises(EngineError, match=f"{path.name} is no viseme estimator: make one with"):
+            load_viseme_estimator(path)
 
 
 def voiced_corpus(path: Path) -> Path:
@@ -73,15 +73,19 @@ def voiced_corpus(path: Path) -> Path:
 def test_it_learns_what_the_voice_tells(tmp_path: Path) -> None:
     faces = np.zeros((1, 20), np.float32), np.zeros(1, np.float32)
     plain = ClipConfig(gain_db=(0, 0), noise_floor_probability=0, throat_probability=0, colour_db=0, voice_dropped=0)
-    clips = ClipSampler(Corpus(voiced_corpus(tmp_path / "corpus.npz")), *faces, plain, 0, Listener())
-    *_, (steps, _, listener) = learn(clips, 60, 4, seed=0)
+    clips = ClipSampler(Corpus(voiced_corpus(tmp_path / "corpus.npz")), *faces, plain, 0, VisemeEstimator())
+    steps: list[int] = []
+    estimator = learn(clips, 60, 4, 0, lambda step, _: steps.append(step))
     voice, lips = clips.apart(1).heard(0, 4)
     with torch.no_grad():
-        jaw = listener.eval()(voice)[..., 0]
-    assert steps == 60 and float(torch.corrcoef(torch.stack([jaw.flatten(), lips[..., 0].flatten()]))[0, 1]) > 0.8
+        jaw = estimator(voice)[..., 0]
+    assert (
+        steps == [*range(1, 61)]
+        and float(torch.corrcoef(torch.stack([jaw.flatten(), lips[..., 0].flatten()]))[0, 1]) > 0.8
+    )
 
 
-def test_the_command_writes_a_listener_and_the_same_seed_the_same(
+def test_the_command_writes_an_estimator_and_the_same_seed_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = voiced_corpus(tmp_path / "corpus.npz")
@@ -90,7 +94,7 @@ def test_the_command_writes_a_listener_and_the_same_seed_the_same(
         out = tmp_path / f"{name}.safetensors"
         main(["--data", str(data), "--out", str(out), "--steps", "2", "--batch", "2"])
         made.append(load_file(out))
-        load_listener(out)
+        load_viseme_estimator(out)
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
     assert "step 2: loss" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:

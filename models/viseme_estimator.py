@@ -3,7 +3,7 @@
 The transformer hears the same log-mel, but has one token for four frames and half a dozen layers for everything; by
 itself it follows voices that it was trained on, and other people's half as well. So its drive holds this estimate
 beside the features. It looks no further ahead than they do, and back over a window of its own, so it has no state.
-Trained by training.listener.
+Trained by training.viseme_estimator.
 """
 
 from functools import cache
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from engine.errors import EngineError
 from models.features import LogMelConfig
 
-LISTENER = "listener.safetensors"
-WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded" / LISTENER
+WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded" / "visemes.safetensors"
 VISEMES = 5  # jaw, pucker, smile, press, upper over their scales (models.motion), the first of its channels
 _DILATIONS = (1, 2, 1, 4)
 HISTORY = 2 * sum(_DILATIONS)  # frames before the first that is told
 
 
-class Listener(nn.Module):
+class VisemeEstimator(nn.Module):
     """Tokens of consecutive frames (`models.features.frame_tokens`) to what the lips do in them."""
 
     def __init__(self, width: int = 192, dropout: float = 0.0) -> None:
@@ -59,11 +58,14 @@ def _feed_forward(width: int) -> nn.Sequential:
 
 
 @cache
-def load_listener(path: Path | None = None) -> Listener:
-    """None = the shipped one. Raises EngineError ``checkpoint_broken`` for a file that is missing or holds something else."""
-    path, listener = path or WEIGHTS, Listener()
+def load_viseme_estimator(path: Path | None = None) -> VisemeEstimator:
+    """None = the shipped one. Raises EngineError ``checkpoint_broken`` for a file that is missing or holds something
+    else."""
+    path, estimator = path or WEIGHTS, VisemeEstimator()
     try:
-        listener.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        estimator.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise EngineError("checkpoint_broken", f"{path} is no listener: make one with training.listener") from error
-    return listener.eval().requires_grad_(False)
+        raise EngineError(
+            "checkpoint_broken", f"{path} is no viseme estimator: make one with training.viseme_estimator"
+        ) from error
+    return estimator.eval().requires_grad_(False)

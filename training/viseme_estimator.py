@@ -1,15 +1,15 @@
-"""Train the listener of models.listener: the lips of a corpus from its voices, by plain regression.
+"""Train the estimator of models.viseme_estimator: the lips of a corpus from its voices, by plain regression.
 
-    python -m training.listener --data corpus.npz --out models/weights/embedded/listener.safetensors
+    python -m training.viseme_estimator --data corpus.npz --out models/weights/embedded/visemes.safetensors
 
-It hears the corpus as the transformer's training does: in other throats, colours and levels, over noise. Half an hour
-of one core; longer training makes it know the corpus's voices rather than others'. Needs no synthesiser.
+It hears the corpus as the transformer's training does: in other throats, colours and levels, over noise. A quarter of
+an hour of one core. Needs no synthesiser.
 """
 
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from engine.errors import one_line_errors
 from engine.files import replacing
-from models.listener import Listener
 from models.motion import NAMES
+from models.viseme_estimator import VisemeEstimator
 from training.arguments import at_least, new_file
 from training.dataset import ClipConfig, ClipSampler, Corpus
 from training.losses import channel_weights
@@ -29,10 +29,13 @@ RATE, WARM, FINAL = 1.5e-3, 100, 0.02
 DROPOUT, DECAY, AVERAGE = 0.1, 0.02, 0.995
 
 
-def learn(clips: ClipSampler, steps: int, batch: int, seed: int) -> Iterator[tuple[int, float, Listener]]:
-    """Step, loss and the averaged listener, after every step. AdamW, a cosine, values and their speed."""
+def learn(
+    clips: ClipSampler, steps: int, batch: int, seed: int, told: Callable[[int, float], None] | None = None
+) -> VisemeEstimator:
+    """The averaged estimator after so many steps of AdamW, its rate falling on a cosine; errors are of values and of
+    their speed. told: the step and its loss, after every step."""
     torch.manual_seed(seed)
-    model, averaged = Listener(dropout=DROPOUT), Listener()
+    model, averaged = VisemeEstimator(dropout=DROPOUT), VisemeEstimator()
     averaged.load_state_dict(model.state_dict())
     weights = channel_weights(NAMES[LIPS])
     optimiser = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
@@ -54,28 +57,33 @@ def learn(clips: ClipSampler, steps: int, batch: int, seed: int) -> Iterator[tup
         with torch.no_grad():
             for mean, value in zip(averaged.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1 - decay)
-        yield step + 1, float(loss.detach()), averaged
+        if told is not None:
+            told(step + 1, float(loss.detach()))
+    return averaged.eval()
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="training.listener", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="training.viseme_estimator", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help=".npz of training.make_data")
     parser.add_argument("--out", type=new_file, required=True)
-    parser.add_argument("--steps", type=at_least(1), default=3000)
+    parser.add_argument("--steps", type=at_least(1), default=2000)
     parser.add_argument("--batch", type=at_least(1), default=64)
     parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
-    with one_line_errors("training.listener"):
+    with one_line_errors("training.viseme_estimator"):
         faces = np.zeros((1, 20), np.float32), np.zeros(1, np.float32)
-        clips = ClipSampler(Corpus(arguments.data), *faces, ClipConfig(), arguments.seed, Listener())
+        clips = ClipSampler(Corpus(arguments.data), *faces, ClipConfig(), arguments.seed, VisemeEstimator())
         began = time.monotonic()
-        for step, loss, listener in learn(clips, arguments.steps, arguments.batch, arguments.seed):
+
+        def told(step: int, loss: float) -> None:
             if step % 100 == 0 or step == arguments.steps:
                 print(f"step {step}: loss {loss:.3f}, {time.monotonic() - began:.0f} s", flush=True)
+
+        estimator = learn(clips, arguments.steps, arguments.batch, arguments.seed, told)
         with replacing(arguments.out) as partial:
-            save_file({name: value.bfloat16() for name, value in listener.state_dict().items()}, partial)
+            save_file({name: value.bfloat16() for name, value in estimator.state_dict().items()}, partial)
 
 
 if __name__ == "__main__":
