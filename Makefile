@@ -94,11 +94,14 @@ bench: setup  ## the engine's figures on this machine, as JSON
 # goes on from where it was; hours of two cores in all.
 # On a bare GPU machine (no synthesiser), with corpus and landmarks made beforehand:
 #   make -o setup embedded-weights BIN=/usr/bin COLUMN=h200
-STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) $(TRAIN)
+STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) \
+  --visemes $(RUNS)/visemes.safetensors $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
 embedded-weights: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
+	test -f $(RUNS)/visemes.safetensors || \
+	  $(BIN)/python -m training.viseme_estimator --data $(RUNS)/corpus.npz --out $(RUNS)/visemes.safetensors
 	$(call STAGE,base,base-$(COLUMN),base)
 	$(call STAGE,causal,causal-$(COLUMN),causal) --start $(call RESULT,base)
 	$(call STAGE,causal,causal-ode-$(COLUMN),ode) --teacher $(call RESULT,causal)

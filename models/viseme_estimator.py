@@ -1,9 +1,9 @@
 """What a voice asks of the lips, estimated frame by frame: a small network that hears log-mel and knows no face.
 
-The transformer hears the same log-mel, but has one token for four frames and half a dozen layers for everything; by
-itself it follows voices that it was trained on, and other people's half as well. So its drive holds this estimate
-beside the features. It looks no further ahead than they do, and back over a window of its own, so it has no state.
-Trained by training.viseme_estimator.
+The transformer hears the same log-mel, but has one token for four frames and half a dozen layers for everything: it
+hears voices that it was not trained on less well. So its drive holds this estimate beside the features. It looks no
+further ahead than they do, and back over a window of its own, so it has no state. Trained by
+training.viseme_estimator.
 """
 
 from functools import cache
