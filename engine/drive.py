@@ -77,6 +77,7 @@ class DriveBuffer(VoiceBuffer):
         if config.dit.visemes:
             assert config.dit.visemes == VISEMES, "the model wants another estimator"
             assert (config.fps, self._tokens) == (25, self._frames), "an estimator hears one token a frame, 25 a second"
+            assert HISTORY % self._tokens == 0, "the estimator's history is whole latents"
             self._estimator, self._past = estimator or load_viseme_estimator(), HISTORY // self._tokens
         self._stale = STALE_SECONDS * config.fps
         super().__init__(

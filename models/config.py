@@ -41,8 +41,9 @@ class DiTConfig:
     latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside
     the noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text
     encoder, None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent
-    frame, 0 = none; drive_blocks: after which blocks they are attended. audio: the drive is a speech encoder's
-    features, attended inside every block in the text's place. prediction: what the head predicts.
+    frame, 0 = none: 640 values of log-mel, ``visemes`` estimates of the lips (``models.viseme_estimator``, 0 = none),
+    16 given controls and their mask; drive_blocks: after which blocks they are attended. audio: the drive is a speech
+    encoder's features, attended inside every block in the text's place. prediction: what the head predicts.
     """
 
     dim: int

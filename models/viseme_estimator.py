@@ -1,8 +1,8 @@
 """What a voice asks of the lips, estimated frame by frame: a small network that hears log-mel and knows no face.
 
-The transformer hears the same log-mel, but has one token for four frames and half a dozen layers for everything: it
-hears voices that it was not trained on less well. So its drive holds this estimate beside the features. It looks no
-further ahead than they do, and back over a window of its own, so it has no state. Trained by
+The transformer hears the same log-mel, but has one token of its own for four frames and half a dozen layers for
+everything: it hears voices that it was not trained on less well. So its drive holds this estimate beside the features.
+It looks no further ahead than they do, and back over a window of its own, so it has no state. Trained by
 training.viseme_estimator.
 """
 
@@ -60,7 +60,10 @@ def _feed_forward(width: int) -> nn.Sequential:
 @cache
 def load_viseme_estimator(path: Path | None = None) -> VisemeEstimator:
     """None = the shipped one. Raises EngineError ``checkpoint_broken`` for a file that is missing or holds something
-    else."""
+    else, ``checkpoint_missing`` for the shipped one.
+    """
+    if path is None and not WEIGHTS.is_file():
+        raise EngineError("checkpoint_missing", f"{WEIGHTS} is not there: install knotcast again")
     path, estimator = path or WEIGHTS, VisemeEstimator()
     try:
         estimator.load_state_dict({name: value.float() for name, value in load_file(path).items()})

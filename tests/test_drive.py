@@ -125,8 +125,7 @@ def test_ready_until_follows_the_look_ahead_to_the_sample() -> None:
     assert slow.ready_until() == 4  # latent 4 ends with frame 16, which would need hops 100 .. 107 of the 98 there are
 
 
-@pytest.mark.parametrize("config", [DEAF, SLOW])
-@pytest.mark.parametrize("tokens", [1, 4, 5])
+@pytest.mark.parametrize(("config", "tokens"), [(EMBEDDED, 4), *((c, n) for c in (DEAF, SLOW) for n in (1, 4, 5))])
 @pytest.mark.parametrize("first_frame", [0, 7])
 def test_what_is_ready_misses_nothing_and_one_latent_more_does(
     config: ModelConfig, tokens: int, first_frame: int
@@ -205,6 +204,10 @@ def test_a_stream_that_begins_later_hears_its_history() -> None:
     rows = heard.take(0, 4).tokens.reshape(-1, 677)
     for row, frame in enumerate(range(47, 63)):
         np.testing.assert_allclose(rows[row, :VOICE], frame_tokens(hops, frame, MEL), atol=1e-4)
+    whole = np.stack([frame_tokens(hops, frame, MEL) for frame in range(47 - HISTORY, 63)])
+    with torch.no_grad():
+        visemes = load_viseme_estimator()(torch.from_numpy(whole)[None])[0].numpy()
+    np.testing.assert_allclose(rows[:, VOICE:GIVEN], visemes, atol=1e-4)
     without = deaf.take(0, 4)
     assert without.missing == () and not np.allclose(without.tokens.reshape(-1, 677)[0], rows[0])
     np.testing.assert_allclose(without.tokens.reshape(-1, 677)[8:, :VOICE], rows[8:, :VOICE], atol=1e-4)

@@ -39,7 +39,7 @@ def trainable(seed: int = 0) -> CausalWanDiT:
 def test_the_training_rollout_is_the_engines(spec: RolloutSpec) -> None:
     """Exit at the last step: latent for latent what ModelRunner makes of the same noise, every clip with its own n."""
     batch = replace(noise_clips(2, config=TINY), reference=torch.tensor([22, 31]), portrait=torch.randn(2, 16, 2, 2))
-    batch = replace(batch, drive=torch.randn(2, 24, 4, 672))
+    batch = replace(batch, drive=torch.randn(2, 24, 4, TINY.dit.drive_dim))
     assert batch.portrait is not None
     dit = random_model(TINY)
     made = self_rollout(dit, TINY, spec, batch, [5, 6], 7, 3, gradient=True)

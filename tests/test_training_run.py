@@ -20,7 +20,7 @@ from models.config import WAN21_1_3B, WAN21_T2V_1_3B
 from models.dit import CausalWanDiT
 from models.motion import REFERENCE_FEATURES
 from models.registry import load_weights
-from tests.clips import CPU, random_model
+from tests.clips import CPU, TINY, random_model
 from tests.parallel_run import RUNS, STAGES, trainer
 from training import checkpoint
 from training.configs import PRESETS, WAN_TINY, with_size
@@ -500,6 +500,8 @@ def cells(preset: str) -> dict[str, str]:
     """A column of the table in training/README.md, as the config has it."""
     c = PRESETS[preset]
     ode, critic, itself = c.method == "ode", c.stage == "distill", c.method == "fine_tune"
+    otherwise = "base" if critic else "-"
+    teacher = {"ode": f"{c.ode.teacher}, {c.ode.paths}", "fine_tune": "as it was"}.get(c.method, otherwise)
     withheld = f"{c.dropout.text:g} / {c.dropout.drive:g} / {c.dropout.reference:g}"
     withheld += f", both {c.dropout.both:g}" if c.dropout.both else ""
     return {
@@ -512,13 +514,7 @@ def cells(preset: str) -> dict[str, str]:
         "AdamW betas, decay": f"{c.betas[0]:g} {c.betas[1]:g}, {c.weight_decay:g}",
         "clip": f"{c.clip:g}",
         "EMA": f"{c.ema:g}",
-        "teacher, its steps": f"{c.ode.teacher}, {c.ode.paths}"
-        if ode
-        else "itself"
-        if itself
-        else "base"
-        if critic
-        else "-",
+        "teacher, its steps": teacher,
         "guidance": f"{c.guidance.scale:g}" if critic or (ode and c.ode.teacher == "base") else "-",
         "pull to what is given": f"{c.given:g}" if critic and c.model.codec == "motion" else "-",
         "text / drive / reference withheld": withheld,
@@ -551,3 +547,22 @@ def test_without_portraits_it_trains_on_painted_faces(tmp_path: Path) -> None:
     code, output = command("base", "--config", "base-smoke", *data, "--out", str(tmp_path / "run"), "--device", "cpu")
     assert code == 0, output
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+def test_weights_from_before_the_drive_had_places_and_visemes_do_what_they_did() -> None:
+    """Whatever the visemes say: they add nothing yet, and neither do places."""
+    dit = TINY.dit
+    before = random_model(replace(TINY, dit=replace(dit, drive_dim=dit.drive_dim - dit.visemes, visemes=0)))
+    torch.nn.init.zeros_(before.drive_place)
+    weights = before.state_dict()
+    del weights["drive_place"]
+    model = CausalWanDiT(dit)
+    fill(model, weights)
+    latents, at = torch.randn(2, 4, *TINY.latent_shape), torch.arange(4).expand(2, -1)
+    condition, drive = torch.randn(2, 4, dit.condition_channels, 2, 2), torch.randn(2, 4, 4, dit.drive_dim)
+    voice, _, given = drive.split([640, dit.visemes, 32], -1)
+    sigmas = torch.rand(2, 4)
+    with torch.no_grad():
+        old = before(latents, sigmas, condition, torch.cat([voice, given], -1), None, BlockMask(), at)
+        new = model(latents, sigmas, condition, drive, None, BlockMask(), at)
+    torch.testing.assert_close(new, old)

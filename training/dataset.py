@@ -146,7 +146,10 @@ class ClipSampler:
         relative = torch.from_numpy((controls - own) / scales)
         latents = torch.stack([pack_controls(clip) for clip in relative])
         tokens = self._tokens(hops)
-        with torch.no_grad():
+        with (
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+        ):  # a clip is the same whatever the trainer computes in
             visemes = self.estimator(tokens)
         controlled = torch.from_numpy(np.concatenate([given / scales * mask, mask], axis=2).astype(np.float32))
         drive = torch.cat([tokens[:, HISTORY:], visemes, controlled], 2)

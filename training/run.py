@@ -8,7 +8,7 @@ import torch
 from engine.errors import RequestError
 from engine.files import held
 from models.dit import CausalWanDiT
-from models.viseme_estimator import load_viseme_estimator
+from models.viseme_estimator import WEIGHTS, load_viseme_estimator
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
@@ -38,7 +38,9 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None, visemes:
 def sources(config: StageConfig, start: Path | None, teacher: Path | None) -> tuple[Path | None, Path | None]:
     """Where the trained model begins and where its teacher comes from: the student of a causal teacher begins as it, if
     no start is named. Raises RequestError for what the stage lacks or does not take."""
-    causal_teacher = config.stage == "causal" and config.needs_teacher and config.ode.teacher == "causal"
+    causal_teacher = config.stage == "causal" and (
+        config.method == "fine_tune" or (config.method == "ode" and config.ode.teacher == "causal")
+    )
     if causal_teacher:  # either names the other
         start, teacher = start or teacher, teacher or start
     if teacher is not None and not config.needs_teacher:
@@ -82,7 +84,8 @@ def train(
         start, teacher = sources(config, start, teacher)
         clips = open_clips(config, data, portraits, visemes)
         networks, guide = build_networks(config, start, teacher)
-        begun = origin(start=start, teacher=teacher, visemes=visemes)
+        heard = (visemes or WEIGHTS) if config.model.dit.visemes else None
+        begun = origin(start=start, teacher=teacher, visemes=heard)
         with held(out, "training in") if world.leads else nullcontext():
             trainer = Trainer(config, networks, guide, clips, out, world, begun)
             trainer.run()

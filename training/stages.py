@@ -137,7 +137,7 @@ class CausalStage:
         setting, config = self.setting, self.setting.config
         assert setting.teacher is not None
         batch, draws = setting.draw()
-        if config.ode.teacher == "base":
+        if config.method == "ode" and config.ode.teacher == "base":
             return ode.base_path(
                 setting.teacher, batch, self.layout, config.exposure, draws, self.path_levels, config.guidance,
                 setting.family.known(batch.drive),

@@ -16,9 +16,11 @@ from engine.errors import RequestError
 from models.checkpoints.names import transformer_name
 from models.checkpoints.reading import open_checkpoint
 from models.dit import CausalWanDiT
+from models.motion import CHANNELS
 from training.checkpoint import averaged_weights
 
 PATCH = "patch_embedding.weight"
+DRIVE = "drive_embedding.weight"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -59,6 +61,7 @@ def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:
         given[PATCH] = torch.cat([found, added], 1)
     if not any(name.startswith("drive_") for name in given):
         given |= {name: value for name, value in own.items() if name.startswith("drive_")}
+    given |= _what_drives_lack(given, model)
     wrong = sorted(
         name for name in own.keys() | given.keys()
         if name not in own or name not in given or own[name].shape != given[name].shape
@@ -69,3 +72,15 @@ def fill(model: CausalWanDiT, weights: dict[str, Tensor]) -> None:
             f"the checkpoint does not fit this model: {len(wrong)} tensors differ, the first is {wrong[0]}",
         )
     model.load_state_dict(given)
+
+
+def _what_drives_lack(given: dict[str, Tensor], model: CausalWanDiT) -> dict[str, Tensor]:
+    """Of weights trained when the drive's tokens had no places, or no visemes before the given controls: zeros."""
+    dit, embedding = model.config, given.get(DRIVE)
+    if embedding is None or DRIVE not in model.state_dict():
+        return {}
+    filled = {"drive_place": given.get("drive_place", embedding.new_zeros(dit.drive_tokens, dit.dim))}
+    if dit.visemes and embedding.shape[1] == dit.drive_dim - dit.visemes:
+        features, controls = embedding.split([embedding.shape[1] - 2 * len(CHANNELS), 2 * len(CHANNELS)], 1)
+        filled[DRIVE] = torch.cat([features, embedding.new_zeros(len(embedding), dit.visemes), controls], 1)
+    return filled

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from engine.errors import one_line_errors
-from engine.files import replacing
 from models.motion import NAMES
 from models.viseme_estimator import VisemeEstimator
 from training.arguments import at_least, new_file
+from training.checkpoint import export
 from training.dataset import ClipConfig, ClipSampler, Corpus
 from training.losses import channel_weights
 from training.synthetic.corpus import LIPS
@@ -82,8 +81,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 print(f"step {step}: loss {loss:.3f}, {time.monotonic() - began:.0f} s", flush=True)
 
         estimator = learn(clips, arguments.steps, arguments.batch, arguments.seed, told)
-        with replacing(arguments.out) as partial:
-            save_file({name: value.bfloat16() for name, value in estimator.state_dict().items()}, partial)
+        size = export(estimator.state_dict(), arguments.out, {"of": "a viseme estimator"})
+        print(f"{arguments.out}: {size:.1f} MiB", flush=True)
 
 
 if __name__ == "__main__":
