@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from benchmarks import voice_only
 from benchmarks.held_out import LIPS, Case, festival_cases, flite_cases, human_cases, synthetic_cases
 from benchmarks.lip_figures import lip_figures
-from benchmarks.rolls import drive
+from benchmarks.rolls import Candidate, drive
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
+from models.viseme_estimator import VisemeEstimator
 from training.synthetic import flite
 from training.synthetic.phonemes import SAMPLE_RATE, Synthesiser, Voice
 from training.synthetic.tracks import loudness
@@ -62,8 +64,23 @@ def test_voices_and_sentences_are_the_held_out_ones_and_silence_follows_them(cas
     tokens = drive(cases[0], None, latents)
     assert tokens.shape == (latents, EMBEDDED.dit.drive_tokens, EMBEDDED.dit.drive_dim)
     assert (tokens[..., -32:] == 0).all()  # nothing but the voice is given
-    voice = tokens[..., :-32]
+    voice = tokens[..., :640]
     assert (voice[-20:] == voice[-1, -1, -1]).all() and voice[:-30].std() > 1  # the mel's floor
+
+
+def test_weights_are_heard_with_the_estimator_beside_them(tmp_path: Path, cases: list[Case]) -> None:
+    dit = CausalWanDiT(EMBEDDED.dit)
+    randomise_(dit)
+    weights = tmp_path / "dit.safetensors"
+    save_file(dit.state_dict(), weights)
+    shipped = Candidate(weights)
+    save_file(VisemeEstimator().state_dict(), tmp_path / "visemes.safetensors")
+    own = Candidate(weights)
+    assert own.digest != shipped.digest
+    with_own, with_shipped = (drive(cases[0], None, 20, each.estimator) for each in (own, shipped))
+    assert not torch.allclose(with_own[..., 640:645], with_shipped[..., 640:645])
+    assert torch.equal(with_own[..., :640], with_shipped[..., :640])
+    assert torch.equal(with_shipped, drive(cases[0], None, 20))
 
 
 SAID = "The nearest frame matters most."

@@ -20,6 +20,7 @@ from models.config import WAN21_1_3B, WAN21_T2V_1_3B
 from models.dit import CausalWanDiT
 from models.motion import REFERENCE_FEATURES
 from models.registry import load_weights
+from models.viseme_estimator import VisemeEstimator
 from tests.clips import CPU, TINY, random_model
 from tests.parallel_run import RUNS, STAGES, trainer
 from training import checkpoint
@@ -389,6 +390,27 @@ def test_the_stages_by_the_command(tmp_path: Path) -> None:
         code, output = command(stage, "--config", f"{name}-smoke", *data, *given[name], "--out", str(tmp_path / name))
         assert code == 0 and '"step"' not in output, "a finished run has nothing left to do"
         assert "nothing left to do: 4 of 4 steps\n" in output
+
+
+def test_visemes_are_by_the_estimator_that_is_named(tmp_path: Path) -> None:
+    data, own, words = make_corpus(tmp_path), tmp_path / "own.safetensors", tmp_path / "words.safetensors"
+    save_file(VisemeEstimator().state_dict(), own)
+    words.write_bytes(b"no tensors")
+
+    def base(*visemes: str) -> tuple[int, str]:
+        return command("base", "--config", "base-smoke", *data, "--out", str(tmp_path / "run"), *visemes)
+
+    code, output = base("--visemes", str(words))
+    assert code == 2 and "words.safetensors is no viseme estimator" in output and not (tmp_path / "run").exists()
+    code, output = base("--visemes", str(own))
+    assert code == 0, output
+    code, output = base()
+    assert code == 2 and "holds a run of another visemes" in output, output
+    code, output = command(
+        "base", "--config", "wan-base-smoke", "--data", str(tmp_path), "--out", str(tmp_path / "wan"),
+        "--visemes", str(own),
+    )  # fmt: skip
+    assert code == 2 and "has no visemes in its drive: leave out --visemes" in output
 
 
 def test_wans_stages_on_latents_by_the_command(tmp_path: Path) -> None:
