@@ -161,9 +161,9 @@ def _smoke(config: StageConfig) -> StageConfig:
 
 
 def _h200(config: StageConfig, steps: int, hours: float, batch: int = 256) -> StageConfig:
-    """A batch takes a core 0.12 to 0.25 s to cut from the corpus, which is more than a step takes: several do it. fp32:
-    so small a network waits for its launches, of which an autocast makes more. No sheets: a bare machine's OpenCV may
-    be 5, which lacks what finds the sample portrait's face."""
+    """To cut a batch from the corpus takes a core longer than a step takes: several do it. fp32: so small a network
+    waits for its launches, of which an autocast makes more. No sheets: a bare machine's OpenCV may be 5, which lacks
+    what finds the sample portrait's face."""
     return replace(config, batch=batch, steps=steps, hours=hours, workers=6, dtype="float32", sheet_every=0)
 
 
