@@ -43,7 +43,7 @@ class VisemeEstimator(nn.Module):
         x = self.proj(tokens)
         x = x + self.first(x)
         for norm, conv, layer in zip(self.norms, self.convs, self.layers, strict=True):
-            heard = conv(F.gelu(norm(self._dropped(x))).transpose(1, 2)).transpose(1, 2)
+            heard = _convolved(F.gelu(norm(self._dropped(x))), conv)
             x = x[:, -heard.shape[1] :] + heard
             x = x + layer(self._dropped(x))
         return cast(Tensor, self.out(x))
@@ -51,6 +51,13 @@ class VisemeEstimator(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         """In training: without some of its channels, the same for a whole clip."""
         return x * self.drop(torch.ones_like(x[:, :1])) if self.training else x
+
+
+def _convolved(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """[B, T, C] through a convolution over T, as one product of its taps: quicker for so few frames."""
+    dilation = conv.dilation[0]
+    taps = x.unfold(1, 2 * dilation + 1, 1)[..., ::dilation].flatten(2)
+    return F.linear(taps, conv.weight.flatten(1), conv.bias)
 
 
 def _feed_forward(width: int) -> nn.Sequential:

@@ -9,7 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import EngineError
 from models.config import EMBEDDED
-from models.viseme_estimator import HISTORY, VISEMES, WEIGHTS, VisemeEstimator, load_viseme_estimator
+from models.viseme_estimator import (
+    HISTORY,
+    VISEMES,
+    WEIGHTS,
+    VisemeEstimator,
+    _convolved,
+    load_viseme_estimator,
+)
 from training.dataset import ClipConfig, ClipSampler, Corpus
 from training.synthetic import corpus
 from training.viseme_estimator import learn, main
@@ -100,3 +107,10 @@ def test_the_command_writes_an_estimator_and_the_same_seed_the_same(
     with pytest.raises(SystemExit) as ended:
         main(["--data", str(tmp_path / "none.npz"), "--out", str(out)])
     assert ended.value.code == 2 and "none.npz is no corpus" in capsys.readouterr().err
+
+
+def test_taps_are_the_convolution() -> None:
+    estimator, x = load_viseme_estimator(), torch.randn(2, 20, 192)
+    for conv in estimator.convs:
+        assert isinstance(conv, torch.nn.Conv1d)
+        torch.testing.assert_close(_convolved(x, conv), conv(x.transpose(1, 2)).transpose(1, 2), atol=1e-5, rtol=1e-5)
