@@ -43,7 +43,7 @@ class VisemeEstimator(nn.Module):
         x = self.proj(tokens)
         x = x + self.first(x)
         for norm, conv, layer in zip(self.norms, self.convs, self.layers, strict=True):
-            heard = _convolved(F.gelu(norm(self._dropped(x))), conv)
+            heard = _convolved(F.gelu(norm(self._dropped(x))), cast(nn.Conv1d, conv))
             x = x[:, -heard.shape[1] :] + heard
             x = x + layer(self._dropped(x))
         return cast(Tensor, self.out(x))
