@@ -34,7 +34,8 @@ class StageConfig:
     """One stage of one model.
 
     stage: ``base`` trains the bidirectional model, ``causal`` the causal one by `method`, ``distill`` the causal one by
-    its own rollouts. rollout, chunks: what the causal model is to be rolled out with, and for how long in training.
+    its own rollouts. method: of the causal stage; ``fine_tune`` goes on with a finished model (of `ode` it
+    takes `reuse` alone). rollout, chunks: what the causal model is to be rolled out with, and for how long in training.
     hours: the run ends here even if steps are left. accumulate: pieces a batch is worked through in. rate .. clip:
     AdamW; warm: share of the steps over which the rate rises, final_rate: what it falls to. ema: decay of the averaged
     weights, which are the result. schedule: share of noise levels taken from those of the rollout. guidance: of the
