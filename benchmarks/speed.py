@@ -181,6 +181,7 @@ def pictures(
     monotonic seconds, see ``in_turn``."""
     device = bench.model.device
     new_peak(device)
+    runner.prepare(codec)
 
     def begin() -> tuple[Screen, Call]:
         screen = Screen(codec)
@@ -220,6 +221,7 @@ def beside(bench: Bench, variant: Variant, codec: Codec[Any], rounds: int) -> di
     new_peak(device)
     bench = Bench(replace(bench.model, codec=codec))
     runner = bench.runner(replace(variant, execution=replace(variant.execution, overlap=True)))
+    runner.prepare(codec)
     screen, call = Screen(codec), bench.call(runner)
 
     def at_once() -> None:

@@ -29,7 +29,7 @@ from models.codec import Codec, Portrait, Reference
 from models.registry import LoadedModel, load_model
 from models.speech_encoder import SpeechState
 from models.text_encoder import TextSource
-from models.wan_codec import DECODERS
+from models.wan_codec import DECODERS, WanCodec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,8 @@ def default_threads() -> int:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
-    fused: one product for queries, keys and values. compiled: blocks through torch.compile (minutes at the start).
+    fused: one product for queries, keys and values. compiled: blocks and Wan2.1's decoder through torch.compile (a minute
+    at the start).
     runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare: frames only committed
     leave the last block after their keys and values. overlap: on a GPU a chunk is decoded on a stream of its own beside
     the next chunk's passes; the memory of both is then wanted at once. Nobody has measured it on a GPU yet, so nothing
@@ -91,6 +92,12 @@ class ModelRunner:
             model.dit.fuse_projections()
         if execution.compiled:
             model.dit.compile_blocks()
+        self.prepare(model.codec)
+
+    def prepare(self, codec: Codec[Any] | None) -> None:
+        """Compile of a decoder what gains by it, where the execution asks for it."""
+        if self.execution.compiled and isinstance(codec, WanCodec):
+            codec.compile_layers()
 
     @property
     def codec(self) -> Codec[Any]:

@@ -34,8 +34,8 @@ class Carry:
         return self._given.popleft()
 
     def keep(self, tail: Tensor) -> None:
-        """Copied: a view would hold on to all of the tensor it was cut from."""
-        self._kept.append(tail.clone())
+        """No view: it would hold on to all of the tensor it was cut from."""
+        self._kept.append(tail)
 
     def lead(self, x: Tensor, frames: int, dim: int) -> Tensor:
         """x behind the `frames` that came before it along `dim`: zeros before a stream's first."""
@@ -45,7 +45,7 @@ class Carry:
                 joined = joined.contiguous(memory_format=torch.channels_last_3d)
         else:
             joined = torch.cat([self.take(), x], dim)
-        self.keep(joined.narrow(dim, joined.shape[dim] - frames, frames))
+        self.keep(joined.narrow(dim, joined.shape[dim] - frames, frames).clone())
         return joined
 
     @property

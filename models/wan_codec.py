@@ -30,6 +30,11 @@ class WanCodec:
         self.encoder, self.decoder, self.size = encoder, decoder, size
         self.device = next(encoder.parameters()).device
 
+    def compile_layers(self) -> None:
+        """For inference on a GPU. The tiny decoder has too little to compute for it."""
+        if isinstance(self.decoder, WanDecoder):
+            self.decoder.compile_layers()
+
     def encode_reference(self, portrait: Portrait) -> Reference:
         """A portrait of any size to its latent [16, h, w] in fp32; there are no features [0, h, w]."""
         rgb = torch.from_numpy(np.ascontiguousarray(fit_picture(portrait.rgb, *self.size)))

@@ -6,7 +6,7 @@ inside, with the channels last in memory, where convolutions are fastest and the
 knows no portraits.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
@@ -71,8 +71,30 @@ class ResidualBlock(nn.Module):
             }
         )
         self.shortcut = nn.Conv3d(channels, out, 1) if channels != out else nn.Identity()
+        self.compiled: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        """A stream's first part has shapes of its own, and runs as it is."""
+        if self.compiled is None or carry.fresh:
+            return self.layers(x, carry)
+        given = (x, carry.take(), carry.take())
+        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # of equal strides, also where they are idle
+        for tail in tails:
+            carry.keep(tail)
+        return y
+
+    def compile_layers(self) -> None:
+        """What lies between the convolutions becomes one kernel. Blocks of one shape share a compilation."""
+        self.compiled = torch.compile(self.step, fullgraph=True, dynamic=False)
+
+    def step(self, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of tensors alone: what comes out, and the tails for the next time."""
+        carry = Carry(StreamState((first, second)))
+        y = self.layers(x, carry)
+        assert carry.state.tails is not None
+        return (y, *carry.state.tails)  # type: ignore[return-value]
+
+    def layers(self, x: Tensor, carry: Carry) -> Tensor:
         y = self.residual["2"](F.silu(self.residual["0"](x)), carry)
         y = self.residual["6"](F.silu(self.residual["3"](y)), carry)
         return y + self.shortcut(x)  # type: ignore[no-any-return]
@@ -109,7 +131,7 @@ class Downsample(nn.Module):
         first = x[:, :, :1]
         if not carry.fresh:
             x = torch.cat([carry.take(), x], 2)
-        carry.keep(x[:, :, -1:])
+        carry.keep(x[:, :, -1:].clone())
         return _after(first, self.time_conv(x) if x.shape[2] > 2 else None, carry)
 
 
@@ -123,13 +145,24 @@ class Upsample(nn.Module):
         super().__init__()
         self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels // 2, 3, padding=1)})
         self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if in_time else None
+        self.compiled: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         if self.time_conv is not None:
             first = x[:, :, :1]
             x = carry.lead(x[:, :, int(carry.fresh) :], 2, dim=2)
             x = _after(first, self._doubled(x) if x.shape[2] > 2 else None, carry)
-        return _video(self.resample["1"](F.interpolate(_frames(x), scale_factor=2.0, mode="nearest-exact")))
+        grow = self.grow if self.compiled is None or carry.fresh else self.compiled
+        return _video(grow(_frames(x)))
+
+    def compile_layers(self) -> None:
+        """As ``ResidualBlock``'s."""
+        self.compiled = torch.compile(self.grow, fullgraph=True, dynamic=False)
+
+    def grow(self, frames: Tensor) -> Tensor:
+        """[T, C, H, W] to [T, C/2, 2H, 2W]."""
+        grown: Tensor = self.resample["1"](F.interpolate(frames, scale_factor=2.0, mode="nearest-exact"))
+        return grown
 
     def _doubled(self, x: Tensor) -> Tensor:
         """Two frames of each, side by side in the convolution's channels."""
@@ -263,6 +296,14 @@ class WanDecoder(nn.Module):
 
         N = 4F, or 4F - 3 when the state is fresh."""
         return in_parts(self._pictures, latents.split(self.at_once), state)
+
+    def compile_layers(self) -> None:
+        """For inference on a GPU, where half of the time goes on what lies between the convolutions: it becomes one
+        kernel each. Half a minute when the second latent of the first stream comes."""
+        torch._dynamo.config.recompile_limit = 64
+        for layer in self.modules():
+            if isinstance(layer, ResidualBlock | Upsample):
+                layer.compile_layers()
 
     def _pictures(self, latents: Tensor, carry: Carry) -> Tensor:
         mean, deviation = statistics(latents.device)
