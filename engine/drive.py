@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import EngineError
+from engine.viseme_level import VisemeLevel
 from engine.voice_buffer import SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
 from models.features import LogMelConfig, StreamingLogMel
@@ -79,6 +80,9 @@ class DriveBuffer(VoiceBuffer):
             assert (config.fps, self._tokens) == (25, self._frames), "an estimator hears one token a frame, 25 a second"
             assert HISTORY % self._tokens == 0, "the estimator's history is whole latents"
             self._estimator, self._past = estimator or load_viseme_estimator(), HISTORY // self._tokens
+        self._level = VisemeLevel()
+        self._rows = np.zeros((0, config.dit.drive_dim - 2 * len(CHANNELS)), np.float32)  # heard: features, visemes
+        self._heard: int | None = None  # the token after the last of them
         self._stale = STALE_SECONDS * config.fps
         super().__init__(
             base=self._sample_of(self._first_hop(0)),
@@ -120,20 +124,37 @@ class DriveBuffer(VoiceBuffer):
 
     def take(self, first_latent: int, latents: int) -> DriveChunk:
         """The tokens of some latents; may overlap what was taken before, but never begins earlier. Never waits."""
-        first_hop = self._first_hop(first_latent)
         missing = self.fix(self._needed(first_latent + latents - 1))
-        self.drop_before(self._sample_of(first_hop))
+        self.drop_before(self._sample_of(self._first_hop(first_latent)))
         times = self._first_frame - self._frames + 1 + self._frames * (
             np.arange(first_latent * self._tokens, (first_latent + latents) * self._tokens) / self._tokens
         )  # fmt: skip
-        voice = self._voice_tokens(first_hop, first_latent - self._past, self._past + latents)
-        if self._estimator is not None:
-            with torch.inference_mode():
-                visemes = self._estimator(torch.from_numpy(voice)[None])[0].numpy()
-            voice = np.concatenate([voice[HISTORY:], visemes], axis=1)
+        voice = self._voice(first_latent * self._tokens, (first_latent + latents) * self._tokens)
         tokens = np.concatenate([voice, self._pose_tokens(times)], axis=1)
         self._drop_poses_before(float(times[0]))
         return DriveChunk(tokens.reshape(latents, self._tokens, -1), missing)
+
+    def _voice(self, begin: int, end: int) -> FloatArray:
+        """Features, and visemes where there is an estimator, of the tokens [begin, end) of the call: every token is
+        heard once, since what was taken never changes, and kept while it may be taken again or is an estimate's past.
+        """
+        past = self._past * self._tokens
+        oldest = begin - past
+        heard = oldest if self._heard is None else max(oldest, self._heard)
+        kept = self._rows if heard == self._heard else self._rows[:0]
+        kept = kept[max(0, len(kept) - (heard - oldest)) :]
+        if end > heard:
+            new = self._features_of(heard, end)
+            rows = np.concatenate([kept, np.pad(new, ((0, 0), (0, self._rows.shape[1] - new.shape[1])))])
+            if self._estimator is not None:
+                unknown = max(past, len(kept))  # of the rows: the first that is still to be told
+                with torch.inference_mode():
+                    tokens = torch.from_numpy(rows[unknown - past :, : new.shape[1]])
+                    visemes = self._estimator(tokens[None])[0].numpy()
+                rows[unknown:, new.shape[1] :] = self._level(visemes)
+            kept, heard = rows, end
+        self._rows, self._heard = kept, heard
+        return self._rows[past : past + end - begin]
 
     def _hop(self, latent: int, token: int) -> int:
         """The hop at which a token's time begins: token j of latent l stands at frame 4l - 3 + 4j/n of the call."""
@@ -154,12 +175,11 @@ class DriveBuffer(VoiceBuffer):
         last_hop = self._hop(latent, self._tokens - 1) + self._mel.hops_from - 1
         return max(0, last_hop * self._mel.hop + self._mel.window)
 
-    def _voice_tokens(self, first_hop: int, first_latent: int, latents: int) -> FloatArray:
-        """[latents * n, token_size]"""
+    def _features_of(self, begin: int, end: int) -> FloatArray:
+        """Of the tokens [begin, end): [end - begin, token_size]."""
         mel = self._mel
-        starts = [
-            self._hop(latent, j) for latent in range(first_latent, first_latent + latents) for j in range(self._tokens)
-        ]
+        starts = [self._hop(*divmod(token, self._tokens)) for token in range(begin, end)]
+        first_hop = starts[0] - mel.hops_before
         end_hop = starts[-1] + mel.hops_from
         hops = np.full((end_hop - first_hop, mel.mels), mel.silence, np.float32)
         if end_hop > 0:

@@ -48,12 +48,11 @@ def default_threads() -> int:
 @dataclass(frozen=True, slots=True)
 class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
-    fused: one product for queries, keys and values. compiled: blocks and Wan2.1's decoder through torch.compile (a minute
-    at the start).
-    runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare: frames only committed
-    leave the last block after their keys and values. overlap: on a GPU a chunk is decoded on a stream of its own beside
-    the next chunk's passes; the memory of both is then wanted at once. Nobody has measured it on a GPU yet, so nothing
-    asks for it but `benchmarks.gpu`."""
+    fused: one product for queries, keys and values. compiled: blocks, and Wan2.1's decoder, through torch.compile (a
+    minute at the start). runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare:
+    frames only committed leave the last block after their keys and values. overlap: on a GPU a chunk is decoded on a
+    stream of its own beside the next chunk's passes; the memory of both is then wanted at once. It gained 1 to 2 % on
+    an H200, where each fills the card by itself, so nothing asks for it but `benchmarks.gpu`."""
 
     graphs: bool = True
     fused: bool = True
@@ -95,8 +94,10 @@ class ModelRunner:
         self.prepare(model.codec)
 
     def prepare(self, codec: Codec[Any] | None) -> None:
-        """Compile of a decoder what gains by it, where the execution asks for it."""
+        """Compile of a decoder what gains by it, where the execution asks for it; cuDNN then tries its ways to compute
+        each convolution, as what it guesses takes a sixth longer."""
         if self.execution.compiled and isinstance(codec, WanCodec):
+            torch.backends.cudnn.benchmark = True
             codec.compile_layers()
 
     @property

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -21,6 +22,7 @@ from models.features import LogMelConfig
 
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "embedded" / "visemes.safetensors"
 VISEMES = 5  # jaw, pucker, smile, press, upper over their scales (models.motion), the first of its channels
+LEVELLED = np.array([1, 1, 1, 0, 1], np.float32)  # which of them a level scales: lips are closed or are not
 _DILATIONS = (1, 2, 1, 4)
 HISTORY = 2 * sum(_DILATIONS)  # frames before the first that is told
 

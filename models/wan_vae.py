@@ -78,9 +78,9 @@ class ResidualBlock(nn.Module):
         if self.compiled is None or carry.fresh:
             return self.layers(x, carry)
         given = (x, carry.take(), carry.take())
-        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # of equal strides, also where they are idle
+        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # the strides of single frames agree then
         for tail in tails:
-            carry.keep(tail)
+            carry.keep(tail.clone())  # a compiler takes the copies inside for idle and hands out views
         return y
 
     def compile_layers(self) -> None:

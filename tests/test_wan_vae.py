@@ -1,7 +1,7 @@
 """Wan2.1's autoencoder against diffusers' on equal random weights: streamed in any split equals whole, in fp32."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -43,11 +43,15 @@ def coders() -> tuple[WanEncoder, WanDecoder, AutoencoderKLWan]:
 
 
 def streamed(coder: WanEncoder | WanDecoder, parts: Sequence[Tensor]) -> Tensor:
+    return streamed_state(coder, parts)[0]
+
+
+def streamed_state(coder: WanEncoder | WanDecoder, parts: Sequence[Tensor]) -> tuple[Tensor, StreamState]:
     state, made = StreamState(), []
     for part in parts:
         out, state = coder(part, state)
         made.append(out)
-    return torch.cat(made)
+    return torch.cat(made), state
 
 
 def some_latents(seed: int = 0) -> Tensor:
@@ -123,6 +127,38 @@ def test_many_latents_take_the_memory_of_one(kind: type[WanEncoder] | type[WanDe
     one_state, pictures = sum(tail.nbytes for tail in state.tails), 4 * 3 * 128 * 128 * 4
     assert peaks[1] - peaks[0] < one_state / 2 + pictures
     assert peaks[2] - peaks[1] <= 2 * 6 * pictures < one_state / 8
+
+
+def without_copies(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+    """A compiler that takes a copy of equal strides for idle, as torch's own does: it then hands out views."""
+    copies = [node for node in graph.graph.nodes if node.target == "clone"]
+    assert copies or not any(node.target is torch.cat for node in graph.graph.nodes)
+    for node in copies:
+        node.replace_all_uses_with(node.args[0])
+        graph.graph.erase_node(node)
+    graph.recompile()
+    return graph.forward
+
+
+def test_compiled_layers_decode_the_same_and_keep_no_more(
+    coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A latent at a time; all blocks of one shape share a compilation."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda layer, **options: compile_(layer, **options, backend=without_copies))
+    decoder = build_decoder("wan", "cpu", torch.float32, replace(CONFIG, at_once=1))
+    assert isinstance(decoder, WanDecoder)
+    with torch.inference_mode():
+        whole, kept = decoder(some_latents(), StreamState())
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        decoder.compile_layers()
+        made, state = streamed_state(decoder, some_latents().split([2, 5]))
+    assert 8 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 9
+    assert (made - whole).abs().max() < CLOSE
+    for tail, expected in zip(state.tails or (), kept.tails or (), strict=True):
+        assert (tail - expected).abs().max() < CLOSE
+        assert tail.untyped_storage().nbytes() == tail.nbytes
 
 
 def test_two_calls_do_not_disturb_each_other(coders: tuple[WanEncoder, WanDecoder, AutoencoderKLWan]) -> None:

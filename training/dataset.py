@@ -19,7 +19,7 @@ from engine.errors import RequestError
 from models.features import LogMelConfig, mel_edges
 from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
 from models.motion_codec import pack_controls, reference_features
-from models.viseme_estimator import HISTORY, VisemeEstimator
+from models.viseme_estimator import HISTORY, LEVELLED, VisemeEstimator
 from training.clips import ClipBatch
 from training.faces import training_landmarks
 from training.given import GivenConfig, give
@@ -27,14 +27,16 @@ from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 
 FloatArray = NDArray[np.float32]
 POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
+HIGHS = np.array([channel.high for channel in CHANNELS], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class ClipConfig:
     """latents: of a clip. reference_ahead: range of the reference's index, counted from the clip's first latent: for
     the last of seven chunks it lies 4..22 ahead. throat: range of the factor by which a voice's formants move.
-    colour_db: spread of the smooth gain over frequency, as microphones and speakers differ. Probabilities are per
-    clip."""
+    colour_db: spread of the smooth gain over frequency, as microphones and speakers differ. articulation: range of the
+    factor by which the lips move further, and what is heard of them (but for closing, which is no matter of degree): a
+    call's level (`engine.viseme_level`) is then obeyed. Probabilities are per clip."""
 
     latents: int = 22
     reference_ahead: tuple[int, int] = (22, 40)
@@ -46,6 +48,7 @@ class ClipConfig:
     throat_probability: float = 0.6
     colour_db: float = 4.0
     noise_floor_probability: float = 0.30
+    articulation: tuple[float, float] = (0.8, 1.3)
     given: GivenConfig = GivenConfig()
 
 
@@ -117,8 +120,10 @@ class ClipSampler:
         hops = np.stack([c[1] for c in clips])
         reference = np.array([c[2] for c in clips])
         who = rng.integers(len(self.features), size=size)
+        levels = rng.uniform(*self.config.articulation, size=size).astype(np.float32)[:, None, None] ** LEVELLED
+        controls[..., LIPS] = np.minimum(controls[..., LIPS] * levels, HIGHS[LIPS])
         controls, given, mask = give(controls, self.config.given, rng)
-        rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who])]
+        rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who], levels)]
         return self._pack(reference[share], *rows)
 
     def heard(self, number: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,9 +141,10 @@ class ClipSampler:
 
     def _pack(
         self, reference: NDArray[np.int64], controls: FloatArray, hops: FloatArray, given: FloatArray, mask: FloatArray,
-        features: FloatArray, opening: FloatArray,
+        features: FloatArray, opening: FloatArray, levels: FloatArray,
     ) -> ClipBatch:  # fmt: skip
-        """Absolute controls and what is given of them [B, T, 16], hops as `_hops` gives them, to a batch of tensors."""
+        """Absolute controls and what is given of them [B, T, 16], hops as `_hops` gives them, levels of the visemes
+        [B, 1, 5], to a batch of tensors."""
         batch, frames, _ = controls.shape
         scales = np.array(SCALES, np.float32)
         own = np.zeros((batch, 1, len(CHANNELS)), np.float32)
@@ -150,7 +156,7 @@ class ClipSampler:
             torch.no_grad(),
             torch.autocast("cpu", enabled=False),
         ):  # a clip is the same whatever the trainer computes in
-            visemes = self.estimator(tokens)
+            visemes = self.estimator(tokens) * torch.from_numpy(levels)
         controlled = torch.from_numpy(np.concatenate([given / scales * mask, mask], axis=2).astype(np.float32))
         drive = torch.cat([tokens[:, HISTORY:], visemes, controlled], 2)
         packed = drive.view(batch, frames // 4, 4, -1)

@@ -1,0 +1,91 @@
+"""A call's level of its visemes: what is heard too faintly is brought up, by what the call has said so far."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from engine.drive import DriveBuffer
+from engine.viseme_level import LIMIT, USUAL, VisemeLevel
+from models.config import EMBEDDED
+from models.features import LogMelConfig
+from models.viseme_estimator import HISTORY, VISEMES, VisemeEstimator
+from training.dataset import ClipConfig
+
+PRESS = 3
+
+
+def lips(jaw: float, frames: int = 3000) -> np.ndarray:
+    """Open every other frame, everything else a half."""
+    rows = np.full((frames, VISEMES), 0.5, np.float32)
+    rows[:, 0] = np.where(np.arange(frames) % 2, jaw, 0.01)
+    return rows
+
+
+def test_faint_lips_are_brought_up_to_the_usual_and_no_further_than_was_trained() -> None:
+    for jaw in (0.27, 0.29):
+        gain = (VisemeLevel()(lips(jaw)) / lips(jaw))[-1]
+        wanted = [USUAL / jaw if i != PRESS else 1.0 for i in range(VISEMES)]
+        np.testing.assert_allclose(gain, wanted, rtol=0.01)
+    assert (VisemeLevel()(lips(0.1)) / lips(0.1))[-1, 0] == pytest.approx(LIMIT)
+    assert ClipConfig().articulation[1] == pytest.approx(LIMIT)
+
+
+def test_louder_lips_and_silence_stay_as_they_are() -> None:
+    np.testing.assert_array_equal(VisemeLevel()(lips(0.4)), lips(0.4))
+    np.testing.assert_array_equal(VisemeLevel()(lips(0.02)), lips(0.02))
+
+
+def test_a_call_begins_with_the_usual_and_follows_what_it_hears() -> None:
+    gain = VisemeLevel()(lips(0.26))[1::2, 0] / 0.26
+    assert gain[0] < 1.01 and (np.diff(gain) >= 0).all() and gain[50] > 1.08
+    level = VisemeLevel()
+    level(lips(0.26))
+    assert level(lips(0.4))[-1, 0] == pytest.approx(0.4)
+
+
+def test_however_the_frames_come() -> None:
+    rows, level = lips(0.25, 200), VisemeLevel()
+    np.testing.assert_array_equal(
+        np.concatenate([level(part) for part in np.split(rows, [1, 4, 90])]), VisemeLevel()(rows)
+    )
+
+
+class Faint(VisemeEstimator):
+    """Hears a jaw of 0.2 in everything, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        frames = tokens.shape[1] - HISTORY
+        self.frames += frames
+        return torch.full((1, frames, VISEMES), 0.2)
+
+
+def test_every_frame_of_a_call_is_heard_once_and_keeps_its_level() -> None:
+    estimator = Faint()
+    buffer = DriveBuffer(EMBEDDED, estimator=estimator)
+    buffer.push_voice(np.zeros(16000 * 8, np.int16), 0)
+    size = LogMelConfig().token_size
+    made = [buffer.take(3 * chunk, 4).tokens.reshape(16, -1)[:, size : size + VISEMES] for chunk in range(12)]
+    assert estimator.frames == 4 * (3 * 12 + 1)
+    for one, following in zip(made, made[1:], strict=False):
+        np.testing.assert_array_equal(one[12:], following[:4])
+    rows = np.concatenate([part[:12] for part in made])
+    np.testing.assert_array_equal(rows, VisemeLevel()(np.full((144, VISEMES), 0.2, np.float32)))
+    assert rows[-1, 0] > 0.24 and (rows[:, PRESS] == np.float32(0.2)).all()
+
+
+@pytest.mark.parametrize("skipped", [1, 3, 40])
+def test_what_comes_after_latents_that_nobody_took_is_heard_whole(skipped: int) -> None:
+    sound = np.random.default_rng(0).integers(-8000, 8000, 16000 * 12).astype(np.int16)
+    size = LogMelConfig().token_size
+    made = []
+    for takes in ([(0, 4), (4 + skipped, 4)], [(0, 4 + skipped), (4 + skipped, 4)]):
+        buffer = DriveBuffer(EMBEDDED)
+        buffer.push_voice(sound, 0)
+        made.append([buffer.take(*take).tokens for take in takes][-1].reshape(16, -1))
+    np.testing.assert_allclose(made[0][:, :size], made[1][:, :size], atol=1e-5)
+    np.testing.assert_allclose(made[0], made[1], atol=1e-3)
