@@ -7,12 +7,15 @@ The level follows what the call itself has said so far, so it needs no look-ahea
 import numpy as np
 from numpy.typing import NDArray
 
+from models.motion import INDEX, SCALES
 from models.viseme_estimator import LEVELLED
 
+_JAW = SCALES[INDEX["jaw"]]
 # Of the jaw over its scale, in frames where it is open: root mean square of the corpus's sessions, whose lips are
 # known (they differ by 8 %).
-USUAL = 0.318
-OPEN = 0.05
+USUAL = 0.318 / _JAW
+OPEN = 0.05 / _JAW
+PASSED_ON = 0.6  # of a level's logarithm that the shipped transformer's lips take over
 LIMIT = 1.3  # what clips are trained with (training.dataset.ClipConfig)
 PRIOR = 50  # frames of the usual that a call begins with, two seconds
 MEMORY = 1500  # frames, a minute of open jaws
@@ -32,4 +35,5 @@ class VisemeLevel:
         if jaw > OPEN:
             kept = 1 - 1 / MEMORY
             self._frames, self._squares = kept * self._frames + 1, kept * self._squares + jaw**2
-        return min(max(1.0, USUAL * (self._frames / self._squares) ** 0.5), LIMIT)
+        lacking = USUAL * (self._frames / self._squares) ** 0.5
+        return min(max(1.0, lacking ** (1 / PASSED_ON)), LIMIT)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.drive import DriveBuffer
-from engine.viseme_level import LIMIT, USUAL, VisemeLevel
+from engine.viseme_level import LIMIT, OPEN, PASSED_ON, USUAL, VisemeLevel
 from models.config import EMBEDDED
 from models.features import LogMelConfig
 from models.viseme_estimator import HISTORY, VISEMES, VisemeEstimator
@@ -16,43 +16,43 @@ PRESS = 3
 
 
 def lips(jaw: float, frames: int = 3000) -> np.ndarray:
-    """Open every other frame, everything else a half."""
+    """Open every other frame, by so much of the usual; everything else a half."""
     rows = np.full((frames, VISEMES), 0.5, np.float32)
-    rows[:, 0] = np.where(np.arange(frames) % 2, jaw, 0.01)
+    rows[:, 0] = np.where(np.arange(frames) % 2, jaw * USUAL, 0.01)
     return rows
 
 
 def test_faint_lips_are_brought_up_to_the_usual_and_no_further_than_was_trained() -> None:
-    for jaw in (0.27, 0.29):
+    for jaw in (0.88, 0.93):
         gain = (VisemeLevel()(lips(jaw)) / lips(jaw))[-1]
-        wanted = [USUAL / jaw if i != PRESS else 1.0 for i in range(VISEMES)]
+        wanted = [(1 / jaw) ** (1 / PASSED_ON) if i != PRESS else 1.0 for i in range(VISEMES)]
         np.testing.assert_allclose(gain, wanted, rtol=0.01)
-    assert (VisemeLevel()(lips(0.1)) / lips(0.1))[-1, 0] == pytest.approx(LIMIT)
+    assert (VisemeLevel()(lips(0.4)) / lips(0.4))[-1, 0] == pytest.approx(LIMIT)
     assert ClipConfig().articulation[1] == pytest.approx(LIMIT)
 
 
 def test_louder_lips_and_silence_stay_as_they_are() -> None:
-    np.testing.assert_array_equal(VisemeLevel()(lips(0.4)), lips(0.4))
-    np.testing.assert_array_equal(VisemeLevel()(lips(0.02)), lips(0.02))
+    for jaw in (1.2, 0.9 * OPEN / USUAL):
+        np.testing.assert_array_equal(VisemeLevel()(lips(jaw)), lips(jaw))
 
 
 def test_a_call_begins_with_the_usual_and_follows_what_it_hears() -> None:
-    gain = VisemeLevel()(lips(0.26))[1::2, 0] / 0.26
+    gain = (VisemeLevel()(lips(0.88)) / lips(0.88))[1::2, 0]
     assert gain[0] < 1.01 and (np.diff(gain) >= 0).all() and gain[50] > 1.08
     level = VisemeLevel()
-    level(lips(0.26))
-    assert level(lips(0.4))[-1, 0] == pytest.approx(0.4)
+    level(lips(0.88))
+    assert level(lips(1.2))[-1, 0] == pytest.approx(1.2 * USUAL)
 
 
 def test_however_the_frames_come() -> None:
-    rows, level = lips(0.25, 200), VisemeLevel()
+    rows, level = lips(0.7, 200), VisemeLevel()
     np.testing.assert_array_equal(
         np.concatenate([level(part) for part in np.split(rows, [1, 4, 90])]), VisemeLevel()(rows)
     )
 
 
 class Faint(VisemeEstimator):
-    """Hears a jaw of 0.2 in everything, and counts."""
+    """Hears a jaw of 0.8 of the usual in everything, and counts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Faint(VisemeEstimator):
     def forward(self, tokens: Tensor) -> Tensor:
         frames = tokens.shape[1] - HISTORY
         self.frames += frames
-        return torch.full((1, frames, VISEMES), 0.2)
+        return torch.full((1, frames, VISEMES), 0.8 * USUAL)
 
 
 def test_every_frame_of_a_call_is_heard_once_and_keeps_its_level() -> None:
@@ -74,8 +74,8 @@ def test_every_frame_of_a_call_is_heard_once_and_keeps_its_level() -> None:
     for one, following in zip(made, made[1:], strict=False):
         np.testing.assert_array_equal(one[12:], following[:4])
     rows = np.concatenate([part[:12] for part in made])
-    np.testing.assert_array_equal(rows, VisemeLevel()(np.full((144, VISEMES), 0.2, np.float32)))
-    assert rows[-1, 0] > 0.24 and (rows[:, PRESS] == np.float32(0.2)).all()
+    np.testing.assert_array_equal(rows, VisemeLevel()(np.full((144, VISEMES), 0.8 * USUAL, np.float32)))
+    assert rows[-1, 0] > 0.8 * USUAL and (rows[:, PRESS] == np.float32(0.8 * USUAL)).all()
 
 
 @pytest.mark.parametrize("skipped", [1, 3, 40])
