@@ -3,8 +3,8 @@
     python -m benchmarks.plot_results --svg benchmarks/plots/speed.svg
 
 Every file there is one machine's run as `benchmarks.gpu` wrote it, and is never changed afterwards. Where several are
-of one card, each figure is the last file's that has it, by name (h200, h200-2, ...). The first, h200, was put together
-by hand: a part of it, `later`, was measured by other means.
+of one card, each figure is the last file's that has it, by name (h200, h200-2, ...). Two were put together by hand: a
+part of h200, `later`, was measured by other means, and h200-3 is of `benchmarks.engine` and `benchmarks.small_card`.
 """
 
 import argparse

@@ -4,6 +4,8 @@ to silence, as any regression does, and so its lips move too little.
 The level follows what the call itself has said so far, so it needs no look-ahead. Knows no transformer and no clock.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,5 +37,5 @@ class VisemeLevel:
         if jaw > OPEN:
             kept = 1 - 1 / MEMORY
             self._frames, self._squares = kept * self._frames + 1, kept * self._squares + jaw**2
-        lacking = USUAL * (self._frames / self._squares) ** 0.5
-        return min(max(1.0, lacking ** (1 / PASSED_ON)), LIMIT)
+        lacking = USUAL * math.sqrt(self._frames / self._squares)
+        return min(max(1.0, math.pow(lacking, 1 / PASSED_ON)), LIMIT)

@@ -2,9 +2,9 @@
 
 Weights and the decoder are counted on the meta device, where tensors have sizes and no memory; the cache is a product.
 A pass is estimated: its peak grew by 68.5 kB a token between 832x480 and 512x512 on an H200 (1.3B, bf16), which is 22.3
-values of each channel; 24 are planned. On that card, held to a smaller one's memory, ``balanced`` and ``realtime`` ran
-in 8 GiB (5.3 and 4.4 allocated). ``quality`` ran out of 16 when its decoder still took a chunk's three latents at once;
-latent by latent it is planned with 13.2 and has not been run since.
+values of each channel; 24 are planned. On that card, held to a smaller one's memory, ``realtime`` and ``balanced`` ran
+in 8 GiB (4.6 and 5.7 allocated, 5.5 and 6.8 reserved) and ``quality`` in 24 (14.9 and 19.2). ``quality`` ran out of 16
+while its compiled decoder kept 5.6 GB of tails too many; it is planned with 13.2 and has not been run in 16 since.
 """
 
 from dataclasses import dataclass
