@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -278,8 +279,15 @@ def sampler(tmp_path: Path) -> ClipSampler:
     return ClipSampler(_corpus(tmp_path), features, opening, config, 0, load_viseme_estimator())
 
 
+def articulated(sampler: ClipSampler, level: float) -> ClipSampler:
+    """Of the same clips, all of one articulation."""
+    other = sampler.apart(sampler.seed)
+    other.config = replace(sampler.config, articulation=(level, level))
+    return other
+
+
 def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: ClipSampler) -> None:
-    batch = sampler.batch(0, 8)
+    batch = articulated(sampler, 1.0).batch(0, 8)
     assert batch.latents.shape == (8, 22, 16, 2, 2) and batch.drive.shape == (8, 22, 4, 677)
     assert ((batch.reference >= 22) & (batch.reference < 40)).all()
     jaw = batch.latents[:, :, INDEX["jaw"]].flatten(1) * SCALES[INDEX["jaw"]] + 0.2
@@ -291,7 +299,7 @@ def test_a_clip_is_a_stretch_of_the_corpus_relative_to_its_photograph(sampler: C
 
 def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
     """Tokens of the clip are those of models.features for the same frames, with their visemes beside them."""
-    batch = sampler.batch(0, 4)
+    batch = articulated(sampler, 1.0).batch(0, 4)
     hops = sampler.corpus.hops.astype(np.float32)
     spans = zip(sampler.corpus.hop_starts, sampler.corpus.frames, strict=True)
     known = [hops[at : at + 4 * frames + 8] for at, frames in spans]
@@ -303,6 +311,23 @@ def test_a_clip_hears_what_the_engine_hears(sampler: ClipSampler) -> None:
     tokens, lips = sampler.heard(0, 4)
     assert tokens.shape == (4, HISTORY + 88, 640) and lips.shape == (4, 88, 5)
     assert sampler.estimator(tokens).shape == lips.shape
+
+
+def test_a_clip_of_more_articulation_moves_its_lips_and_hears_them_further(sampler: ClipSampler) -> None:
+    """Closed lips are closed in either; neither head nor voice knows of it, and clips differ in it."""
+    plain, further = (articulated(sampler, level).batch(3, 8) for level in (1.0, 1.2))
+    heard = further.drive[..., 640:645] / plain.drive[..., 640:645]
+    torch.testing.assert_close(heard.flatten(0, 2).median(0).values, torch.tensor([1.2, 1.2, 1.2, 1.0, 1.2]))
+    torch.testing.assert_close(further.drive[..., :640], plain.drive[..., :640])
+    jaw, press = INDEX["jaw"], INDEX["press"]
+    own = plain.latents[:, :, jaw].amin()  # of a mouth that is closed: what the photograph's own opening takes off
+    moved = plain.latents[:, :, jaw] - own > 0.1
+    assert (further.latents[:, :, jaw][moved] > plain.latents[:, :, jaw][moved]).all()
+    assert torch.equal(further.latents[:, :, [press, INDEX["yaw"]]], plain.latents[:, :, [press, INDEX["yaw"]]])
+    drawn = sampler.batch(3, 8).drive[..., 640] / plain.drive[..., 640]
+    levels = drawn.flatten(1).median(1).values
+    low, high = sampler.config.articulation
+    assert low <= levels.min() < 0.95 and 1.05 < levels.max() <= high
 
 
 def test_another_throat_moves_a_voice_up_or_down() -> None:
