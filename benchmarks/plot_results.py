@@ -84,7 +84,7 @@ def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
 
 
 def chart(card: str, size: str, rows: Sequence[Bar]) -> Chart:
-    across = f"frames a second; {REAL_TIME:.0f}: real time; pale: the textbook rollout in the same rounds"
+    across = f"frames a second; {REAL_TIME:.0f}: real time; pale: the textbook rollout in bf16"
     return lying(f"Wan2.1's shape, 1.3B unless named, {size}, {card}", rows, mark=REAL_TIME, across=across)
 
 

@@ -34,8 +34,8 @@ _SCALES = np.array(SCALES, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class DriveChunk:
-    """tokens: float32 [F, n, d]: features, estimated visemes if the model wants them, given controls over their
-    scale, and the mask of what is given.
+    """tokens: float32 [F, n, d]: features, estimated visemes at the call's level if the model wants them, given
+    controls over their scale, and the mask of what is given.
     missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
     them again."""
 
@@ -135,14 +135,16 @@ class DriveBuffer(VoiceBuffer):
         return DriveChunk(tokens.reshape(latents, self._tokens, -1), missing)
 
     def _voice(self, begin: int, end: int) -> FloatArray:
-        """Features, and visemes where there is an estimator, of the tokens [begin, end) of the call: every token is
-        heard once, since what was taken never changes, and kept while it may be taken again or is an estimate's past.
+        """Features, and visemes where there is an estimator, of the tokens [begin, end) of the call: every token
+        that is taken is heard once, since what was taken never changes, and kept while it may be taken again or is an
+        estimate's past, which is all that tokens are that nobody took.
         """
         past = self._past * self._tokens
         oldest = begin - past
         heard = oldest if self._heard is None else max(oldest, self._heard)
         kept = self._rows if heard == self._heard else self._rows[:0]
         kept = kept[max(0, len(kept) - (heard - oldest)) :]
+        assert len(kept) in (0, heard - oldest), "drive that was given up is asked for again"
         if end > heard:
             new = self._features_of(heard, end)
             rows = np.concatenate([kept, np.pad(new, ((0, 0), (0, self._rows.shape[1] - new.shape[1])))])

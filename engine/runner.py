@@ -63,7 +63,7 @@ class Execution:
 
 
 def execution_of(model: LoadedModel) -> Execution:
-    """As calls are run. A GPU compiles video models, half a minute at the start; a motion model has too little to
+    """As calls are run. A GPU compiles video models, up to a minute at the start; a motion model has too little to
     compute for it."""
     return Execution(compiled=model.device.type == "cuda" and model.config.codec in DECODERS)
 
@@ -95,7 +95,7 @@ class ModelRunner:
 
     def prepare(self, codec: Codec[Any] | None) -> None:
         """Compile of a decoder what gains by it, where the execution asks for it; cuDNN then tries its ways to compute
-        each convolution, as what it guesses takes a sixth longer."""
+        each convolution instead of guessing. Both are for good: the decoder's and the whole process's."""
         if self.execution.compiled and isinstance(codec, WanCodec):
             torch.backends.cudnn.benchmark = True
             codec.compile_layers()

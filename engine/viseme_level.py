@@ -1,7 +1,8 @@
 """How far a call's lips move, brought up to what they should: a voice that an estimator is unsure of is heard halfway
 to silence, as any regression does, and so its lips move too little.
 
-The level follows what the call itself has said so far, so it needs no look-ahead. Knows no transformer and no clock.
+The level follows what the call itself has said so far, so it needs no look-ahead; with a new worker it begins anew. One
+number of it belongs to the shipped transformer, `PASSED_ON`. Knows no clock.
 """
 
 import math

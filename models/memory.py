@@ -4,7 +4,9 @@ Weights and the decoder are counted on the meta device, where tensors have sizes
 A pass is estimated: its peak grew by 68.5 kB a token between 832x480 and 512x512 on an H200 (1.3B, bf16), which is 22.3
 values of each channel; 24 are planned. On that card, held to a smaller one's memory, ``realtime`` and ``balanced`` ran
 in 8 GiB (4.6 and 5.7 allocated, 5.5 and 6.8 reserved) and ``quality`` in 24 (14.9 and 19.2). ``quality`` ran out of 16
-while its compiled decoder kept 5.6 GB of tails too many; it is planned with 13.2 and has not been run in 16 since.
+while its compiled decoder's peak was 5.6 GB above the plain one's, mostly states that kept too much; it is planned with
+13.2 and has not been run in 16 since. What is counted is the plain decoder; the compiled one holds a block's inputs, up
+to 1 GB at that size, until the block has run, which has to be covered by the workspace that is planned.
 """
 
 from dataclasses import dataclass

@@ -298,8 +298,8 @@ class WanDecoder(nn.Module):
         return in_parts(self._pictures, latents.split(self.at_once), state)
 
     def compile_layers(self) -> None:
-        """For inference on a GPU, where half of the time goes on what lies between the convolutions: it becomes one
-        kernel each. Half a minute when the second latent of the first stream comes."""
+        """For inference on a GPU, where two fifths of the time go on what lies between the convolutions: it becomes one
+        kernel each. A quarter of a minute when the second latent of the first stream comes."""
         torch._dynamo.config.recompile_limit = 64
         for layer in self.modules():
             if isinstance(layer, ResidualBlock | Upsample):

@@ -102,11 +102,12 @@ def shuffled(seed: int) -> LoadedModel:
 
 
 def test_shuffled_weights_destroy_it() -> None:
-    """A random network passes some of its input on, with either sign: so several are asked."""
+    """A random network passes some of its input on, with either sign (eight reached -0.45 to 0.59): so several are
+    asked."""
     original = roll(trained(), seed=0)
     others = [roll(shuffled(seed), seed=0) for seed in range(4)]
     assert max(opening(motion) for motion in others) < 0.5 * opening(original)
-    assert abs(np.mean([follows_voice(motion) for motion in others])) < 0.3 < follows_voice(original)
+    assert abs(np.mean([follows_voice(motion) for motion in others])) < 0.4 < 0.5 < follows_voice(original)
     jaw = INDEX["jaw"]
     assert max(np.corrcoef(motion[:, jaw], original[:, jaw])[0, 1] for motion in others) < 0.5
 

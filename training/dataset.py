@@ -27,7 +27,7 @@ from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 
 FloatArray = NDArray[np.float32]
 POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
-HIGHS = np.array([channel.high for channel in CHANNELS], np.float32)
+LOWS, HIGHS = (np.array([getattr(channel, end) for channel in CHANNELS], np.float32) for end in ("low", "high"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class ClipSampler:
         reference = np.array([c[2] for c in clips])
         who = rng.integers(len(self.features), size=size)
         levels = rng.uniform(*self.config.articulation, size=size).astype(np.float32)[:, None, None] ** LEVELLED
-        controls[..., LIPS] = np.minimum(controls[..., LIPS] * levels, HIGHS[LIPS])
+        controls[..., LIPS] = np.clip(controls[..., LIPS] * levels, LOWS[LIPS], HIGHS[LIPS])
         controls, given, mask = give(controls, self.config.given, rng)
         rows = [row[share] for row in (controls, hops, given, mask, self.features[who], self.opening[who], levels)]
         return self._pack(reference[share], *rows)
