@@ -92,7 +92,8 @@ class ResidualBlock(nn.Module):
         carry = Carry(StreamState((first, second)))
         y = self.layers(x, carry)
         assert carry.state.tails is not None
-        return (y, *carry.state.tails)  # type: ignore[return-value]
+        first, second = carry.state.tails
+        return y, first, second
 
     def layers(self, x: Tensor, carry: Carry) -> Tensor:
         y = self.residual["2"](F.silu(self.residual["0"](x)), carry)
