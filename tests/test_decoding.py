@@ -338,6 +338,17 @@ def test_without_a_gpu_pictures_are_there_at_once() -> None:
     assert [decoding.pictures().shape for decoding in begun] == [(9, 384, 256), *[(12, 384, 256)] * 3]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_decoder_is_compiled_where_the_blocks_are(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda layer, **options: layer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model = load_model("wan-tiny-test", device="cpu", random_weights=True)
+    runner = ModelRunner(model, slots=1, context=3, execution=Execution(compiled=compiled))
+    layers = [layer for layer in runner.codec.decoder.modules() if hasattr(layer, "compiled")]
+    assert len(layers) == 17 and all((layer.compiled is not None) == compiled for layer in layers)
+    assert torch.backends.cudnn.benchmark == compiled
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_pictures_are_those_of_decoding_at_once() -> None:
