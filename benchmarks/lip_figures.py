@@ -6,12 +6,12 @@ from benchmarks.held_out import LIPS, Case
 from benchmarks.motion_figures import FloatArray
 from training.synthetic.phonemes import SILENCE
 from training.synthetic.tracks import FPS
-from training.synthetic.visemes import LIP_CHANNELS, join_silences
+from training.synthetic.visemes import LIP_CHANNELS, join_silences, viseme
 
 
 def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
     """Of one call [T, 16]: correlation of each lip channel with its truth, the jaw's amplitude and lag in frames, lips
-    at p b m and in pauses."""
+    at p b m and in pauses, and how far vowels lie apart."""
     frames = min(len(motion), one.frames)
     made, truth = motion[:frames, LIPS], one.lips[:frames]
     jaw, press = made[:, LIP_CHANNELS.index("jaw")], made[:, LIP_CHANNELS.index("press")]
@@ -28,4 +28,17 @@ def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
         "jaw at p b m": float(jaw[closed].mean()),
         "press at p b m": float(press[closed].mean()),
         "jaw in pauses": float(jaw[resting].mean()),
+        "vowels apart": vowels_apart(made, one),
     }
+
+
+def vowels_apart(lips: FloatArray, one: Case) -> float:
+    """d' of the lips' width (smile less pucker) [T, 5] in the middle of spread and of rounded vowels; nan where there
+    are too few."""
+    width = lips[:, LIP_CHANNELS.index("smile")] - lips[:, LIP_CHANNELS.index("pucker")]
+    at = [(viseme(p.name), int((p.start + p.end) / 2 * FPS)) for p in one.speech.phonemes if p.name != SILENCE]
+    spread = width[[frame for wanted, frame in at if wanted.smile > 0.3 and frame < len(width)]]
+    rounded = width[[frame for wanted, frame in at if wanted.pucker >= 0.6 and frame < len(width)]]
+    if min(len(spread), len(rounded)) < 8:
+        return float("nan")
+    return float((spread.mean() - rounded.mean()) / np.sqrt((spread.var() + rounded.var()) / 2))

@@ -39,6 +39,8 @@ def to_json(report: Report, **about: object) -> str:
 
 def _plain(value: object) -> object:
     """What JSON can hold: an estimate as its two numbers, null where there is none."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if not isinstance(value, Estimate):
         return value
     return {name: None if math.isnan(number) else round(number, 4) for name, number in asdict(value).items()}

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks import motion_figures as figures
 from benchmarks.command import make_parser
 from benchmarks.held_out import (
+    Case,
     festival_cases,
     flite_cases,
     human_cases,
@@ -28,11 +30,15 @@ from benchmarks.held_out import (
 from benchmarks.lip_figures import lip_figures
 from benchmarks.motion_figures import BLINK, FloatArray, estimate
 from benchmarks.report import Report, Row, Section, measuring, print_report
-from benchmarks.rolls import SHIPPED, Candidate
+from benchmarks.rolls import SHIPPED, Candidate, drive
 from benchmarks.variants import OWN
+from models.features import LogMelConfig
+from models.motion import FRAMES_PER_LATENT, SCALES
+from models.viseme_estimator import HISTORY, VISEMES, VisemeEstimator
 from training.arguments import at_least
 from training.faces import held_out_landmarks
 from training.synthetic.phonemes import Synthesiser
+from training.synthetic.tracks import FPS
 
 HEAD = ("yaw", "pitch", "roll")
 
@@ -65,6 +71,7 @@ def run(arguments: argparse.Namespace) -> Report:
     own = [faces[i % len(faces)] for i in range(len(cases))]
     made = candidate.roll(OWN, cases, own, range(len(cases)), arguments.seconds)
     lips: Section = {one.name: rounded(lip_figures(motion, one)) for one, motion in zip(cases, made, strict=True)}
+    told: Section = {one.name: rounded(told_lips(one, candidate.estimator, arguments.seconds)) for one in cases}
     long = lengthened(cases[0], arguments.seconds + 1)
     heads = candidate.seeds_of(OWN, long, faces[0], arguments.seeds, arguments.seconds)
     data = truth(long, arguments.seeds, heads.shape[1])
@@ -72,12 +79,30 @@ def run(arguments: argparse.Namespace) -> Report:
     listening = candidate.seeds_of(OWN, silent, faces[0], arguments.seeds, arguments.seconds)
     listener = truth(silent, arguments.seeds, listening.shape[1])
     return {
+        "what the transformer is told of lips (d' of spread and rounded vowels)": told,
         "lips against their phonemes": lips,
         "heads (sd in rad, jerk over the data's)": {"model": head_row(heads, data), "data": head_row(data, data)},
         "heads that listen (nods: dips of 0.04 rad)": {
             "model": listening_row(listening),
             "data": listening_row(listener),
         },
+    }
+
+
+def told_lips(one: Case, estimator: VisemeEstimator, seconds: float) -> dict[str, float]:
+    """Of the estimator alone, and as a call is told them: at its level, its speaker's vowels learnt."""
+    size, ahead = LogMelConfig().token_size, FRAMES_PER_LATENT - 1  # a call's first latent begins before it
+    frames = min(one.frames, int(seconds * FPS))
+    tokens = drive(one, None, frames // FRAMES_PER_LATENT + 2, estimator).flatten(0, 1)[: ahead + frames]
+    silence = torch.full((1, HISTORY, size), LogMelConfig().silence)
+    alone = estimator(torch.cat([silence, tokens[None, :, :size]], 1))[0]
+    made = {"alone": alone, "told": tokens[:, size : size + VISEMES]}
+    motion = {name: (rows[ahead:] * torch.tensor(SCALES[:VISEMES])).numpy() for name, rows in made.items()}
+    return {
+        f"{figure}, {name}": value
+        for name, rows in motion.items()
+        for figure, value in lip_figures(rows, one).items()
+        if figure in ("jaw r", "pucker r", "smile r", "press r", "jaw amplitude", "vowels apart")
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.errors import EngineError
+from engine.speaker_adaptation import SpeakerAdaptation
 from engine.viseme_level import VisemeLevel
 from engine.voice_buffer import SAMPLE_RATE, VoiceBuffer
 from models.config import ModelConfig
@@ -80,7 +81,7 @@ class DriveBuffer(VoiceBuffer):
             assert (config.fps, self._tokens) == (25, self._frames), "an estimator hears one token a frame, 25 a second"
             assert HISTORY % self._tokens == 0, "the estimator's history is whole latents"
             self._estimator, self._past = estimator or load_viseme_estimator(), HISTORY // self._tokens
-        self._level = VisemeLevel()
+        self._speaker, self._level = SpeakerAdaptation(self._mel), VisemeLevel()
         self._rows = np.zeros((0, config.dit.drive_dim - 2 * len(CHANNELS)), np.float32)  # heard: features, visemes
         self._heard: int | None = None  # the token after the last of them
         self._stale = STALE_SECONDS * config.fps
@@ -153,7 +154,7 @@ class DriveBuffer(VoiceBuffer):
                 with torch.inference_mode():
                     tokens = torch.from_numpy(rows[unknown - past :, : new.shape[1]])
                     visemes = self._estimator(tokens[None])[0].numpy()
-                rows[unknown:, new.shape[1] :] = self._level(visemes)
+                rows[unknown:, new.shape[1] :] = self._level(self._speaker(rows[unknown:, : new.shape[1]], visemes))
             kept, heard = rows, end
         self._rows, self._heard = kept, heard
         return self._rows[past : past + end - begin]

@@ -16,10 +16,10 @@ from models.viseme_estimator import LEVELLED
 _JAW = SCALES[INDEX["jaw"]]
 # Of the jaw over its scale, in frames where it is open: root mean square of the corpus's sessions, whose lips are
 # known (they differ by 8 %).
-USUAL = 0.318 / _JAW
+USUAL = 0.34 / _JAW
 OPEN = 0.05 / _JAW
 PASSED_ON = 0.6  # of a level's logarithm that the shipped transformer's lips take over
-LIMIT = 1.3  # what clips are trained with (training.dataset.ClipConfig)
+LIMIT = 1.6
 PRIOR = 50  # frames of the usual that a call begins with, two seconds
 MEMORY = 1500  # frames, a minute of open jaws
 

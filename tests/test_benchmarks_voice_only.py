@@ -3,6 +3,7 @@
 import ctypes.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from safetensors.torch import save_file
 
 from benchmarks import voice_only
 from benchmarks.held_out import LIPS, Case, festival_cases, flite_cases, human_cases, synthetic_cases
-from benchmarks.lip_figures import lip_figures
+from benchmarks.lip_figures import lip_figures, vowels_apart
 from benchmarks.rolls import Candidate, drive
+from benchmarks.voice_only import told_lips
 from models.config import EMBEDDED
 from models.dit import CausalWanDiT, randomise_
-from models.viseme_estimator import VisemeEstimator
+from models.viseme_estimator import VisemeEstimator, load_viseme_estimator
 from training.synthetic import flite
 from training.synthetic.phonemes import SAMPLE_RATE, Synthesiser, Voice
 from training.synthetic.tracks import loudness
@@ -44,6 +46,8 @@ def test_perfect_late_and_small_lips(cases: list[Case]) -> None:
     assert perfect["jaw amplitude"] == pytest.approx(1) and perfect["jaw lag"] == 0
     assert perfect["jaw at p b m"] < 0.1 < perfect["press at p b m"] and perfect["jaw in pauses"] < 0.02
 
+    assert perfect["vowels apart"] > 3
+
     late = lip_figures(motion(np.roll(one.lips, 2, axis=0)), one)
     assert late["jaw lag"] == 2 and late["jaw r"] < 0.8
     assert lip_figures(motion(np.roll(one.lips, -3, axis=0)), one)["jaw lag"] == -3
@@ -56,6 +60,19 @@ def test_a_mouth_that_flaps_with_loudness_is_told_from_one_that_speaks(cases: li
     lips[:, 0] = np.clip((loudness(one.speech.sound, one.frames) + 60) / 60, 0, 1) * 0.5
     found = lip_figures(motion(lips), one)
     assert found["jaw r"] < 0.75 and found["jaw at p b m"] > 0.2 and abs(found["press r"]) < 0.2
+    assert abs(found["vowels apart"]) < 0.6
+    silent = replace(one, speech=replace(one.speech, phonemes=()))
+    assert np.isnan(vowels_apart(lips, silent))
+
+
+def test_what_a_call_is_told_of_lips_stands_beside_what_the_estimator_says_alone(cases: list[Case]) -> None:
+    """A plain voice of the synthesiser, which it knows well: the call's level and vowels do it no harm."""
+    found = told_lips(cases[0], load_viseme_estimator(), 20.0)
+    assert found["jaw r, alone"] > 0.9 and found["vowels apart, alone"] > 4
+    assert found["press r, told"] == pytest.approx(found["press r, alone"])
+    assert found["jaw r, told"] == pytest.approx(found["jaw r, alone"], abs=0.02)
+    assert found["vowels apart, told"] != found["vowels apart, alone"]
+    assert found["vowels apart, told"] > 0.8 * found["vowels apart, alone"]
 
 
 def test_voices_and_sentences_are_the_held_out_ones_and_silence_follows_them(cases: list[Case]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.drive import MAX_POSES, DriveBuffer, DriveChunk
 from engine.errors import EngineError
+from engine.speaker_adaptation import SpeakerAdaptation
 from engine.viseme_level import VisemeLevel
 from engine.voice_buffer import HORIZON_SECONDS
 from models.config import EMBEDDED, ModelConfig
@@ -60,7 +61,7 @@ def test_tokens_are_the_features_of_each_frame() -> None:
 
 
 def test_each_frame_has_the_visemes_of_the_whole_voice() -> None:
-    """However the voice is cut into chunks, and from the call's first frame on, at the call's level."""
+    """However the voice is cut into chunks, and from the call's first frame on, with the call's vowels and level."""
     sound = noise(RATE * 3)
     buffer = DriveBuffer(EMBEDDED)
     buffer.push_voice(sound, 0)
@@ -68,7 +69,8 @@ def test_each_frame_has_the_visemes_of_the_whole_voice() -> None:
     hops = StreamingLogMel(MEL).whole(sound)
     whole = np.stack([frame_tokens(hops, frame, MEL) for frame in range(-3 - HISTORY, 45)])
     wanted = load_viseme_estimator()(torch.from_numpy(whole)[None])[0].numpy()
-    np.testing.assert_allclose(rows[:, VOICE:GIVEN], VisemeLevel()(wanted), atol=1e-4)
+    told = VisemeLevel()(SpeakerAdaptation()(rows[:, :VOICE], wanted))
+    np.testing.assert_allclose(rows[:, VOICE:GIVEN], told, atol=1e-4)
     assert wanted.std(0).min() > 0.01
 
 
@@ -208,7 +210,8 @@ def test_a_stream_that_begins_later_hears_its_history() -> None:
     whole = np.stack([frame_tokens(hops, frame, MEL) for frame in range(47 - HISTORY, 63)])
     with torch.no_grad():
         visemes = load_viseme_estimator()(torch.from_numpy(whole)[None])[0].numpy()
-    np.testing.assert_allclose(rows[:, VOICE:GIVEN], VisemeLevel()(visemes), atol=1e-4)
+    told = VisemeLevel()(SpeakerAdaptation()(rows[:, :VOICE], visemes))
+    np.testing.assert_allclose(rows[:, VOICE:GIVEN], told, atol=1e-4)
     without = deaf.take(0, 4)
     assert without.missing == () and not np.allclose(without.tokens.reshape(-1, 677)[0], rows[0])
     np.testing.assert_allclose(without.tokens.reshape(-1, 677)[8:, :VOICE], rows[8:, :VOICE], atol=1e-4)
