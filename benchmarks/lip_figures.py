@@ -33,8 +33,8 @@ def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
 
 
 def vowels_apart(lips: FloatArray, one: Case) -> float:
-    """d' of the lips' width (smile less pucker) [T, 5] in the middle of spread and of rounded vowels; nan where there
-    are too few."""
+    """d' of the lips' width (smile less pucker) [T, 5] in the middle of spread vowels and of rounded ones and w; nan
+    where there are too few."""
     width = lips[:, LIP_CHANNELS.index("smile")] - lips[:, LIP_CHANNELS.index("pucker")]
     at = [(viseme(p.name), int((p.start + p.end) / 2 * FPS)) for p in one.speech.phonemes if p.name != SILENCE]
     spread = width[[frame for wanted, frame in at if wanted.smile > 0.3 and frame < len(width)]]

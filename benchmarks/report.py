@@ -39,7 +39,7 @@ def to_json(report: Report, **about: object) -> str:
 
 def _plain(value: object) -> object:
     """What JSON can hold: an estimate as its two numbers, null where there is none."""
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if not isinstance(value, Estimate):
         return value

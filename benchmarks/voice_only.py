@@ -5,7 +5,7 @@
 Voices (plain espeak-ng, and where they are installed one of flite's and one of Festival's, which speak with people's
 spectra), sentences, readers and portraits are held out. Human readers need --voices; their truth is an aligner's. One
 call a voice, each with a face and a seed of its own; the heads are one voice and face with several seeds, speaking and
-silent.
+silent. Beside the model's lips stands what it was told of them: the estimator's, alone and as a call corrects them.
 """
 
 import argparse

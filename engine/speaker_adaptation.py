@@ -3,8 +3,8 @@
 Rounded and spread vowels lie apart in anybody's spectrum, but not in everybody's at the same place. So a rule is made
 of the call itself, by self-training: frames that the estimator hears as more rounded, or as more spread, than this
 call's others teach a linear discriminant (R. A. Fisher, 1936) of their cepstra, and the rule has a say in which they
-are. It follows what the call has said so far, so it needs no look-ahead; with a new worker it begins anew. Knows no
-clock.
+are: the more, the less the estimator tells them apart, for what it doubts it puts in the middle. It follows what the
+call has said so far, so it needs no look-ahead; with a new worker it begins anew. Knows no clock.
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,19 @@ FloatArray = NDArray[np.float32]
 Precise = NDArray[np.float64]
 
 _JAW, _PUCKER, _SMILE = (INDEX[name] for name in ("jaw", "pucker", "smile"))
-_OPEN = 0.12 / SCALES[_JAW]  # a mouth that is open wider says a vowel, or stands beside one
+_OPEN = 0.12 / SCALES[_JAW]  # wider than in a closure, a hiss or a rest
 _BY_PUCKER = 0.6  # of a correction; the corners make the rest
 _CEPSTRA = 20
 _SPREAD_HOPS = 2.0  # standard deviation of the weights of hops about a frame's middle
-KEPT = 1000  # open frames that teach, the last ones
+KEPT = 500  # open frames that teach, the last ones
 BEGIN = 18  # so many there must be
 EVERY = 6  # so many more, and the rule is made anew
-_LEAST = 0.01  # standard deviation of widths, where there is anything to learn
 _ROUNDS = 2
-_SHARE, _HALF = 0.6, 20  # of the rule beside the estimator, of many frames; after how many it has half of that
+USUAL = 0.378  # deviation of widths where the mouth is open: root mean square of the corpus's sessions, known lips
+_LEAST = 0.01  # where there is anything to learn
+_SHARES = 0.2, 0.6  # of the rule beside the estimator: where widths differ as usual, and at most
+_BY_LACK = 0.7  # share more for every USUAL that they lack over what they have
+_HALF = 20  # after so many frames the rule has half its share
 _SHRINKAGE = 0.1  # of the covariance towards equal variances
 _FURTHEST = 3.0  # standard deviations of the call's own widths
 
@@ -81,7 +84,8 @@ class _Rule:
         """Of frames [N, CEPSTRA] and what was estimated of them [N]. Lips move as far as they did."""
         middle, deviation = float(widths.mean()), float(widths.std())
         estimated = (widths - middle) / deviation
-        share = _SHARE * len(widths) / (len(widths) + _HALF)
+        share = min(max(_SHARES[0] + _BY_LACK * (USUAL / deviation - 1), _SHARES[0]), _SHARES[1])
+        share *= len(widths) / (len(widths) + _HALF)
         told = estimated
         for _ in range(_ROUNDS):
             axis = _discriminant(points, told)

@@ -70,9 +70,8 @@ def test_what_a_call_is_told_of_lips_stands_beside_what_the_estimator_says_alone
     found = told_lips(cases[0], load_viseme_estimator(), 20.0)
     assert found["jaw r, alone"] > 0.9 and found["vowels apart, alone"] > 4
     assert found["press r, told"] == pytest.approx(found["press r, alone"])
-    assert found["jaw r, told"] == pytest.approx(found["jaw r, alone"], abs=0.02)
-    assert found["vowels apart, told"] != found["vowels apart, alone"]
-    assert found["vowels apart, told"] > 0.8 * found["vowels apart, alone"]
+    assert all(found[f"{name} r, told"] > found[f"{name} r, alone"] - 0.02 for name in ("jaw", "pucker", "smile"))
+    assert found["vowels apart, told"] > found["vowels apart, alone"]
 
 
 def test_voices_and_sentences_are_the_held_out_ones_and_silence_follows_them(cases: list[Case]) -> None:

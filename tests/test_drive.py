@@ -1,5 +1,6 @@
 """The drive buffer: exact features from any packets, silence for gaps, poses between records."""
 
+import ctypes.util
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.config import EMBEDDED, ModelConfig
 from models.features import LogMelConfig, StreamingLogMel, frame_tokens
 from models.motion import CHANNELS, INDEX
 from models.viseme_estimator import HISTORY, VISEMES, load_viseme_estimator
+from training.synthetic.phonemes import Synthesiser, Voice
 
 MEL = LogMelConfig()
 DEAF = replace(EMBEDDED, dit=replace(EMBEDDED.dit, drive_dim=672, visemes=0))  # features alone, no visemes
@@ -72,6 +74,25 @@ def test_each_frame_has_the_visemes_of_the_whole_voice() -> None:
     told = VisemeLevel()(SpeakerAdaptation()(rows[:, :VOICE], wanted))
     np.testing.assert_allclose(rows[:, VOICE:GIVEN], told, atol=1e-4)
     assert wanted.std(0).min() > 0.01
+
+
+@pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
+def test_a_call_is_told_the_vowels_of_its_speaker() -> None:
+    """What was learnt is kept from one chunk to the next, and is learnt from what the estimator says, at no level."""
+    said = Synthesiser().speak(
+        "Move two blue shoes. We keep these three green beans. Who knew you? See me.", Voice("es")
+    )
+    sound = (np.tile(said.sound, 2) * 32767).astype(np.int16)
+    buffer = DriveBuffer(EMBEDDED)
+    buffer.push_voice(sound, 0)
+    chunks = buffer.ready_until() // 3
+    rows = tokens_of(take_all(buffer, chunks))
+    whole = np.concatenate([np.full((HISTORY, VOICE), MEL.silence, np.float32), rows[:, :VOICE]])
+    with torch.no_grad():
+        alone = load_viseme_estimator()(torch.from_numpy(whole)[None])[0].numpy()
+    told = VisemeLevel()(SpeakerAdaptation()(rows[:, :VOICE], alone))
+    np.testing.assert_allclose(rows[:, VOICE:GIVEN], told, atol=1e-3)
+    assert np.abs(told - VisemeLevel()(alone))[len(told) // 2 :].max() > 0.1
 
 
 def test_sixteen_frames_a_second_have_their_own_hops() -> None:

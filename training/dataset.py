@@ -48,7 +48,7 @@ class ClipConfig:
     throat_probability: float = 0.6
     colour_db: float = 4.0
     noise_floor_probability: float = 0.30
-    articulation: tuple[float, float] = (0.8, 1.6)
+    articulation: tuple[float, float] = (0.8, 1.3)
     given: GivenConfig = GivenConfig()
 
 
