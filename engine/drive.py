@@ -35,8 +35,8 @@ _SCALES = np.array(SCALES, np.float32)
 
 @dataclass(frozen=True, slots=True)
 class DriveChunk:
-    """tokens: float32 [F, n, d]: features, estimated visemes at the call's level if the model wants them, given
-    controls over their scale, and the mask of what is given.
+    """tokens: float32 [F, n, d]: features, estimated visemes with the call's vowels and at its level if the model wants
+    them, given controls over their scale, and the mask of what is given.
     missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
     them again."""
 
