@@ -1,4 +1,4 @@
-# The CPU image: the server with its embedded model, nothing else. No apt packages, no compiler, no root, no espeak-ng (GPL).
+# The CPU image: the server with its embedded model. No apt packages, no compiler, no root, no espeak-ng (GPL).
 #   docker build -t knotcast .
 # A mirror or a wheel folder instead of the public indexes: --build-arg TORCH_INDEX= and PIP_* variables or mounts of your own.
 ARG BASE_IMAGE=python:3.11-slim-bookworm

@@ -20,9 +20,10 @@ RUNS          ?= runs/embedded
 COLUMN        ?= cpu
 TRAIN         ?=
 DATA          ?=
+VOICES        ?=
+FACES         ?=
 
 BIN  := $(VENV)/bin
-CODE := server engine models cli training benchmarks tests docker
 
 ifneq ($(UV),)
 PIP_INSTALL := $(UV) pip install --python $(BIN)/python -c constraints.txt --torch-backend=$(TORCH_BACKEND)
@@ -113,7 +114,7 @@ embedded: embedded-weights  ## the same, and measure it
 	mv $(RUNS)/figures.part $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 
-# Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces.
+# Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces, VOICES="--voices DIR" for people.
 EXPORT    = $(BIN)/python -m training.export $(call RESULT,$(1)) $(RUNS)/$(1).safetensors
 FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(call RESULT,distill) --teacher $(call RESULT,causal) && \
   $(call EXPORT,$(1))
@@ -123,7 +124,7 @@ ablation: setup  ## what each component of Knot Forcing does, by weights that we
 	$(call FINE_TUNE,k2)
 	$(call FINE_TUNE,l9)
 	$(call FINE_TUNE,self-forcing)
-	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/dit.safetensors --keep $(RUNS)/rolls $(DATA) $(FACES) \
+	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/dit.safetensors --keep $(RUNS)/rolls $(VOICES) $(FACES) \
 	  --weights "constant offset=$(RUNS)/own.safetensors" --weights "window only=$(RUNS)/k0.safetensors" \
 	  --weights "k = 0=$(RUNS)/k0.safetensors" --weights "k = 2=$(RUNS)/k2.safetensors" \
 	  --weights "L = 9=$(RUNS)/l9.safetensors" \
@@ -133,4 +134,4 @@ image-test: setup-dev  ## build the image, run it hardened, make one call (podma
 	docker/image_test.sh
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* .hypothesis build dist

@@ -51,6 +51,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto")] = None,
     dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     workers: Annotated[int | None, typer.Option(help="engine worker processes")] = None,
+    spares: Annotated[int | None, typer.Option(help="more of them that stand by, warm, for when one is lost")] = None,
     slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
     tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
     advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,

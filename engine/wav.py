@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from engine.decimate import PLAYOUT_RATE, decimate
+from engine.decimate import PLAYOUT_RATE
 from engine.errors import MediaError
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -32,10 +32,6 @@ class Wave:
     @property
     def seconds(self) -> float:
         return len(self.pcm) / PLAYOUT_RATE
-
-    def drive(self) -> NDArray[np.int16]:
-        """The same voice at 16 kHz, int16 [ceil(n / 3)]; sample m stands at 48 kHz sample 3m."""
-        return decimate(self.pcm)
 
 
 def read_wav(source: bytes | Path, *, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Wave:

@@ -57,7 +57,10 @@ def serve(channel: WorkerChannel, config: EngineConfig) -> int:
     worker = Worker(channel, runner, info)
     signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     channel.send(Ready(PROTOCOL_VERSION, os.getpid(), info))
-    log.info("event=ready model=%s device=%s chunk_ms=%.0f", info.name, info.device, info.warmup_chunk_ms)
+    log.info(
+        "event=ready model=%s device=%s chunk_ms=%.0f memory_mb=%.0f", info.name, info.device, info.warmup_chunk_ms,
+        info.memory_mb,
+    )  # fmt: skip
     try:
         worker.run()
     except DeviceLost as lost:

@@ -28,7 +28,7 @@ HISTORY = 2 * sum(_DILATIONS)  # frames before the first that is told
 
 
 class VisemeEstimator(nn.Module):
-    """Tokens of consecutive frames (`models.features.frame_tokens`) to what the lips do in them."""
+    """Tokens of consecutive frames (`models.features.LogMelConfig`) to what the lips do in them."""
 
     def __init__(self, width: int = 192, dropout: float = 0.0) -> None:
         super().__init__()

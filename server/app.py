@@ -34,7 +34,7 @@ SAY_BYTES_PER_SECOND = 48_000 * 2 * 4  # stereo, 32 bit
 
 def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
     """pool: started and closed with the app's lifespan; None for worker processes on this machine."""
-    pool = pool or LocalPool(engine_config(settings), workers=settings.workers)
+    pool = pool or LocalPool(engine_config(settings), workers=settings.workers, spares=settings.spares)
     app = FastAPI(title="knotcast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     services = _services(settings, pool, framer or PictureProcess())
     app.state.services = services

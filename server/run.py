@@ -16,8 +16,6 @@ from server.security import own_addresses, self_signed_certificate
 from server.services import Services
 from server.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 SHUTDOWN_S = 5
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import datetime
 import hmac
-import logging
 import secrets
 from dataclasses import dataclass, field
 
@@ -15,8 +14,6 @@ from engine.stream_client import StreamSpec
 from server.call import Call, CallParts
 from server.portraits import Portrait, PortraitStore
 from server.security import digest, new_token
-
-logger = logging.getLogger(__name__)
 
 REMEMBER_S = 60.0  # an ended session still says why
 SWEEP_S = 0.5

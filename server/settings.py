@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
     workers: int = Field(1, ge=1, le=16)
+    spares: int = Field(0, ge=0, le=16)  # more workers that stand by, warm
     slots: int = Field(2, ge=1, le=64)
     threads: int = Field(0, ge=0, le=256)
     random_weights: bool = False

@@ -3,6 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from engine.pool import LocalPool
+from server.app import create_app
 from server.settings import Settings, engine_config
 
 
@@ -57,3 +59,10 @@ def test_the_engine_gets_its_part() -> None:
     assert (config.model, config.slots, config.threads, config.random_weights, config.dtype) == (
         "embedded", 3, 1, True, "float32",
     )  # fmt: skip
+
+
+def test_spares_are_workers_beside_those_that_take_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOTCAST_WORKERS", "2")
+    monkeypatch.setenv("KNOTCAST_SPARES", "1")
+    pool = create_app(Settings()).state.services.pool
+    assert isinstance(pool, LocalPool) and (pool._workers, len(pool._seats)) == (2, 3)

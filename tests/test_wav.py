@@ -28,7 +28,6 @@ def reason(data: bytes, **limits: Any) -> str:
 def test_rates_and_depths(rate: int, subtype: str) -> None:
     wave = read_wav(wav_bytes(tone(0.5, rate), rate, subtype))
     assert wave.pcm.dtype == np.int16 and wave.seconds == pytest.approx(0.5, abs=0.001)
-    assert len(wave.drive()) == pytest.approx(8000, abs=20)
     middle = wave.pcm[4800:-4800].astype(np.float32)
     expected = 0.5 * 32767 * np.sin(2 * np.pi * 440 * np.arange(len(wave.pcm)) / 48_000)[4800:-4800]
     assert np.corrcoef(middle, expected)[0, 1] > 0.999

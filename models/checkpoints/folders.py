@@ -9,7 +9,6 @@ VAE = "vae.safetensors"  # Wan2.1's autoencoder, official names
 TINY = "tiny.safetensors"  # TAEHV's
 LTX = "ltx-vae.safetensors"
 LTX_CONFIG = "ltx-vae.json"
-TEXT = "text.safetensors"  # an embedded prompt
 WAV2VEC = "wav2vec2/model.safetensors"
 WAV2VEC_CONFIG = "wav2vec2/config.json"
 INDEX = ".safetensors.index.json"  # of shards, in the place of any of them

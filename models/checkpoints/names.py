@@ -59,10 +59,6 @@ def transformer_name(name: str) -> str:
     return f"{found}{_ENDS.get(end, end)}" if head else name
 
 
-def is_diffusers(names: Iterable[str]) -> bool:
-    return any(bare_name(name).startswith("condition_embedder.") for name in names)
-
-
 def ignored_prefixes(names: Iterable[str]) -> tuple[str, ...]:
     """What a family ships beside the weights that it uses: known, and left where it is."""
     return FLASHHEAD_UNUSED if FLASHHEAD_MARK in set(names) else ()

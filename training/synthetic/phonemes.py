@@ -1,7 +1,7 @@
 """Speech whose phonemes are known: espeak-ng through its shared library, in any of its voices, speeds and pitches.
 
-espeak-ng is GPL and is only ever loaded here, when training data is made; nothing of it is shipped. The library keeps
-global state, so one process speaks one sentence at a time.
+espeak-ng is GPL and is loaded only here, to make training data and voices to measure with; nothing of it is shipped.
+The library keeps global state, so one process speaks one sentence at a time.
 """
 
 import ctypes as C

@@ -1,6 +1,6 @@
 """Prepared clips as examples for a model whose latents are a video's: the tensors that training.latents reads.
 
-The encoder is the caller's. The one that belongs to the weights (Wan2.1's video VAE) is not part of knotcast.
+The encoder is the caller's. The one that belongs to the weights (`models.wan_vae`) is here without its weights.
 """
 
 from collections.abc import Callable
