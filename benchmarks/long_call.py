@@ -95,8 +95,7 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
     height, width, _ = face.shape
     opened = OpenStream(
         stream="long-call", epoch=0, portrait=face.tobytes(), width=width, height=height,
-        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=Rollout(), first_frame=0,
-        ring_frames=ring.capacity, live=False,
+        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=Rollout(), first_frame=0, live=False,
     )  # fmt: skip
     return Stream(opened, 0, ring, runner)
 

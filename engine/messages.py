@@ -10,7 +10,7 @@ import msgspec
 
 from engine.errors import AvatarError, CapacityError, EngineError, MediaError, RequestError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True):
@@ -69,7 +69,6 @@ class OpenStream(_Message, frozen=True):
     seed: int
     rollout: Rollout
     first_frame: int
-    ring_frames: int  # capacity of the ring
     live: bool = True
 
 
@@ -147,7 +146,6 @@ class ChunkReady(_Message, frozen=True):
     frames: int
     chunk_ms: float  # denoise + decode + write, wall time
     decode_ms: float
-    queue_ms: float  # from ready drive to start
     missing: list[tuple[int, int]]
 
 

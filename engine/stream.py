@@ -157,10 +157,9 @@ class Stream:
         decoding, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
         if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
             self._state.knot = self._decoder_state.shown
-        queue = 0.0 if self._ready_at is None else max(0.0, self._began_at - self._ready_at)
         chunk = ChunkReady(
             stream=self.name, epoch=self.epoch, index=self._index, first_frame=self._next_frame,
-            frames=self._chunk_frames, chunk_ms=0.0, decode_ms=0.0, queue_ms=1000 * queue, missing=list(self._missing),
+            frames=self._chunk_frames, chunk_ms=0.0, decode_ms=0.0, missing=list(self._missing),
         )  # fmt: skip
         self._leaving = Leaving(decoding, chunk, self._began_at, now, self.work)
         self._next_frame, self._index = chunk.first_frame + chunk.frames, chunk.index + 1

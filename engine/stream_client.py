@@ -72,7 +72,6 @@ class MediaChunk:
     frames: NDArray[np.uint8]
     chunk_ms: float
     decode_ms: float
-    queue_ms: float
     missing: tuple[tuple[int, int], ...]
 
 
@@ -193,7 +192,7 @@ class EngineStream:
         self._horizon = float(end + AHEAD_SECONDS * self._fps)
         self._pump()
         return MediaChunk(
-            chunk.epoch, chunk.index, chunk.first_frame, frames, chunk.chunk_ms, chunk.decode_ms, chunk.queue_ms,
+            chunk.epoch, chunk.index, chunk.first_frame, frames, chunk.chunk_ms, chunk.decode_ms,
             tuple((start, end) for start, end in chunk.missing),
         )  # fmt: skip
 

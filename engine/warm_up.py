@@ -35,7 +35,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     opened = OpenStream(
         stream="warm-up", epoch=0, portrait=bytes([128]) * (width * height * 3), width=width, height=height,
         landmarks={name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}, confidence=1.0, seed=0,
-        rollout=WantedRollout(), first_frame=0, ring_frames=frames,
+        rollout=WantedRollout(), first_frame=0,
     )  # fmt: skip
     if runner.prepares_shapes:
         meet_shapes(runner, runner.encode_reference(portrait_of(opened)), config.slots)

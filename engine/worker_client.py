@@ -123,7 +123,7 @@ class WorkerClient:
         message = OpenStream(
             stream=spec.stream, epoch=spec.epoch, portrait=spec.portrait.tobytes(), width=width, height=height,
             landmarks=spec.landmarks, confidence=spec.confidence, seed=spec.seed, rollout=spec.rollout,
-            first_frame=spec.first_frame, ring_frames=ring.capacity, live=spec.live,
+            first_frame=spec.first_frame, live=spec.live,
         )  # fmt: skip
         try:
             self.send(message, ring.descriptor)

@@ -76,7 +76,7 @@ class FakeStream:
         self._next, self._index = first + count, index + 1
         frames = np.stack([self._picture(frame) for frame in range(first, first + count)])
         self._voice = {frame: own for frame, own in self._voice.items() if frame >= self._next}
-        return MediaChunk(self.epoch, index, first, frames, self.chunk_s * 1000, 1.0, 0.0, ())
+        return MediaChunk(self.epoch, index, first, frames, self.chunk_s * 1000, 1.0, ())
 
     async def close(self) -> None:
         self.closed = True

@@ -146,7 +146,7 @@ def advance(channel: WorkerChannel, call: Call) -> bool:
             picture[:height] = frame % 200 + 16
             call.ring.write(frame, picture)
         opened = call.opened
-        channel.send(ChunkReady(opened.stream, opened.epoch, call.index, call.frame, count, 1.0, 0.5, 0.0, []))
+        channel.send(ChunkReady(opened.stream, opened.epoch, call.index, call.frame, count, 1.0, 0.5, []))
         call.frame, call.index, made = call.frame + count, call.index + 1, True
 
 

@@ -35,7 +35,7 @@ from engine.messages import (
 def open_stream(pixels: int = 12) -> OpenStream:
     return OpenStream(
         stream="s", epoch=1, portrait=bytes(pixels), width=2, height=2, landmarks={"cx": 0.5}, confidence=1.0, seed=3,
-        rollout=Rollout(), first_frame=0, ring_frames=36,
+        rollout=Rollout(), first_frame=0,
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ async def test_messages_go_both_ways_whole_and_in_order(pair: Pair) -> None:
     for message in MESSAGES:
         pair.gateway.send(message)
     assert pair.received() == MESSAGES
-    chunk = ChunkReady("s", 0, 1, 9, 12, 20.0, 5.0, 0.0, [(3200, 9200)])
+    chunk = ChunkReady("s", 0, 1, 9, 12, 20.0, 5.0, [(3200, 9200)])
     pair.worker.send(chunk)
     pair.worker.send(Pong(7))
     assert await pair.gateway.receive() == chunk

@@ -78,7 +78,7 @@ class Gateway:
         self.pictures[name] = []
         opened = OpenStream(
             stream=name, epoch=0, portrait=made.portrait.tobytes(), width=SIZE, height=SIZE, landmarks=LANDMARKS,
-            confidence=1.0, seed=seed, rollout=Rollout(), first_frame=0, ring_frames=ring.capacity, live=False,
+            confidence=1.0, seed=seed, rollout=Rollout(), first_frame=0, live=False,
         )  # fmt: skip
         self.inbox.append((opened, os.dup(ring.descriptor)))
         self.inbox.append((PushVoice(name, 0, voice(2.5, seed).tobytes()), None))

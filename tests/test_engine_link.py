@@ -345,7 +345,7 @@ class Worker:
             self._scheduler.withdraw("s")
             self._scheduler.spent("s", self.COST)
             frames = np.zeros((count, SIZE * 3 // 2, SIZE), np.uint8)
-            self._made.append(MediaChunk(0, 0, self._next, frames, 100.0, 1.0, 0.0, self._making[1]))
+            self._made.append(MediaChunk(0, 0, self._next, frames, 100.0, 1.0, self._making[1]))
             self._latent, self._next, self._making = self._latent + 3, self._next + count, None
             self._news.set()
 

@@ -263,7 +263,7 @@ def opened(config: ModelConfig, ring: FrameRing) -> OpenStream:
     face = drawn_face(128)
     return OpenStream(
         stream="s", epoch=0, portrait=face.tobytes(), width=128, height=128, landmarks=LANDMARKS, confidence=1.0,
-        seed=1, rollout=Rollout(), first_frame=0, ring_frames=ring.capacity, live=False,
+        seed=1, rollout=Rollout(), first_frame=0, live=False,
     )  # fmt: skip
 
 

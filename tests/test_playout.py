@@ -17,7 +17,7 @@ STILL = np.full((24, 16), 7, np.uint8)
 
 def chunk(first: int, count: int, epoch: int = 0, missing: tuple[tuple[int, int], ...] = ()) -> MediaChunk:
     frames = np.stack([np.full((24, 16), (first + i) % 200 + 20, np.uint8) for i in range(count)])
-    return MediaChunk(epoch, 0, first, frames, 1.0, 1.0, 0.0, missing)
+    return MediaChunk(epoch, 0, first, frames, 1.0, 1.0, missing)
 
 
 def voice(sample: int, loud: bool = True) -> np.ndarray:

@@ -216,7 +216,7 @@ async def test_poses_far_ahead_wait_until_the_reader_comes_near() -> None:
     assert poses() == [499]
     for frame in range(9):
         stream._ring.write(frame, np.zeros((96, 64), np.uint8))
-    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, 0.0, []))
+    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, []))
     await stream.next_chunk()
     assert poses() == [499, 500, 508]
     stream.abandon()
@@ -230,7 +230,7 @@ async def test_a_stream_that_is_abandoned_keeps_nothing() -> None:
     held = [weakref.ref(recording), weakref.ref(controls)]
     del recording, controls
     assert all(one() is not None for one in held)
-    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, 0.0, []))
+    stream.deliver(ChunkReady("call", 0, 0, 0, 9, 1.0, 0.5, []))
     stream.abandon()
     assert [one() for one in held] == [None, None]
     with pytest.raises(EngineError) as closed:  # and not for a chunk whose pictures are gone
