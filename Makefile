@@ -92,7 +92,7 @@ bench: setup  ## the engine's figures on this machine, as JSON
 	$(BIN)/knotcast bench engine --json $(ARGS)
 
 # Painted faces and the voices of espeak-ng and flite, nothing else (without flite: DATA="--flite-sessions 0"). Every line
-# goes on from where it was; hours of two cores in all.
+# goes on from where it was; an hour and a half of two cores in all.
 # On a bare GPU machine (no synthesiser), with corpus and landmarks made beforehand:
 #   make -o setup embedded-weights BIN=/usr/bin COLUMN=h200
 STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) \

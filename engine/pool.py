@@ -27,7 +27,8 @@ STEADY_AFTER = 10.0  # a worker that lived so long is no part of a row of failur
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """slots: what may be leased, spares not counted. free: leases that could be given now."""
+    """workers, alive: spares counted. slots: what may be leased, spares not counted. free: leases that could be given
+    now."""
 
     workers: int
     alive: int
@@ -138,7 +139,7 @@ class _Seat:
 
 class LocalPool:
     """``workers`` processes whose slots may be leased, and ``spares`` more that stand by, warm, for when one is
-    lost.
+    lost: calls are in no more than ``workers`` of them.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class LocalPool:
         stats = self.stats()
         if stats.leased >= stats.slots:
             raise CapacityError("no_slot", "every slot is taken: try again later", status=429)
-        seat = self._freest()
+        seat = self._for_new_call()
         if seat is None:
             raise CapacityError("no_worker", "the engine is starting again: try again in a moment")
         lease = LocalLease(self, seat, spec)
@@ -202,6 +203,13 @@ class LocalPool:
         leased = sum(seat.leased for seat in self._seats)
         free = max(0, min(slots, alive * self.info.slots) - leased)
         return PoolStats(len(self._seats), alive, slots, leased, free, sum(seat.restarts for seat in self._seats))
+
+    def _for_new_call(self) -> _Seat | None:
+        """None if the living workers that may take one have no room."""
+        busy = [seat for seat in self._seats if seat.usable and seat.leased]
+        if len(busy) < self._workers:
+            return self._freest()
+        return min((seat for seat in busy if seat.leased < self.info.slots), key=lambda seat: seat.leased, default=None)
 
     def _freest(self) -> _Seat | None:
         """The living worker with most room, None if none has any."""

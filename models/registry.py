@@ -180,22 +180,27 @@ def build_codec(
     if folder is None:
         encoder = build_encoder(device, dtype, config.vae)
         return WanCodec(encoder, build_decoder(config.codec, device, dtype, config.vae), config.pixel_size)
-    encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(DECODERS[config.codec], config.vae)
-    load_weights(encoder, folder / VAE, device, dtype, part=("encoder.", "conv1."))
+    encoder, decoder = load_encoder(config, folder / VAE, device, dtype), on_meta(DECODERS[config.codec], config.vae)
     if config.codec == "wan":
         load_weights(decoder, folder / VAE, device, dtype, part=("decoder.", "conv2."))
     else:
         load_weights(decoder, folder / TINY, device, dtype, part=("decoder.",))
-    return WanCodec(finished(encoder), finished(decoder), config.pixel_size)
+    return WanCodec(encoder, finished(decoder), config.pixel_size)
+
+
+def load_encoder(config: ModelConfig, path: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
+    """The encoder of Wan2.1's autoencoder alone. Raises as ``load_weights``."""
+    encoder = on_meta(WanEncoder, config.vae)
+    load_weights(encoder, path, device, dtype, part=("encoder.", "conv1."))
+    return finished(encoder)
 
 
 def wan_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> WanClips:
-    encoder, decoder = on_meta(WanEncoder, config.vae), on_meta(WanDecoder, config.vae)
+    decoder = on_meta(WanDecoder, config.vae)
     if folder is None:
-        return WanClips(random_part(encoder, device, dtype), random_part(decoder, device, dtype))
-    load_weights(encoder, folder / VAE, device, dtype, part=("encoder.", "conv1."))
+        return WanClips(build_encoder(device, dtype, config.vae), random_part(decoder, device, dtype))
     load_weights(decoder, folder / VAE, device, dtype, part=("decoder.", "conv2."))
-    return WanClips(finished(encoder), finished(decoder))
+    return WanClips(load_encoder(config, folder / VAE, device, dtype), finished(decoder))
 
 
 def ltx_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None) -> LtxClips:

@@ -15,9 +15,10 @@ from engine.speaker_adaptation import SpeakerAdaptation
 from engine.viseme_level import VisemeLevel
 from engine.voice_buffer import HORIZON_SECONDS
 from models.config import EMBEDDED, ModelConfig
-from models.features import LogMelConfig, StreamingLogMel, frame_tokens
+from models.features import LogMelConfig, StreamingLogMel
 from models.motion import CHANNELS, INDEX
 from models.viseme_estimator import HISTORY, VISEMES, load_viseme_estimator
+from tests.tokens import frame_tokens
 from training.synthetic.phonemes import Synthesiser, Voice
 
 MEL = LogMelConfig()

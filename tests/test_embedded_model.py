@@ -14,6 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engine.decimate import decimate
 from engine.drive import DriveBuffer
 from engine.rollout.base import Pass
 from engine.rollout.strategies import default_spec, make_rollout
@@ -33,7 +34,7 @@ Poses = tuple[tuple[float, float], ...]
 @cache
 def voice() -> NDArray[np.int16]:
     """16 kHz, as long as the test needs: the sentence, a pause of 1.5 s, the sentence again, ..."""
-    sentence = read_wav(Path("client_web/samples/sentence.wav")).drive()
+    sentence = decimate(read_wav(Path("client_web/samples/sentence.wav")).pcm)
     turn = np.concatenate([sentence, np.zeros(24_000, np.int16)])
     return np.tile(turn, 1 + (FRAMES * 640 + 20_000) // len(turn))
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.features import LogMelConfig, StreamingLogMel, frame_tokens, mel_filterbank
+from models.features import LogMelConfig, StreamingLogMel, mel_filterbank
+from tests.tokens import frame_tokens
 
 CONFIG = LogMelConfig()
 MEL = StreamingLogMel(CONFIG)
@@ -67,25 +68,6 @@ def test_silence_has_the_stated_value_and_a_tone_sits_in_its_band() -> None:
     tone = (8000 * np.sin(2 * np.pi * 1000 * np.arange(1600) / 16000)).astype(np.int16)
     band = int(np.argmax(MEL.whole(tone)[2]))
     assert mel_filterbank(CONFIG)[band, round(1000 / 40)] > 0
-
-
-@pytest.mark.parametrize("frame", [0, 1, 2, 3, 10])
-def test_token_holds_hops_around_its_frame(frame: int) -> None:
-    hops = np.arange(60, dtype=np.float32)[:, None].repeat(CONFIG.mels, 1)
-    token = frame_tokens(hops, frame, CONFIG).reshape(16, CONFIG.mels)[:, 0]
-    expected = [h if h >= 0 else CONFIG.silence for h in range(4 * frame - 8, 4 * frame + 8)]
-    np.testing.assert_allclose(token, expected)
-    kept_from = max(0, 4 * frame - 8)
-    np.testing.assert_array_equal(
-        frame_tokens(hops[kept_from:], frame, CONFIG, first_hop=kept_from)[:: CONFIG.mels], token
-    )
-
-
-def test_frames_before_the_start_are_silence_until_their_window_meets_the_call() -> None:
-    hops = np.ones((60, CONFIG.mels), np.float32)
-    assert np.allclose(frame_tokens(hops, -3, CONFIG), CONFIG.silence)
-    assert (frame_tokens(hops, -1, CONFIG).reshape(16, -1)[:, 0] == 1).sum() == 4
-    assert CONFIG.token_size == 640
 
 
 @pytest.mark.parametrize(("frame", "need"), [(-3, 0), (-2, 0), (-1, 880), (0, 1520), (1, 2160), (12, 9200)])

@@ -105,6 +105,16 @@ async def test_a_call_moves_to_a_spare_at_once() -> None:
     await pool.close()
 
 
+async def test_a_spare_stays_free_while_the_workers_have_room() -> None:
+    pool = make_pool(workers=2, spares=1, slots=2)
+    await pool.start()
+    leases = [await pool.acquire(spec(f"call {number}")) for number in range(4)]
+    assert sorted(seat.leased for seat in pool._seats) == [0, 2, 2]
+    for lease in leases:
+        await lease.release()
+    await pool.close()
+
+
 async def test_a_lease_can_be_given_up_while_no_worker_is_there(pool: LocalPool) -> None:
     lease = await pool.acquire(spec("call"))
     kill(pool)

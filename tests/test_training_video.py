@@ -18,12 +18,16 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 from engine.drive import DriveBuffer
-from engine.errors import MediaError, RequestError
+from engine.errors import AvatarError, MediaError, RequestError
 from engine.framing import frame_portrait
 from engine.landmarks import canonical_crop, default_estimator
-from models.config import WAN21_1_3B
+from models.carry import StreamState
+from models.config import WAN21_1_3B, WAN_TINY_TEST
+from models.wan_codec import build_encoder
+from tests.checkpoints import vae_state
 from tests.talking_clips import RATE, SIDE, TOP, Frames, Sound, later, portrait, sentence, talking, write
 from training.latents import LatentFolder, write_clip
 from training.video import decode, prepare
@@ -38,6 +42,7 @@ from training.video.clips import (
     write_sound,
 )
 from training.video.encode import example
+from training.video.encode import run as encode_clips
 from training.video.folder import opened
 from training.video.prepare import Job, Totals, find_sources, parsed, summary
 from training.video.progress import Lines
@@ -470,6 +475,54 @@ def test_a_prepared_clip_becomes_an_example(tmp_path: Path, voice: Sound) -> Non
     torch.testing.assert_close(batch.drive[0].flatten(0, 1), heard[first : first + 4 * latents], rtol=0, atol=1e-5)
     with pytest.raises(RequestError, match="50 fps"):
         example(replace(clip, fps=50), 0, 5, model, encode)
+
+
+def test_a_prepared_folder_becomes_examples_and_goes_on_where_it_was(
+    tmp_path: Path, voice: Sound, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By Wan2.1's encoder, small, with random weights in the official format; every window by itself."""
+    clips, out, vae = tmp_path / "clips", tmp_path / "out", tmp_path / "vae.safetensors"
+    fps, size, count, latents = WAN_TINY_TEST.fps, 64, 43, 5
+    (clips / "sources" / "a").mkdir(parents=True)
+    entry = {name: f"sources/a/000.{end}" for name, end in (("clip", "mp4"), ("sound", "flac"), ("faces", "st"))}
+    writer = ClipWriter(clips / entry["clip"], size=size, fps=fps)
+    for number in range(count):
+        writer.write(np.full((size, size, 3), 2 * number, np.uint8))
+    writer.close()
+    write_sound(clips / entry["sound"], voice[: count * RATE // fps])
+    write_faces(clips / entry["faces"], FaceTrack(*(np.zeros((count, n), np.float32) for n in (4, 20, 2))))
+    (clips / "manifest.jsonl").write_text(json.dumps({**entry, "frames": count, "fps": fps, "size": size}) + "\n")
+    save_file(vae_state(WAN_TINY_TEST), vae)
+
+    def run() -> None:
+        encode_clips(clips, vae, out, WAN_TINY_TEST.name, latents, torch.device("cpu"))
+
+    run()
+    assert [path.name for path in sorted(out.iterdir())] == [
+        "sources-a-000-000000.safetensors", "sources-a-000-000017.safetensors",
+    ]  # fmt: skip
+    model = WAN_TINY_TEST.at_size(size, size)
+    read = LatentFolder(out, model, latents, (22, 23), seed=0).batch(0, 8)
+    window = read_window(ClipFolder(clips).clips[0], 17, 17)
+    pictures = torch.from_numpy(window.frames).permute(0, 3, 1, 2).float() / 255
+    encoder = build_encoder("cpu", torch.float32, model.vae)
+    whole = encoder(pictures, StreamState())[0]
+    alone = encoder(pictures[-1:], StreamState())[0][0]
+    assert read.portrait is not None
+    assert min((each - whole).abs().max() for each in read.latents) < 1e-4
+    assert min((each - alone).abs().max() for each in read.portrait) < 1e-4
+    (out / "sources-a-000-000000.safetensors").unlink()
+    before = (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    run()
+    assert "2 examples, 1 of them were there" in capsys.readouterr().out and len(list(out.iterdir())) == 2
+    assert (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns == before
+    for name, length, told in ((WAN_TINY_TEST.name, 22, "no clip has 85 frames"), ("embedded", 5, "wan2.1-1.3b")):
+        with pytest.raises(AvatarError, match=told):
+            encode_clips(clips, vae, out, name, length, torch.device("cpu"))
+    save_file({"x": torch.zeros(1)}, vae)
+    with pytest.raises(AvatarError, match="tensors like x"):
+        run()
 
 
 def test_bad_orders_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

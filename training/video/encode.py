@@ -1,20 +1,42 @@
-"""Prepared clips as examples for a model whose latents are a video's: the tensors that training.latents reads.
+"""Command that makes prepared clips into examples for a model whose latents are a video's: what training.latents reads.
 
-The encoder is the caller's. The one that belongs to the weights (`models.wan_vae`) is here without its weights.
+    python -m training.video.encode CLIPS --vae vae.safetensors --out LATENTS
+
+CLIPS is what training.video.prepare made, with --size and --fps of the model's pictures. Of every clip it takes the
+windows that follow each other from its first frame on: pictures by Wan2.1's encoder (any published format; its weights
+are not here), drive as a call over the same sound would have it. Interrupted, it goes on where it was.
 """
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.drive import DriveBuffer
-from engine.errors import RequestError
-from models.config import ModelConfig
-from training.video.clips import Clip, Floats, read_sound, read_window
+from engine.errors import MediaError, RequestError, one_line_errors
+from models.carry import StreamState
+from models.config import CONFIGS, OFFERED, ModelConfig
+from models.registry import load_encoder
+from models.wan_vae import WanEncoder
+from training.arguments import at_least, new_folder
+from training.latents import write_clip
+from training.video.clips import Clip, ClipFolder, Floats, read_sound, read_window
 
 Encoder = Callable[[Tensor], Tensor]  # uint8 [T, H, W, 3] to normalised latents [1 + (T - 1) / 4, C, h, w]
+LATENTS = 22  # what every stage takes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A window of a clip, from its frame ``first`` on, and the file that it becomes."""
+
+    clip: Clip
+    first: int
+    file: Path
 
 
 def example(clip: Clip, first: int, latents: int, model: ModelConfig, encode: Encoder) -> dict[str, Tensor]:
@@ -39,3 +61,69 @@ def _drive(clip: Clip, first: int, latents: int, model: ModelConfig) -> Floats:
     buffer = DriveBuffer(model, first_frame=first - begin)
     buffer.push_voice(pcm, 0)
     return buffer.take(0, latents).tokens
+
+
+def places(folder: Path, out: Path, latents: int, model: ModelConfig) -> Iterator[Place]:
+    """Every window of every clip. Raises MediaError ``no_clips`` where no clip is long enough."""
+    frames, found = 1 + (latents - 1) * model.frames_per_latent, False
+    for clip in ClipFolder(folder).clips:
+        name = "-".join(clip.path.relative_to(folder).with_suffix("").parts)
+        for first in range(0, clip.frames - frames + 1, frames):
+            found = True
+            yield Place(clip, first, out / f"{name}-{first:06d}.safetensors")
+    if not found:
+        raise MediaError("no_clips", f"no clip has {frames} frames: prepare longer ones or ask for fewer latents")
+
+
+def by(encoder: WanEncoder, device: torch.device) -> Encoder:
+    """Whole windows, each a stream of its own."""
+
+    @torch.inference_mode()
+    def encode(pictures: Tensor) -> Tensor:
+        latents: Tensor = encoder(pictures.to(device).permute(0, 3, 1, 2).float() / 255, StreamState())[0]
+        return latents.cpu()
+
+    return encode
+
+
+def model_of(name: str, folder: Path) -> ModelConfig:
+    """The model at the clips' size. Raises RequestError for a model or a size that is none, MediaError ``no_clips``."""
+    config = CONFIGS.get(name)
+    if config is None or config.codec != "wan" or not config.dit.drive_dim:
+        known = [each for each in OFFERED if CONFIGS[each].codec == "wan" and CONFIGS[each].dit.drive_dim]
+        raise RequestError("unknown_model", f"no model that learns from films is called {name!r}: {', '.join(known)}")
+    clips = ClipFolder(folder).clips
+    return config.at_size(clips[0].size, clips[0].size) if clips else config
+
+
+def run(clips: Path, vae: Path, out: Path, model: str, latents: int, device: torch.device) -> None:
+    config = model_of(model, clips)
+    todo = list(places(clips, out, latents, config))
+    encode = by(load_encoder(config, vae, device, torch.float32), device)
+    out.mkdir(parents=True, exist_ok=True)
+    there = 0
+    for number, place in enumerate(todo, 1):
+        if place.file.exists():
+            there += 1
+            continue
+        write_clip(place.file, example(place.clip, place.first, latents, config, encode))
+        print(f"{number} of {len(todo)}: {place.file.name}", flush=True)
+    print(f"{out}: {len(todo)} examples, {there} of them were there")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", type=Path, help="a folder that training.video.prepare made")
+    parser.add_argument("--vae", type=Path, required=True, help="Wan2.1's autoencoder, in any published format")
+    parser.add_argument("--out", type=new_folder, required=True, help="folder for the examples")
+    parser.add_argument("--model", default="wan2.1-1.3b")
+    parser.add_argument("--latents", type=at_least(2), default=LATENTS, help="of an example; every stage takes 22")
+    parser.add_argument("--device", help="default: a GPU if there is one")
+    args = parser.parse_args()
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with one_line_errors("training.video.encode"):
+        run(args.clips, args.vae, args.out, args.model, args.latents, device)
+
+
+if __name__ == "__main__":
+    main()
