@@ -96,6 +96,16 @@ def test_left_and_right_lids_are_the_avatars_own() -> None:
     assert frame(blinkR=1.0)[dark].mean() < 0.3
 
 
+def test_an_eye_is_shut_also_where_its_lids_were_estimated_too_near_each_other() -> None:
+    small = LANDMARKS | {"eb": 0.75 * LANDMARKS["eb"]}
+    for blink, left in ((0.0, 200), (1.0, 0)):
+        controls = own_state(small)
+        controls[INDEX["blinkL"]] = controls[INDEX["blinkR"]] = blink
+        eyes = render(painted(LANDMARKS), small, controls[None])[0, :, 100:140]
+        dark = int((eyes.max(0).values < 0.2).sum())
+        assert dark > left if left else dark == 0
+
+
 def test_smiling_teeth_disappear_when_the_lips_meet() -> None:
     assert white_pixels(frame()) > 200
     assert white_pixels(frame(jaw=0.0)) == 0
