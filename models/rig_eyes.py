@@ -85,7 +85,8 @@ class Eyes:
         gaze_x: torch.Tensor,
         gaze_y: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, LidPaint]:
-        """Close the lids, the upper one most of the way, and turn the eye: source x, y relative to the eye, and what is drawn over it."""
+        """Close the lids, the upper one most of the way, and turn the eye: source x, y relative to the eye, and what
+        is drawn over it."""
         px = 2 / self.size
         along = x / (1.12 * self.ea)
         p = (1 - along * along).clamp(min=0)
@@ -96,8 +97,9 @@ class Eyes:
         slack = px * (4 * blink).clamp(max=1)  # the photograph's own lashes stay where they are, under the lid
         stretched = fold + (y - fold) * ((open_edge - slack - fold) / (edge - fold).clamp(min=1e-4))
         turn = (1 - along**4).clamp(min=0) * _bell(y / (1.5 * self.eb))
-        below = torch.where(y < low_edge, (y / low_edge.clamp(min=px)).clamp(0, 1), _bell((y - low_edge) / (3 * self.eb)))
-        rise = 0.35 * self.eb * blink * p * below  # of the lower lid: what white an estimate left open goes under the lash
+        beyond = y - low_edge
+        low_lid = torch.where(beyond < 0, (y / low_edge.clamp(min=px)).clamp(0, 1), _bell(beyond / (3 * self.eb)))
+        rise = 0.35 * self.eb * blink * p * low_lid  # so that white which an estimate left open goes under the lash
         x_out = torch.where(lid, x, x - (0.28 * self.ea) * gaze_x * turn)
         y_out = torch.where(lid, stretched, y + rise + (0.4 * self.eb) * gaze_y * turn)
 
