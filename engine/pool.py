@@ -139,7 +139,7 @@ class _Seat:
 
 class LocalPool:
     """``workers`` processes whose slots may be leased, and ``spares`` more that stand by, warm, for when one is
-    lost: calls are in no more than ``workers`` of them.
+    lost: new calls go to no more than ``workers`` of them.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Eyes:
         )
         y = y + brow * self._brow(x, y)
         shut = (blink + 0.3 * (-gaze_y).clamp(0, 1)).clamp(max=1)  # the lid follows a look down
-        x, y, layer = self._lids(at, x, y, shut, gaze_x, gaze_y)
+        x, y, layer = self._lids(at, x, y, shut, blink * self._low_lid(x, y), gaze_x, gaze_y)
         boxes = torch.stack([x, y], -1) + middle
         put(source, at[:count], boxes[:count])
         put(source, at[count:], boxes[count:])
@@ -76,16 +76,25 @@ class Eyes:
         reach = torch.where(rise < 0, 2.2 * self.bh, below)
         return (0.5 * below) * _bell(x / (2.3 * self.ea)) * _bell(rise / reach)
 
+    def _low_lid(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """How far a blink lifts each place, most at the lower lid's edge: white that the upper lid would leave, where
+        an estimate put the lids too near each other, goes under it."""
+        p = (1 - (x / (1.12 * self.ea)) ** 2).clamp(min=0)
+        edge = 0.95 * self.eb * p
+        above = (y / edge.clamp(min=2 / self.size)).clamp(0, 1)
+        return 0.35 * self.eb * p * torch.where(y < edge, above, _bell((y - edge) / (2.2 * self.eb)))
+
     def _lids(
         self,
         at: list[Corner],
         x: torch.Tensor,
         y: torch.Tensor,
         blink: torch.Tensor,
+        rise: torch.Tensor,
         gaze_x: torch.Tensor,
         gaze_y: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, LidPaint]:
-        """Close the lids, the upper one most of the way, and turn the eye: source x, y relative to the eye, and what
+        """Close the upper lid, with the lower one's rise, and turn the eye: source x, y relative to the eye, and what
         is drawn over it."""
         px = 2 / self.size
         along = x / (1.12 * self.ea)
@@ -97,9 +106,6 @@ class Eyes:
         slack = px * (4 * blink).clamp(max=1)  # the photograph's own lashes stay where they are, under the lid
         stretched = fold + (y - fold) * ((open_edge - slack - fold) / (edge - fold).clamp(min=1e-4))
         turn = (1 - along**4).clamp(min=0) * _bell(y / (1.5 * self.eb))
-        beyond = y - low_edge
-        low_lid = torch.where(beyond < 0, (y / low_edge.clamp(min=px)).clamp(0, 1), _bell(beyond / (3 * self.eb)))
-        rise = 0.35 * self.eb * blink * p * low_lid  # so that white which an estimate left open goes under the lash
         x_out = torch.where(lid, x, x - (0.28 * self.ea) * gaze_x * turn)
         y_out = torch.where(lid, stretched, y + rise + (0.4 * self.eb) * gaze_y * turn)
 

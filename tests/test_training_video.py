@@ -41,7 +41,7 @@ from training.video.clips import (
     write_faces,
     write_sound,
 )
-from training.video.encode import example
+from training.video.encode import check, example
 from training.video.encode import run as encode_clips
 from training.video.folder import opened
 from training.video.prepare import Job, Totals, find_sources, parsed, summary
@@ -474,7 +474,9 @@ def test_a_prepared_clip_becomes_an_example(tmp_path: Path, voice: Sound) -> Non
     # The same sound in other pieces: on some processors a product of other shape differs in its last bit.
     torch.testing.assert_close(batch.drive[0].flatten(0, 1), heard[first : first + 4 * latents], rtol=0, atol=1e-5)
     with pytest.raises(RequestError, match="50 fps"):
-        example(replace(clip, fps=50), 0, 5, model, encode)
+        check(replace(clip, fps=50), model)
+    with pytest.raises(RequestError, match="prepare them alike"):
+        check(replace(clip, size=80), model)
 
 
 def test_a_prepared_folder_becomes_examples_and_goes_on_where_it_was(
@@ -498,7 +500,7 @@ def test_a_prepared_folder_becomes_examples_and_goes_on_where_it_was(
         encode_clips(clips, vae, out, WAN_TINY_TEST.name, latents, torch.device("cpu"))
 
     run()
-    assert [path.name for path in sorted(out.iterdir())] == [
+    assert [path.name for path in sorted(out.glob("*.safetensors"))] == [
         "sources-a-000-000000.safetensors", "sources-a-000-000017.safetensors",
     ]  # fmt: skip
     model = WAN_TINY_TEST.at_size(size, size)
@@ -515,11 +517,18 @@ def test_a_prepared_folder_becomes_examples_and_goes_on_where_it_was(
     before = (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     run()
-    assert "2 examples, 1 of them were there" in capsys.readouterr().out and len(list(out.iterdir())) == 2
+    assert "2 examples, 1 of them were there" in capsys.readouterr().out and len(list(out.glob("*.safetensors"))) == 2
     assert (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns == before
     for name, length, told in ((WAN_TINY_TEST.name, 22, "no clip has 85 frames"), ("embedded", 5, "wan2.1-1.3b")):
         with pytest.raises(AvatarError, match=told):
             encode_clips(clips, vae, out, name, length, torch.device("cpu"))
+    with pytest.raises(RequestError, match="another latents"):
+        encode_clips(clips, vae, out, WAN_TINY_TEST.name, 4, torch.device("cpu"))
+    with pytest.raises(AvatarError, match="there is no checkpoint"):
+        encode_clips(clips, tmp_path / "none.safetensors", out, WAN_TINY_TEST.name, latents, torch.device("cpu"))
+    os.utime(clips / entry["clip"], ns=(2 * before, 2 * before))  # prepared again
+    run()
+    assert (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns > before
     save_file({"x": torch.zeros(1)}, vae)
     with pytest.raises(AvatarError, match="tensors like x"):
         run()

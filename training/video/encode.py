@@ -18,13 +18,16 @@ from torch import Tensor
 
 from engine.drive import DriveBuffer
 from engine.errors import MediaError, RequestError, one_line_errors
+from engine.files import held
 from models.carry import StreamState
+from models.checkpoints.reading import open_checkpoint
 from models.config import CONFIGS, OFFERED, ModelConfig
-from models.registry import load_encoder
+from models.registry import choose_device, load_encoder
 from models.wan_vae import WanEncoder
 from training.arguments import at_least, new_folder
 from training.latents import write_clip
 from training.video.clips import Clip, ClipFolder, Floats, read_sound, read_window
+from training.video.folder import hold_settings
 
 Encoder = Callable[[Tensor], Tensor]  # uint8 [T, H, W, 3] to normalised latents [1 + (T - 1) / 4, C, h, w]
 LATENTS = 22  # what every stage takes
@@ -38,14 +41,27 @@ class Place:
     first: int
     file: Path
 
+    @property
+    def is_made(self) -> bool:
+        """Of the clip as it is: not if its source was prepared again since."""
+        return self.file.exists() and self.file.stat().st_mtime_ns > self.clip.path.stat().st_mtime_ns
 
-def example(clip: Clip, first: int, latents: int, model: ModelConfig, encode: Encoder) -> dict[str, Tensor]:
-    """latents, drive and portrait, as training.latents.write_clip takes them, of a clip from frame `first` on: 22
-    latents are 85 frames, of which the first is a latent by itself. Raises RequestError ``wrong_fps``."""
+
+def check(clip: Clip, model: ModelConfig) -> None:
+    """Raises RequestError ``wrong_fps``, ``invalid_size``."""
     if clip.fps != model.fps:
         raise RequestError(
             "wrong_fps", f"{clip.path.name} has {clip.fps} fps, {model.name} needs {model.fps}: prepare with --fps"
         )
+    if (clip.size, clip.size) != model.pixel_size:
+        raise RequestError(
+            "invalid_size", f"{clip.path.name} has {clip.size} pixels, others {model.pixel_size[0]}: prepare them alike"
+        )
+
+
+def example(clip: Clip, first: int, latents: int, model: ModelConfig, encode: Encoder) -> dict[str, Tensor]:
+    """latents, drive and portrait, as training.latents.write_clip takes them, of a clip from frame `first` on: 22
+    latents are 85 frames, of which the first is a latent by itself."""
     window = read_window(clip, first, 1 + (latents - 1) * model.frames_per_latent)
     pictures = torch.from_numpy(window.frames)
     drive = torch.from_numpy(_drive(clip, first, latents, model))
@@ -64,9 +80,11 @@ def _drive(clip: Clip, first: int, latents: int, model: ModelConfig) -> Floats:
 
 
 def places(folder: Path, out: Path, latents: int, model: ModelConfig) -> Iterator[Place]:
-    """Every window of every clip. Raises MediaError ``no_clips`` where no clip is long enough."""
+    """Every window of every clip. Raises RequestError for a clip that is not the model's, MediaError ``no_clips`` where
+    none is long enough."""
     frames, found = 1 + (latents - 1) * model.frames_per_latent, False
     for clip in ClipFolder(folder).clips:
+        check(clip, model)
         name = "-".join(clip.path.relative_to(folder).with_suffix("").parts)
         for first in range(0, clip.frames - frames + 1, frames):
             found = True
@@ -97,17 +115,25 @@ def model_of(name: str, folder: Path) -> ModelConfig:
 
 
 def run(clips: Path, vae: Path, out: Path, model: str, latents: int, device: torch.device) -> None:
+    """Raises AvatarError; nothing is half-written."""
     config = model_of(model, clips)
     todo = list(places(clips, out, latents, config))
+    open_checkpoint(vae)  # says it plainly if it is not there
     encode = by(load_encoder(config, vae, device, torch.float32), device)
-    out.mkdir(parents=True, exist_ok=True)
-    there = 0
-    for number, place in enumerate(todo, 1):
-        if place.file.exists():
-            there += 1
-            continue
-        write_clip(place.file, example(place.clip, place.first, latents, config, encode))
-        print(f"{number} of {len(todo)}: {place.file.name}", flush=True)
+    made_of = {"clips": clips, "vae": vae}
+    with held(out, "encoding into"):
+        hold_settings(
+            out / "encode.json",
+            {name: str(path.resolve()) for name, path in made_of.items()}
+            | {"model": model, "size": config.pixel_size[0], "latents": latents},
+        )
+        there = 0
+        for number, place in enumerate(todo, 1):
+            if place.is_made:
+                there += 1
+                continue
+            write_clip(place.file, example(place.clip, place.first, latents, config, encode))
+            print(f"{number} of {len(todo)}: {place.file.name}", flush=True)
     print(f"{out}: {len(todo)} examples, {there} of them were there")
 
 
@@ -118,11 +144,10 @@ def main() -> None:
     parser.add_argument("--out", type=new_folder, required=True, help="folder for the examples")
     parser.add_argument("--model", default="wan2.1-1.3b")
     parser.add_argument("--latents", type=at_least(2), default=LATENTS, help="of an example; every stage takes 22")
-    parser.add_argument("--device", help="default: a GPU if there is one")
+    parser.add_argument("--device", default="auto", help="default: a GPU if there is one")
     args = parser.parse_args()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with one_line_errors("training.video.encode"):
-        run(args.clips, args.vae, args.out, args.model, args.latents, device)
+        run(args.clips, args.vae, args.out, args.model, args.latents, choose_device(args.device))
 
 
 if __name__ == "__main__":

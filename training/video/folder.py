@@ -103,14 +103,15 @@ def opened(root: Path, clips: Path, form: ClipFormat) -> Iterator[PreparedFolder
     with held(root, "preparing clips into"):
         for part in (root / "sources", root / ".unfinished"):
             part.mkdir(exist_ok=True)
-        _hold_settings(root / _SETTINGS, {"clips": str(clips.resolve()), **asdict(form)})
+        hold_settings(root / _SETTINGS, {"clips": str(clips.resolve()), **asdict(form)})
         for left in (root / ".unfinished").iterdir():  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield folder
 
 
-def _hold_settings(path: Path, ours: dict[str, Any]) -> None:
-    """All clips of a folder are made alike, and of one folder: sources are told apart by their paths in it."""
+def hold_settings(path: Path, ours: dict[str, Any]) -> None:
+    """All that lies in a folder is made alike, and of one folder: sources are told apart by their paths in it. path:
+    where that is written down. Raises RequestError ``other_settings``."""
     if not path.exists():
         with replacing(path) as partial:
             partial.write_text(json.dumps(ours, indent=1) + "\n")
