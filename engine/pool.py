@@ -205,16 +205,14 @@ class LocalPool:
         return PoolStats(len(self._seats), alive, slots, leased, free, sum(seat.restarts for seat in self._seats))
 
     def _for_new_call(self) -> _Seat | None:
-        """None if the living workers that may take one have no room."""
+        """Of those that may take one: once ``workers`` have calls, no further one begins."""
         busy = [seat for seat in self._seats if seat.usable and seat.leased]
-        if len(busy) < self._workers:
-            return self._freest()
-        return min((seat for seat in busy if seat.leased < self.info.slots), key=lambda seat: seat.leased, default=None)
+        return self._freest(busy if len(busy) >= self._workers else self._seats)
 
-    def _freest(self) -> _Seat | None:
+    def _freest(self, seats: list[_Seat]) -> _Seat | None:
         """The living worker with most room, None if none has any."""
-        seats = [seat for seat in self._seats if seat.usable and seat.leased < self.info.slots]
-        return min(seats, key=lambda seat: seat.leased, default=None)
+        living = [seat for seat in seats if seat.usable and seat.leased < self.info.slots]
+        return min(living, key=lambda seat: seat.leased, default=None)
 
     async def settle(self, seat: _Seat) -> _Seat:
         """A living worker for a lease whose own is gone: its own seat's next one, or sooner another with room."""
@@ -222,7 +220,7 @@ class LocalPool:
             while True:
                 if seat.usable:
                     return seat
-                if (other := self._freest()) is not None:
+                if (other := self._freest(self._seats)) is not None:
                     return other
                 await asyncio.sleep(0.02)  # no event to wait for: room also comes from a call that ends
 
