@@ -54,7 +54,7 @@ class Eyes:
         )
         y = y + brow * self._brow(x, y)
         shut = (blink + 0.3 * (-gaze_y).clamp(0, 1)).clamp(max=1)  # the lid follows a look down
-        x, y, layer = self._lids(at, x, y, shut, blink * self._low_lid(x, y), gaze_x, gaze_y)
+        x, y, layer = self._lids(at, x, y, shut, blink, gaze_x, gaze_y)
         boxes = torch.stack([x, y], -1) + middle
         put(source, at[:count], boxes[:count])
         put(source, at[count:], boxes[count:])
@@ -76,36 +76,31 @@ class Eyes:
         reach = torch.where(rise < 0, 2.2 * self.bh, below)
         return (0.5 * below) * _bell(x / (2.3 * self.ea)) * _bell(rise / reach)
 
-    def _low_lid(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """How far a blink lifts each place, most at the lower lid's edge: white that the upper lid would leave, where
-        an estimate put the lids too near each other, goes under it."""
-        p = (1 - (x / (1.12 * self.ea)) ** 2).clamp(min=0)
-        edge = 0.95 * self.eb * p
-        above = (y / edge.clamp(min=2 / self.size)).clamp(0, 1)
-        return 0.35 * self.eb * p * torch.where(y < edge, above, _bell((y - edge) / (2.2 * self.eb)))
-
     def _lids(
         self,
         at: list[Corner],
         x: torch.Tensor,
         y: torch.Tensor,
+        shut: torch.Tensor,
         blink: torch.Tensor,
-        rise: torch.Tensor,
         gaze_x: torch.Tensor,
         gaze_y: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, LidPaint]:
-        """Close the upper lid, with the lower one's rise, and turn the eye: source x, y relative to the eye, and what
-        is drawn over it."""
+        """Close the upper lid, raise the lower one in a blink and turn the eye: source x, y relative to the eye, and
+        what is drawn over it."""
         px = 2 / self.size
         along = x / (1.12 * self.ea)
         p = (1 - along * along).clamp(min=0)
         open_edge, low_edge = -1.1 * self.eb * p.sqrt() * p.sqrt().sqrt(), 0.95 * self.eb * p
-        edge = open_edge + blink * 0.97 * (low_edge - open_edge)
+        edge = open_edge + shut * 0.97 * (low_edge - open_edge)
         fold = -0.75 * self.bh
         lid = (y > fold) & (y < edge) & (p > 0)
-        slack = px * (4 * blink).clamp(max=1)  # the photograph's own lashes stay where they are, under the lid
+        slack = px * (4 * shut).clamp(max=1)  # the photograph's own lashes stay where they are, under the lid
         stretched = fold + (y - fold) * ((open_edge - slack - fold) / (edge - fold).clamp(min=1e-4))
         turn = (1 - along**4).clamp(min=0) * _bell(y / (1.5 * self.eb))
+        beyond = y - low_edge
+        low_lid = torch.where(beyond < 0, (y / low_edge.clamp(min=px)).clamp(0, 1), _bell(beyond / (2.2 * self.eb)))
+        rise = 0.35 * self.eb * blink * p * low_lid  # so that white which an estimate left open goes under the lash
         x_out = torch.where(lid, x, x - (0.28 * self.ea) * gaze_x * turn)
         y_out = torch.where(lid, stretched, y + rise + (0.4 * self.eb) * gaze_y * turn)
 
@@ -114,9 +109,9 @@ class Eyes:
         plain = self.plain.repeat_interleave(count, 0)[:, None, None]
         crease = open_edge - 1.1 * self.eb  # plain skin begins here and is whole at the open lid's edge
         reach = ((y - crease) / (1.3 * self.eb)).clamp(0, 1) * (2.5 * p).clamp(max=1)
-        cover = torch.where(lid, reach * plain * (1.5 * blink).clamp(max=1), torch.zeros_like(y))
+        cover = torch.where(lid, reach * plain * (1.5 * shut).clamp(max=1), torch.zeros_like(y))
         round_lid = 1 - 0.16 * ((y - crease) / (edge - crease).clamp(min=px) - 0.45) ** 2 * 4
-        lash = _bell((y - edge) / max(LINE, 1.4 * px)) * (2.2 * p).clamp(max=1) * (2.5 * blink - 0.25).clamp(0, 1)
+        lash = _bell((y - edge) / max(LINE, 1.4 * px)) * (2.2 * p).clamp(max=1) * (2.5 * shut - 0.25).clamp(0, 1)
         paint = LidPaint(at, skin * round_lid.clamp(0.7, 1)[..., None], cover[..., None], (1 - 0.5 * lash)[..., None])
         return x_out, y_out, paint
 
