@@ -114,7 +114,8 @@ embedded: embedded-weights  ## the same, and measure it
 	mv $(RUNS)/figures.part $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 
-# Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces, VOICES="--voices DIR" for people.
+# Five short fine-tunes of what `make embedded` left, then the table. FACES="--portraits F" for real faces,
+# VOICES="--voices DIR" for people.
 EXPORT    = $(BIN)/python -m training.export $(call RESULT,$(1)) $(RUNS)/$(1).safetensors
 FINE_TUNE = $(call STAGE,causal,ablation-$(1),$(1)) --start $(call RESULT,distill) --teacher $(call RESULT,causal) && \
   $(call EXPORT,$(1))
