@@ -120,12 +120,16 @@ def run(clips: Path, vae: Path, out: Path, model: str, latents: int, device: tor
     todo = list(places(clips, out, latents, config))
     open_checkpoint(vae)  # says it plainly if it is not there
     encode = by(load_encoder(config, vae, device, torch.float32), device)
-    made_of = {"clips": clips, "vae": vae}
     with held(out, "encoding into"):
         hold_settings(
             out / "encode.json",
-            {name: str(path.resolve()) for name, path in made_of.items()}
-            | {"model": model, "size": config.pixel_size[0], "latents": latents},
+            {
+                "clips": str(clips.resolve()),
+                "vae": str(vae.resolve()),
+                "model": model,
+                "size": config.pixel_size[0],
+                "latents": latents,
+            },
         )
         there = 0
         for number, place in enumerate(todo, 1):
