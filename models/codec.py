@@ -52,6 +52,7 @@ class StreamingDecoder(Protocol[State]):
         """Decode [F, C, h, w] to RGB uint8 [N, H, W, 3], on the codec's device, and the next state.
 
         N is 4F, or 4F - 3 when the state is fresh: a call's first latent shows only the last of its four frames.
+        Clips by themselves have their own count (models.clip_codec).
         """
         ...
 
