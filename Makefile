@@ -99,8 +99,8 @@ STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpu
   --visemes $(RUNS)/visemes.safetensors $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
 embedded-weights: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
-	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.make_data --out $(RUNS)/corpus.npz $(DATA)
-	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.landmarks --out $(RUNS)/landmarks.safetensors
+	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.data.synthetic.make_data --out $(RUNS)/corpus.npz $(DATA)
+	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.data.faces.landmarks --out $(RUNS)/landmarks.safetensors
 	test -f $(RUNS)/visemes.safetensors || \
 	  $(BIN)/python -m training.viseme_estimator --data $(RUNS)/corpus.npz --out $(RUNS)/visemes.safetensors
 	$(call STAGE,base,base-$(COLUMN),base)
@@ -110,7 +110,7 @@ embedded-weights: setup  ## train the embedded model anew from nothing (training
 	$(BIN)/python -m training.export $(call RESULT,distill) $(RUNS)/dit.safetensors
 
 embedded: embedded-weights  ## the same, and measure it
-	$(BIN)/python -m benchmarks.voice_only --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.part
+	$(BIN)/python -m benchmarks.motion.voice_only --weights $(RUNS)/dit.safetensors > $(RUNS)/figures.part
 	mv $(RUNS)/figures.part $(RUNS)/figures.txt
 	@cat $(RUNS)/figures.txt
 
@@ -125,7 +125,7 @@ ablation: setup  ## what each component of Knot Forcing does, by weights that we
 	$(call FINE_TUNE,k2)
 	$(call FINE_TUNE,l9)
 	$(call FINE_TUNE,self-forcing)
-	$(BIN)/python -m benchmarks.ablation --weights-file $(RUNS)/dit.safetensors --keep $(RUNS)/rolls $(VOICES) $(FACES) \
+	$(BIN)/python -m benchmarks.motion.ablation --weights-file $(RUNS)/dit.safetensors --keep $(RUNS)/rolls $(VOICES) $(FACES) \
 	  --weights "constant offset=$(RUNS)/own.safetensors" --weights "window only=$(RUNS)/k0.safetensors" \
 	  --weights "k = 0=$(RUNS)/k0.safetensors" --weights "k = 2=$(RUNS)/k2.safetensors" \
 	  --weights "L = 9=$(RUNS)/l9.safetensors" \

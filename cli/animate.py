@@ -23,18 +23,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli.mp4 import Mp4Writer, reason
-from engine.config import EngineConfig
-from engine.decimate import DRIVE_RATE, PLAYOUT_RATE, decimate
-from engine.errors import MediaError, RequestError
-from engine.framing import FramedPortrait
-from engine.landmark_file import file_beside, landmarks_beside
-from engine.messages import ModelInfo, Rollout
-from engine.pool import LocalPool
-from engine.pose import read_poses
-from engine.stream_client import EngineStream, StreamSpec
-from engine.wav import read_wav
-from engine.worker_client import WORKER_COMMAND
-from server.picture_reader import read_portrait
+from engine.media.decimate import decimate
+from engine.media.pose import read_poses
+from engine.media.wav import read_wav
+from engine.pool.client import WORKER_COMMAND
+from engine.pool.local import LocalPool
+from engine.pool.stream import EngineStream, StreamSpec
+from engine.portrait.framing import FramedPortrait
+from engine.portrait.landmark_file import file_beside, landmarks_beside
+from engine.wire.messages import ModelInfo, Rollout
+from ground.config import EngineConfig
+from ground.errors import MediaError, RequestError
+from ground.units import DRIVE_RATE, PLAYOUT_RATE
+from server.portraits.reader import read_portrait
 
 Poses = list[tuple[float, dict[str, float]]]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from engine.errors import one_line_errors
+from ground.errors import one_line_errors
 
 app = typer.Typer(
     help="A real-time avatar server: a browser calls, one portrait answers.",
@@ -65,7 +65,7 @@ def serve(
     from pydantic import ValidationError
 
     from models.checkpoints.presence import check_model
-    from server.run import serve as run_server
+    from server.http.run import serve as run_server
     from server.settings import Settings, engine_config
 
     given = {name: value for name, value in locals().items() if value is not None and name in Settings.model_fields}
@@ -105,8 +105,8 @@ def animate(
     """Make a video of a portrait speaking a recording, by the same worker as a live call."""
     from cli.animate import AnimateJob
     from cli.animate import animate as run_animate
-    from engine.config import EngineConfig
-    from engine.messages import Rollout
+    from engine.wire.messages import Rollout
+    from ground.config import EngineConfig
 
     with one_line_errors("knotcast"):
         folder = models_folder(models_dir)
@@ -186,11 +186,11 @@ def train(
 
 @bench.command("engine", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench_engine(context: typer.Context) -> None:
-    """Chunks per second of a model on this machine. Options: see `python -m benchmarks.engine --help`."""
+    """Chunks per second of a model on this machine. Options: see `python -m benchmarks.speed.engine --help`."""
     import subprocess
 
     # By name and in its own process: benchmarks use everything and are imported by nothing.
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "benchmarks.engine", *context.args]))
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "benchmarks.speed.engine", *context.args]))
 
 
 @bench.command("memory")

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from engine.errors import RequestError
+from ground.errors import RequestError
 from models.checkpoints.convert import Conversion, convert
 from models.checkpoints.fetch import fetch, find_known
 from models.checkpoints.folders import WEIGHTS, model_folder

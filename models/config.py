@@ -6,7 +6,7 @@ One dataclass pair describes every family; presets are a base plus ``dataclasses
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from engine.errors import RequestError
+from ground.errors import RequestError
 
 Prediction = Literal["flow", "x0"]
 
@@ -41,7 +41,7 @@ class DiTConfig:
     latent_channels: z. inpainting: the input carries the condition latent and a mask channel (1 = given) beside
     the noisy latent. reference_channels: r, the codec's reference features (0 for Wan). text_dim: width of the text
     encoder, None = no text cross-attention. drive_dim, drive_tokens: width and number of driving tokens of one latent
-    frame, 0 = none: 640 values of log-mel, ``visemes`` estimates of the lips (``models.viseme_estimator``, 0 = none),
+    frame, 0 = none: 640 values of log-mel, ``visemes`` estimates of the lips (``models.encoders.visemes``, 0 = none),
     16 given controls and their mask; drive_blocks: after which blocks they are attended. audio: the drive is a speech
     encoder's features, attended inside every block in the text's place. prediction: what the head predicts.
     """
@@ -122,11 +122,11 @@ class ModelConfig:
     """A model as a call sees it: its transformer, its pictures, its clock and its noise schedule.
 
     latent_size: (height, width) of a latent. pixel_size: (width, height) of a frame. frames_per_latent: frames one
-    latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.flow``).
+    latent stands for; the first of a stream gives one. shift, steps: the few-step schedule (``engine.rollout.flow``).
     trained_latents: length of a training clip, from which the reference's index follows. running_ahead: the default of
     ``RolloutSpec``. rollout, chunk, knot, window, sink: likewise, its own. codec: what turns pictures into latents
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
-    ``ltx-clips`` (chunks that are clips by themselves, see ``models.clip_codec``), empty = nothing (throughput only).
+    ``ltx-clips`` (chunks that are clips by themselves, see ``models.codecs.clip``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
     weights: whose weights it runs with, empty = its own. for_tests: no list for users names it. unverified: what of all
     this nobody has yet held against the published files.

@@ -18,14 +18,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.errors import EngineError
-from models.carry import StreamState
+from ground.errors import EngineError
+from models.codecs.carry import StreamState
+from models.codecs.wan import DECODERS, on_meta
+from models.codecs.wan_vae import WanEncoder
 from models.config import ModelConfig
-from models.dit import CausalWanDiT
-from models.float8 import in_float8
+from models.dit.float8 import in_float8
+from models.dit.transformer import CausalWanDiT
 from models.presets import PRESETS, with_preset
-from models.wan_codec import DECODERS, on_meta
-from models.wan_vae import WanEncoder
 
 GIB = 2**30
 BYTES = 2  # of a bf16 value

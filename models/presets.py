@@ -5,7 +5,7 @@ A base plus ``dataclasses.replace``. The embedded model has none: its sizes are 
 
 from dataclasses import dataclass, replace
 
-from engine.errors import RequestError
+from ground.errors import RequestError
 from models.config import ModelConfig
 
 

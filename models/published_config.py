@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
+from ground.errors import EngineError
 from models.config import ModelConfig
 
 PUBLISHED = "config.json"

@@ -12,27 +12,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.errors import EngineError, RequestError
+from ground.errors import EngineError, RequestError
 from models.checkpoints.fit import require, shapes_of
 from models.checkpoints.folders import DIT, LTX, LTX_CONFIG, TINY, VAE, WAV2VEC_CONFIG, model_folder
 from models.checkpoints.names import ignored_prefixes
 from models.checkpoints.parts import kind_of
 from models.checkpoints.presence import missing
 from models.checkpoints.reading import open_checkpoint
-from models.clip_codec import ClipCodec, WanClips
-from models.codec import Codec
+from models.codecs.base import Codec
+from models.codecs.clip import ClipCodec, WanClips
+from models.codecs.ltx import LtxClips
+from models.codecs.motion import MotionCodec
+from models.codecs.wan import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta, random_part
+from models.codecs.wan_vae import WanDecoder, WanEncoder
 from models.config import ModelConfig, find_config
-from models.dit import CausalWanDiT, TextContext, randomise_
-from models.float8 import in_float8, require_float8
-from models.ltx_codec import LtxClips
+from models.dit.float8 import in_float8, require_float8
+from models.dit.transformer import CausalWanDiT, TextContext, randomise_
+from models.encoders.speech import SpeechEncoder
+from models.encoders.text import TextSource, embed_text
 from models.memory import check
-from models.motion_codec import MotionCodec
 from models.presets import with_preset
 from models.published_config import check_published
-from models.speech_encoder import SpeechEncoder
-from models.text_encoder import TextSource, embed_text
-from models.wan_codec import DECODERS, WanCodec, build_decoder, build_encoder, finished, on_meta, random_part
-from models.wan_vae import WanDecoder, WanEncoder
 
 log = logging.getLogger(__name__)
 FLOAT8 = "float8"

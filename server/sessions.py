@@ -6,14 +6,14 @@ import hmac
 import secrets
 from dataclasses import dataclass, field
 
-from engine.clock import monotonic
-from engine.config import RUNNING_AHEAD, STRATEGIES
-from engine.errors import CapacityError, RequestError
-from engine.messages import Rollout
-from engine.stream_client import StreamSpec
-from server.call import Call, CallParts
-from server.portraits import Portrait, PortraitStore
-from server.security import digest, new_token
+from engine.pool.stream import StreamSpec
+from engine.wire.messages import Rollout
+from ground.clock import monotonic
+from ground.config import RUNNING_AHEAD, STRATEGIES
+from ground.errors import CapacityError, RequestError
+from server.access.keys import digest, new_token
+from server.call.call import Call, CallParts
+from server.portraits.store import Portrait, PortraitStore
 
 REMEMBER_S = 60.0  # an ended session still says why
 SWEEP_S = 0.5

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.config import EngineConfig
+from ground.config import EngineConfig
 
 
 class IceServer(BaseModel, frozen=True):
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     delay_ms: int = Field(0, ge=0, le=5000)  # 0: from the model's chunk and its measured cost
     max_say_seconds: float = Field(120.0, gt=0)
 
-    # Measurement: number every generated picture in its lowest rows (server/stamp.py)
+    # Measurement: number every generated picture in its lowest rows (server/call/stamp.py)
     stamp_frames: bool = False
 
     @model_validator(mode="after")

@@ -19,11 +19,11 @@ from av import AudioFrame
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from server.app import create_app
-from server.picture_messages import FrameReply
+from server.call.stamp import read_stamp
+from server.http.app import create_app
+from server.portraits.jobs import FrameReply
 from server.rtc.microphone import replace_jitter_buffer
 from server.settings import Settings
-from server.stamp import read_stamp
 from tests.faces import LANDMARKS, drawn_face
 from tests.fake_pool import BOX, FakePool
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from models.codecs.wan import build_decoder, build_encoder
 from models.config import T2V_TINY_TEST, ModelConfig
-from models.dit import CausalWanDiT, randomise_
-from models.wan_codec import build_decoder, build_encoder
+from models.dit.transformer import CausalWanDiT, randomise_
 
 State = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models.config import EMBEDDED, ModelConfig
-from models.dit import CausalWanDiT, randomise_
+from models.dit.transformer import CausalWanDiT, randomise_
 from training.clips import ClipBatch
 from training.noise import Draws
 

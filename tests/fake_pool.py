@@ -9,10 +9,10 @@ import asyncio
 
 import numpy as np
 
-from engine.errors import CapacityError, EngineError
-from engine.messages import ModelInfo
-from engine.pool import PoolStats
-from engine.stream_client import MediaChunk, StreamSpec
+from engine.pool.local import PoolStats
+from engine.pool.stream import MediaChunk, StreamSpec
+from engine.wire.messages import ModelInfo
+from ground.errors import CapacityError, EngineError
 
 SIZE, FPS = 256, 25
 CHUNK, FIRST, AHEAD = 12, 9, 4
@@ -37,19 +37,19 @@ class FakeStream:
         self._news = asyncio.Event()
         self._lost: EngineError | None = None
 
-    def push_voice(self, pcm: np.ndarray, at_sample: int) -> None:
-        assert at_sample <= (self._end or self.first * SAMPLES), "voice has a gap"
-        self.pushed.append((at_sample, pcm.copy()))
-        end = at_sample + len(pcm)
-        for frame in range(at_sample // SAMPLES, -(-end // SAMPLES)):
-            start, stop = max(at_sample, frame * SAMPLES), min(end, (frame + 1) * SAMPLES)
+    def push_voice(self, pcm: np.ndarray, at: int) -> None:
+        assert at <= (self._end or self.first * SAMPLES), "voice has a gap"
+        self.pushed.append((at, pcm.copy()))
+        end = at + len(pcm)
+        for frame in range(at // SAMPLES, -(-end // SAMPLES)):
+            start, stop = max(at, frame * SAMPLES), min(end, (frame + 1) * SAMPLES)
             own = self._voice.setdefault(frame, np.zeros(SAMPLES, np.int16))
-            own[start - frame * SAMPLES : stop - frame * SAMPLES] = pcm[start - at_sample : stop - at_sample]
+            own[start - frame * SAMPLES : stop - frame * SAMPLES] = pcm[start - at : stop - at]
         self._end = max(self._end, end)
         self._news.set()
 
-    def push_pose(self, controls: dict[str, float], at_frame: float) -> None:
-        self.poses.append((at_frame, dict(controls)))
+    def push_pose(self, controls: dict[str, float], at: float) -> None:
+        self.poses.append((at, dict(controls)))
 
     def set_deadline(self, frame: int, deadline: float) -> None:
         self.deadlines.append((frame, deadline))

@@ -1,10 +1,10 @@
 """A worker process without a model, for tests of what stands above the process wall: it starts in a moment.
 
-It answers like ``engine.worker``: every chunk's frame n is grey level n % 200 + 16, made as soon as the voice reaches
-its end. ``--config`` is read for ``slots`` and ``model``: "hang" stops reading after the first chunk, "refuse" fails
-to start, "garbage" talks nonsense, "crash" exits at once, "full" has no memory for a stream and "tight" none to start,
-unless the preset is the last, whose pictures are smaller, "late" first answers what was asked in epoch 0. A stream with
-seed 666 fails, one with seed 667 kills the process.
+It answers like ``engine.worker.loop``: every chunk's frame n is grey level n % 200 + 16, made as soon as the voice
+reaches its end. ``--config`` is read for ``slots`` and ``model``: "hang" stops reading after the first chunk, "refuse"
+fails to start, "garbage" talks nonsense, "crash" exits at once, "full" has no memory for a stream and "tight" none to
+start, unless the preset is the last, whose pictures are smaller, "late" first answers what was asked in epoch 0. A
+stream with seed 666 fails, one with seed 667 kills the process.
 """
 
 import argparse
@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.channel import WorkerChannel
-from engine.errors import AvatarError
-from engine.frame_ring import FrameRing
-from engine.messages import (
+from engine.wire.channel import WorkerChannel
+from engine.wire.frame_ring import FrameRing
+from engine.wire.messages import (
     PROTOCOL_VERSION,
     ChunkReady,
     CloseStream,
@@ -38,6 +37,7 @@ from engine.messages import (
     StreamClosed,
     StreamOpened,
 )
+from ground.errors import AvatarError
 
 SIZE, CHUNK, FIRST, SAMPLES = 64, 12, 9, 640
 

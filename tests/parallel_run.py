@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from models.dit import CausalWanDiT
+from models.dit.transformer import CausalWanDiT
 from tests.clips import TINY, NoiseClips
 from training.configs import PRESETS, StageConfig
 from training.parallel import World, joined

@@ -11,12 +11,12 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from engine.framing import FramedPortrait, frame_portrait
-from models.motion import INDEX
-from models.rig import prepare_rig
-from training.synthetic.phonemes import Phoneme
-from training.synthetic.tracks import HeadStyle, head_tracks, loudness
-from training.synthetic.visemes import lip_tracks
+from engine.portrait.framing import FramedPortrait, frame_portrait
+from ground.motion import INDEX
+from models.codecs.rig import prepare_rig
+from training.data.synthetic.phonemes import Phoneme
+from training.data.synthetic.tracks import HeadStyle, head_tracks, loudness
+from training.data.synthetic.visemes import lip_tracks
 
 Frames = NDArray[np.uint8]
 Sound = NDArray[np.float32]
@@ -24,7 +24,7 @@ Sound = NDArray[np.float32]
 SAMPLES = Path(__file__).resolve().parent.parent / "client_web" / "samples"
 RATE = 16_000
 TOP, SIDE = 32, 64  # what is added around the portrait, pixels
-# What sentence.wav says: espeak-ng's phonemes and their ends in seconds, aligned by training.synthetic.alignment.
+# What sentence.wav says: espeak-ng's phonemes and their ends in seconds, aligned by training.data.synthetic.alignment.
 SAID = (
     "_:0.01 f:0.10 r:0.15 0:0.20 m:0.31 f:0.40 e@:0.57 r:0.62 @:0.67 s:0.77 t:0.88 k:0.92 r:0.99 i::1.09 tS:1.17 "
     "3:1.30 z:1.45 w:1.54 i::1.61 d:1.67 I2:1.75 z:1.83 aI@:2.07 r-:2.13 I:2.16 N:2.29 k:2.37 r:2.43 i::2.60 s:2.78 "

@@ -10,20 +10,18 @@ import pytest
 from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("cli", "server", "engine", "models", "training", "benchmarks")
+PACKAGES = ("cli", "server", "engine", "models", "ground", "training", "benchmarks")
 
 
-def modules() -> list[str]:
-    """Every Python and JavaScript module as the map writes it: path inside its top folder, without suffix."""
-    found = [path.relative_to(ROOT / package) for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    found += [path.relative_to(ROOT / "client_web") for path in (ROOT / "client_web").rglob("*.js")]
-    names = {str(path.with_suffix("")) for path in found if path.stem != "__init__"}
-    return sorted(name.removeprefix("rtc/") for name in names)
+def rooms() -> list[str]:
+    """Every folder that holds Python modules, as the map writes it."""
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.stem != "__init__"]
+    return sorted({f"{path.parent.relative_to(ROOT)}/" for path in files})
 
 
-def test_the_map_names_every_module() -> None:
+def test_the_map_names_every_room() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    assert [name for name in modules() if f"`{name}`" not in text] == []
+    assert [room for room in rooms() if room not in text] == []
 
 
 @pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"])
@@ -64,7 +62,8 @@ def test_what_runs_on_a_bare_gpu_machine_imports_with_its_opencv_5() -> None:
     """OpenCV 5 has no HOG descriptor and no cascades; there they are never used, so they must not be asked for."""
     words = (
         "import cv2; del cv2.HOGDescriptor, cv2.CascadeClassifier; "
-        "import benchmarks.engine, benchmarks.gpu, benchmarks.small_card, cli.main, training.export, training.run"
+        "import benchmarks.speed.engine, benchmarks.speed.gpu, benchmarks.speed.small_card, "
+        "cli.main, training.export, training.run"
     )
     subprocess.run([sys.executable, "-c", words], cwd=ROOT, check=True, timeout=120)
 

@@ -1,9 +1,9 @@
-"""Voice tokens frame by frame, as `models.features.LogMelConfig` says them: what faster ways are held against."""
+"""Voice tokens frame by frame, as `models.encoders.mel.LogMelConfig` says them: what faster ways are held against."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import LogMelConfig
+from models.encoders.mel import LogMelConfig
 
 FloatArray = NDArray[np.float32]
 

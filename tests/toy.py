@@ -5,13 +5,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
-from engine.runner import ModelRunner, SlottedPass
+from engine.worker.runner import ModelRunner, SlottedPass
+from ground.config import RolloutSpec
 from models.config import DiTConfig, ModelConfig
-from models.dit import CausalWanDiT, randomise_
+from models.dit.transformer import CausalWanDiT, randomise_
 from models.registry import LoadedModel
 
 TOY = ModelConfig(

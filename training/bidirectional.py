@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.attention import BlockMask
-from models.dit import CausalWanDiT
+from models.dit.attention import BlockMask
+from models.dit.transformer import CausalWanDiT
 from training.clips import ClipBatch, DropoutConfig, withhold
 from training.noise import Draws, add_noise, to_x0
 from training.sequence import ExposureConfig

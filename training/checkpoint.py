@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from engine.errors import RequestError
-from engine.files import replacing
+from ground.errors import RequestError
+from ground.files import replacing
 from training.parallel import placed, whole
 from training.stream import ClipStream
 

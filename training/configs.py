@@ -8,8 +8,8 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from engine.config import RolloutSpec
-from engine.errors import RequestError
+from ground.config import RolloutSpec
+from ground.errors import RequestError
 from models.config import EMBEDDED, WAN21_1_3B, ModelConfig
 from training.bidirectional import Guidance
 from training.clips import DropoutConfig

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
-from models.features import LogMelConfig, mel_edges
-from models.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
-from models.motion_codec import pack_controls, reference_features
-from models.viseme_estimator import HISTORY, LEVELLED, VisemeEstimator
+from ground.errors import RequestError
+from ground.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, SCALES
+from models.codecs.motion import pack_controls, reference_features
+from models.encoders.mel import LogMelConfig, mel_edges
+from models.encoders.visemes import HISTORY, LEVELLED, VisemeEstimator
 from training.clips import ClipBatch
-from training.faces import training_landmarks
+from training.data.faces.folder import training_landmarks
+from training.data.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 from training.given import GivenConfig, give
-from training.synthetic.corpus import HEAD, HEAD_TAIL, LIPS
 
 FloatArray = NDArray[np.float32]
 POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll", "tx", "ty"))
@@ -36,7 +36,7 @@ class ClipConfig:
     the last of seven chunks it lies 4..22 ahead. throat: range of the factor by which a voice's formants move.
     colour_db: spread of the smooth gain over frequency, as microphones and speakers differ. articulation: range of the
     factor by which the lips move further, and what is heard of them (but for closing, which is no matter of degree): a
-    call's level (`engine.viseme_level`) is then obeyed. Probabilities are per clip."""
+    call's level (`engine.drive.viseme_level`) is then obeyed. Probabilities are per clip."""
 
     latents: int = 22
     reference_ahead: tuple[int, int] = (22, 40)
@@ -53,7 +53,7 @@ class ClipConfig:
 
 
 class Corpus:
-    """An .npz of training.synthetic.corpus, by session. Raises RequestError ``bad_data`` for any other file."""
+    """An .npz of training.data.synthetic.corpus, by session. Raises RequestError ``bad_data`` for any other file."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -62,7 +62,7 @@ class Corpus:
                 self.lips, self.heads = file["lips"], file["heads"]
         except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
             raise RequestError(
-                "bad_data", f"{path} is no corpus: make one with python -m training.make_data"
+                "bad_data", f"{path} is no corpus: make one with python -m training.data.synthetic.make_data"
             ) from error
         self._check(path)
         self.starts = np.concatenate([[0], np.cumsum(self.frames)[:-1]])

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from engine.errors import RequestError, one_line_errors
+from ground.errors import RequestError, one_line_errors
 from training import checkpoint
 
 

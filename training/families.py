@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ground.motion import NAMES
 from models.config import ModelConfig
-from models.motion import NAMES
 from training.clips import ClipBatch
 from training.losses import LossConfig, flow_loss, motion_loss
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.motion import CHANNELS, INDEX
+from ground.motion import CHANNELS, INDEX
 
 FloatArray = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.files import replacing, writing
+from ground.files import replacing, writing
 
 Figures = dict[str, Any]
 

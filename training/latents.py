@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.errors import RequestError
-from engine.files import replacing
+from ground.errors import RequestError
+from ground.files import replacing
 from models.config import ModelConfig
 from training.clips import ClipBatch
 

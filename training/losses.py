@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.motion import NAMES
+from ground.motion import NAMES
 
 # Lips are what a viewer reads; the other weights make up for channels whose spread is small in their unit.
 _CHANNEL_WEIGHTS = {

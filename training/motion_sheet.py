@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.framing import frame_portrait
-from models.codec import Portrait, Reference
-from models.motion import CHANNELS, NAMES
-from models.motion_codec import MotionCodec, unpack_controls
+from engine.portrait.framing import frame_portrait
+from ground.motion import CHANNELS, NAMES
+from models.codecs.base import Portrait, Reference
+from models.codecs.motion import MotionCodec, unpack_controls
 
-PORTRAIT = Path(__file__).parent.parent / "client_web" / "samples" / "portrait_1.jpg"
+PORTRAIT = Path(__file__).resolve().parents[1] / "client_web" / "samples" / "portrait_1.jpg"
 WIDTH, ROW, FRAMES = 1024, 44, 8
 TRUTH, MADE, INK = (190, 190, 190), (60, 60, 200), (40, 40, 40)
 

@@ -43,7 +43,7 @@ class Draws:
 
 
 def shifted(u: Tensor, shift: float) -> Tensor:
-    """sigma = s u / (1 + (s - 1) u), for tensors (`engine.flow.shifted` is the same for one number)."""
+    """sigma = s u / (1 + (s - 1) u), for tensors (`engine.rollout.flow.shifted` is the same for one number)."""
     return shift * u / (1 + (shift - 1) * u)
 
 

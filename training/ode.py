@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.dit import CausalWanDiT
+from models.dit.transformer import CausalWanDiT
 from training.bidirectional import Guidance, walk
 from training.clips import ClipBatch
 from training.noise import Draws, shifted

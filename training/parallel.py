@@ -15,8 +15,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine.errors import RequestError
-from models.dit import CausalWanDiT
+from ground.errors import RequestError
+from models.dit.transformer import CausalWanDiT
 from models.registry import choose_device
 
 

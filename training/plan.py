@@ -9,7 +9,7 @@ tenth more.
 import math
 from dataclasses import dataclass
 
-from models.dit import CausalWanDiT
+from models.dit.transformer import CausalWanDiT
 from training.configs import StageConfig
 from training.sequence import Layout
 

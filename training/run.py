@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import RequestError
-from engine.files import held
-from models.dit import CausalWanDiT
-from models.viseme_estimator import WEIGHTS, load_viseme_estimator
+from ground.errors import RequestError
+from ground.files import held
+from models.dit.transformer import CausalWanDiT
+from models.encoders.visemes import WEIGHTS, load_viseme_estimator
 from training.clips import Clips
 from training.configs import StageConfig
 from training.dataset import ClipSampler, Corpus, load_portraits
@@ -30,7 +30,9 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None, visemes:
         frames = Layout(config.rollout, config.chunks).latents
         return LatentFolder(data, config.model, frames, config.clips.reference_ahead, config.seed)
     if not data.is_file():
-        raise RequestError("no_data", f"there is no corpus {data}: make one with python -m training.make_data")
+        raise RequestError(
+            "no_data", f"there is no corpus {data}: make one with python -m training.data.synthetic.make_data"
+        )
     features, opening = load_portraits(portraits)
     return ClipSampler(Corpus(data), features, opening, config.clips, config.seed, load_viseme_estimator(visemes))
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
-from engine.flow import FewStepSchedule
 from engine.rollout.base import Pass, Rollout, RolloutState
+from engine.rollout.flow import FewStepSchedule
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import make_rollout
+from ground.config import RolloutSpec
 from models.config import ModelConfig
-from models.dit import CausalWanDiT
+from models.dit.transformer import CausalWanDiT
 from training.clips import ClipBatch
 
 CachedFrame = list[tuple[Tensor, Tensor]]  # per layer keys and values [B, T, H, D]
@@ -45,7 +45,7 @@ class FrameView:
 
 
 class PassRunner:
-    """Runs the same pass of several calls as one batch; the counterpart of `engine.runner.ModelRunner`."""
+    """Runs the same pass of several calls as one batch; the counterpart of `engine.worker.runner.ModelRunner`."""
 
     def __init__(self, model: CausalWanDiT, text: Tensor | None, device: torch.device) -> None:
         self.model, self.text, self.device = model, text, device

@@ -11,9 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
-from models.attention import BlockMask, FrameRuns
-from models.dit import CausalWanDiT
+from ground.config import RolloutSpec
+from models.dit.attention import BlockMask, FrameRuns
+from models.dit.transformer import CausalWanDiT
 from training.clips import ClipBatch
 from training.noise import Draws, to_x0
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.flow import FewStepSchedule
-from models.dit import CausalWanDiT
+from engine.rollout.flow import FewStepSchedule
+from models.dit.transformer import CausalWanDiT
 from training import bidirectional, dmd, ode
 from training.bidirectional import conditioned, guided
 from training.clips import ClipBatch, withhold

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.errors import RequestError
+from ground.errors import RequestError
+from ground.motion import CHANNELS
 from models.checkpoints.names import transformer_name
 from models.checkpoints.reading import open_checkpoint
-from models.dit import CausalWanDiT
-from models.motion import CHANNELS
+from models.dit.transformer import CausalWanDiT
 from training.checkpoint import averaged_weights
 
 PATCH = "patch_embedding.weight"

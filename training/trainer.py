@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-from engine.errors import RequestError
-from engine.files import replacing
-from models.dit import CausalWanDiT
+from ground.errors import RequestError
+from ground.files import replacing
+from models.dit.transformer import CausalWanDiT
 from models.registry import choose_dtype
 from training.checkpoint import Progress, State
 from training.clips import Clips

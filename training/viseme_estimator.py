@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.errors import one_line_errors
-from models.motion import NAMES
-from models.viseme_estimator import VisemeEstimator
+from ground.errors import one_line_errors
+from ground.motion import NAMES
+from models.encoders.visemes import VisemeEstimator
 from training.arguments import at_least, new_file
 from training.checkpoint import export
+from training.data.synthetic.corpus import LIPS
 from training.dataset import ClipConfig, ClipSampler, Corpus
 from training.losses import channel_weights
-from training.synthetic.corpus import LIPS
 
 RATE, WARM, FINAL = 1.5e-3, 100, 0.02
 DROPOUT, DECAY, AVERAGE = 0.1, 0.02, 0.995

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
+from ground.config import RolloutSpec
 
 REFERENCE_SLOT = 0  # pinned frame of the cache
 

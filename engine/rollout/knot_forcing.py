@@ -9,9 +9,9 @@ unrotated, moving it costs nothing.
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
-from engine.flow import FewStepSchedule, draw
 from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
+from engine.rollout.flow import FewStepSchedule, draw
+from ground.config import RolloutSpec
 
 
 class KnotForcing:

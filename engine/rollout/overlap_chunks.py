@@ -10,9 +10,9 @@ pictures of its k latents are never shown either, so every chunk shows the pictu
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
-from engine.flow import FewStepSchedule, draw
 from engine.rollout.base import Denoise, Pass, RolloutState
+from engine.rollout.flow import FewStepSchedule, draw
+from ground.config import RolloutSpec
 
 
 class OverlapChunks:

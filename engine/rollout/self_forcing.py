@@ -9,9 +9,9 @@ of text alone has none. LongLive (arXiv:2509.22622) pins the video's first laten
 import torch
 from torch import Tensor
 
-from engine.config import RolloutSpec
-from engine.flow import FewStepSchedule, draw
 from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
+from engine.rollout.flow import FewStepSchedule, draw
+from ground.config import RolloutSpec
 
 
 class SelfForcing:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from engine.config import RolloutSpec
-from engine.errors import RequestError
-from engine.flow import FewStepSchedule
 from engine.rollout.base import Rollout
+from engine.rollout.flow import FewStepSchedule
 from engine.rollout.knot_forcing import KnotForcing
 from engine.rollout.overlap_chunks import OverlapChunks
 from engine.rollout.self_forcing import SelfForcing
+from ground.config import RolloutSpec
+from ground.errors import RequestError
 from models.config import ModelConfig
 
 STRATEGIES: dict[str, Callable[[RolloutSpec, FewStepSchedule], Rollout]] = {

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import RequestError
-from engine.files import replacing
+from ground.errors import RequestError
+from ground.files import replacing
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.fit import require
 from models.checkpoints.folders import LTX, WAV2VEC, is_packaged, model_folder
 from models.checkpoints.headers import read_header
@@ -15,7 +16,7 @@ from models.checkpoints.lora import is_adapter, merge, open_adapter
 from models.checkpoints.manifest import KNOWN
 from models.checkpoints.names import transformer_name
 from models.checkpoints.parts import Part, accepted_by, ignored_in, kind_of
-from models.checkpoints.reading import Checkpoint, open_checkpoint
+from models.checkpoints.reading import open_checkpoint
 from models.checkpoints.writing import write
 from models.config import CONFIGS, OFFERED, ModelConfig
 

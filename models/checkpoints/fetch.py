@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import EngineError, RequestError
-from engine.files import held, replacing
+from ground.errors import EngineError, RequestError
+from ground.files import held, replacing
 from models.checkpoints.convert import Conversion, convert, take
 from models.checkpoints.folders import DIT, TINY, VAE, model_folder
 from models.checkpoints.hub import Hub, Remote

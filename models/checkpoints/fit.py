@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from engine.errors import EngineError
-from models.checkpoints.reading import Checkpoint
+from ground.errors import EngineError
+from models.checkpoints.checkpoint import Checkpoint
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NAMED = 3  # of each kind, in one line

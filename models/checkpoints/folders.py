@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.files import reachable
+from ground.files import reachable
 
 DIT = "dit.safetensors"
 VAE = "vae.safetensors"  # Wan2.1's autoencoder, official names

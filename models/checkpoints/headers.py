@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from engine.errors import EngineError
+from ground.errors import EngineError
 
 MAX_HEADER_BYTES = 100 * 2**20  # the library's own limit
 MAX_NAME = 300

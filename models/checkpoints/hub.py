@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from engine.errors import EngineError, RequestError
+from ground.errors import EngineError, RequestError
 from models.checkpoints.manifest import HubFile
 
 STALLED_S = 60.0

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.errors import EngineError, RequestError
+from ground.errors import EngineError, RequestError
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.headers import TensorInfo
 from models.checkpoints.names import bare_name
-from models.checkpoints.reading import Checkpoint, open_checkpoint
+from models.checkpoints.reading import open_checkpoint
 
 _PAIR = re.compile(r"(.+)\.lora_(A|B)(?:\.\w+)?\.weight")
 # Settings under which the rule of the module's docstring is not the adapter's.

@@ -1,7 +1,7 @@
 """Names of parameters in every published format, turned into Wan2.1's official ones, which ours are.
 
-One map for the transformer (official, diffusers, and what trainers and PEFT wrap around either), `models.wan_keys` for
-the autoencoder. Knows no shapes and no files.
+One map for the transformer (official, diffusers, and what trainers and PEFT wrap around either),
+`models.checkpoints.wan_keys` for the autoencoder. Knows no shapes and no files.
 """
 
 import re

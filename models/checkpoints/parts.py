@@ -6,17 +6,17 @@ Also tells what a stranger's checkpoint is a part of, by its names.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from engine.errors import EngineError
+from ground.errors import EngineError
 from models.checkpoints.fit import Shapes, shapes_of
 from models.checkpoints.folders import DIT, LTX, TINY, VAE, WAV2VEC
 from models.checkpoints.headers import TensorInfo
 from models.checkpoints.names import bare_name, ignored_prefixes, transformer_name
+from models.checkpoints.wan_keys import official_name
+from models.codecs.tiny_decoder import TinyDecoder
+from models.codecs.wan import on_meta
+from models.codecs.wan_vae import WanDecoder, WanEncoder
 from models.config import ModelConfig
-from models.dit import CausalWanDiT
-from models.tiny_decoder import TinyDecoder
-from models.wan_codec import on_meta
-from models.wan_keys import official_name
-from models.wan_vae import WanDecoder, WanEncoder
+from models.dit.transformer import CausalWanDiT
 
 Names = Callable[[str], str]
 _NAMES: dict[str, Names] = {DIT: transformer_name, VAE: official_name}  # others: `bare_name`

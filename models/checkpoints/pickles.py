@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.headers import NAMES, TensorInfo, broken, check_name
-from models.checkpoints.reading import Checkpoint
 
 # What Self Forcing and its relatives keep side by side; averaged weights first, as their demos do. The critic is for
 # training only.

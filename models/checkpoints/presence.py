@@ -4,8 +4,8 @@ may ask before it begins. Not whether they fit."""
 import os
 from pathlib import Path
 
-from engine.config import EngineConfig
-from engine.errors import EngineError
+from ground.config import EngineConfig
+from ground.errors import EngineError
 from models.checkpoints.folders import DIT, INDEX, LTX, TINY, VAE, WAV2VEC, WAV2VEC_CONFIG, WEIGHTS, model_folder
 from models.checkpoints.manifest import advice
 from models.config import ModelConfig, find_config

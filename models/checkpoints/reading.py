@@ -1,51 +1,26 @@
-"""A checkpoint as names, shapes and types first, tensors later: one view of every file format and of what is made of
-it.
+"""Reader of checkpoint files in every published format: safetensors, shards with an index, trainers' ``.pt``.
 
-Nothing is read until `Checkpoint.read` asks for a tensor, so what does not fit is refused before memory is taken.
+Names, shapes and types come first; a tensor is read when `Checkpoint.read` asks for it.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from engine.errors import EngineError
-from engine.files import reachable
+from ground.errors import EngineError
+from ground.files import reachable
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.folders import INDEX
 from models.checkpoints.headers import TensorInfo, broken, check_name, read_header
+from models.checkpoints.pickles import open_pickle
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 MAX_INDEX_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """label: for messages. read: the tensor of a name, on the device it was opened for."""
-
-    label: str
-    tensors: Mapping[str, TensorInfo]
-    read: Callable[[str], Tensor]
-
-    @property
-    def bytes(self) -> int:
-        return sum(info.bytes for info in self.tensors.values())
-
-    def renamed(self, name: Callable[[str], str]) -> "Checkpoint":
-        """The same tensors by other names. Raises EngineError where two would share one."""
-        origin: dict[str, str] = {}
-        for old in self.tensors:
-            if (new := name(old)) in origin:
-                raise EngineError(
-                    "checkpoint_mismatch", f"{self.label} holds {new} twice, as {origin[new]} and as {old}"
-                )
-            origin[new] = old
-        tensors = {new: self.tensors[old] for new, old in origin.items()}
-        return Checkpoint(self.label, tensors, lambda new: self.read(origin[new]))
 
 
 def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
@@ -62,8 +37,6 @@ def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
     if not path.is_file():
         raise EngineError("checkpoint_missing", f"there is no checkpoint {path}")
     if path.suffix in PICKLED:
-        from models.checkpoints.pickles import open_pickle
-
         return open_pickle(path)
     if path.suffix != ".safetensors":
         raise broken(path, f"its name must end in .safetensors or one of {', '.join(PICKLED)}")

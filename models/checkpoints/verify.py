@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import AvatarError
+from ground.errors import AvatarError
 from models.checkpoints.fit import Fit, compare
 from models.checkpoints.folders import model_folder
 from models.checkpoints.lora import is_adapter

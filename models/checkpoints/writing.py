@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from engine.errors import RequestError
-from engine.files import replacing
+from ground.errors import RequestError
+from ground.files import replacing
+from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.headers import NAMES, TensorInfo
-from models.checkpoints.reading import Checkpoint
 
 _ALIGNMENT = 8
 

@@ -12,7 +12,7 @@ from aiortc.codecs.base import Encoder
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
 
-from engine.clock import Clock, monotonic
+from ground.clock import Clock, monotonic
 
 MIN_BITRATE = 150_000
 KEYFRAME_EVERY_S = 1.0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aioice import ice
 from aioice.candidate import Candidate, candidate_foundation, candidate_priority
 
-from server.security import own_addresses
+from server.access.hosts import own_addresses
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)

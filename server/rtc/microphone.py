@@ -15,9 +15,11 @@ from aiortc.utils import uint16_add, uint16_gt
 from av import AudioFrame
 from numpy.typing import NDArray
 
+from ground.units import PLAYOUT_RATE
+
 WAIT_PACKETS = 2
 RESTART_GAP = 1000  # packets: the sender began anew
-MAX_FILL = 48_000 // 5  # samples of silence put in for what was lost
+MAX_FILL = PLAYOUT_RATE // 5  # samples of silence put in for what was lost
 
 
 class PromptJitterBuffer:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from engine.errors import RequestError
+from ground.errors import RequestError
 from server.rtc.ice import IcePolicy
 
 MAX_BYTES = 64 * 1024

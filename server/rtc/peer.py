@@ -20,9 +20,9 @@ from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateErr
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 from aiortc.sdp import candidate_from_sdp
 
-from engine.clock import monotonic
-from engine.errors import RequestError
-from server.rtc.channel import Channel, guard_sctp
+from ground.clock import monotonic
+from ground.errors import RequestError
+from server.rtc.data_channel import Channel, guard_sctp
 from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
 from server.rtc.ice import IcePolicy, govern
 from server.rtc.microphone import replace_jitter_buffer

@@ -15,9 +15,9 @@ from av import AudioFrame, VideoFrame
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-RATE = 48_000
-TIME_BASE = Fraction(1, RATE)
-FRAME_SAMPLES = 960  # more than 20 ms in one frame become two Opus packets with one timestamp
+from ground.units import BLOCK, PLAYOUT_RATE
+
+TIME_BASE = Fraction(1, PLAYOUT_RATE)
 MAX_WAITING = 10  # 200 ms of sound; a sender further behind loses the oldest
 
 
@@ -32,10 +32,10 @@ class AudioTrack(MediaStreamTrack):
         self._news = asyncio.Event()
 
     def put(self, pcm: NDArray[np.int16], tick: int) -> None:
-        """pcm: int16 [960]; tick: its place on the call's clock, 20 ms each."""
-        assert pcm.shape == (FRAME_SAMPLES,), "an audio frame holds exactly 20 ms"
+        """pcm: int16 [BLOCK]; tick: its place on the call's clock, 20 ms each."""
+        assert pcm.shape == (BLOCK,), "an audio frame holds exactly 20 ms"
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(pcm).reshape(1, -1), format="s16", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = RATE, TIME_BASE, tick * FRAME_SAMPLES
+        frame.sample_rate, frame.time_base, frame.pts = PLAYOUT_RATE, TIME_BASE, tick * BLOCK
         self._blocks.append(frame)
         self._news.set()
 
@@ -77,7 +77,7 @@ class VideoTrack(MediaStreamTrack):
         # A new object each time: aiortc marks a frame as keyframe on the object itself and never takes it back.
         frame = VideoFrame.from_ndarray(picture, format="yuv420p")
         frame.color_range = ColorRange.MPEG
-        frame.time_base, frame.pts = TIME_BASE, tick * FRAME_SAMPLES
+        frame.time_base, frame.pts = TIME_BASE, tick * BLOCK
         return frame
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
-from benchmarks.browser import (
+from benchmarks.live.browser import (
     RunningServer,
     chromium_path,
     install_probe,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
 
-from benchmarks.browser import RunningServer, launch_chromium, running_server
-from benchmarks.live_call import press_call
+from benchmarks.live.browser import RunningServer, launch_chromium, running_server
+from benchmarks.live.call import press_call
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageFilter
 from playwright.sync_api import Page, Playwright, expect
 
-from benchmarks.browser import SAMPLES, RunningServer, launch_chromium
-from benchmarks.live_call import HEARD, Recording, Session, measure_av, picture_figures, press_call
+from benchmarks.live.browser import SAMPLES, RunningServer, launch_chromium
+from benchmarks.live.call import HEARD, Recording, Session, measure_av, picture_figures, press_call
 from tests.browser.conftest import PageOpener
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

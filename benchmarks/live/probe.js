@@ -1,0 +1,83 @@
+// Runs inside the page under measurement, before its own scripts: notes when each picture was shown and which frame number it
+// carries (server/call/stamp.py), and how loud the avatar was, 375 times a second. Times are performance.now() in ms.
+(() => {
+  const CELLS = 25;
+  const RATE = 48000;
+  const QUANTUM = 128;
+  const WINDOW = 16384;
+  const probe = (window.knotcastProbe = { pressed: null, pictures: [], sound: [], clock: [] });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#call")) probe.pressed ??= performance.now();
+  }, true);
+
+  const canvas = document.createElement("canvas");
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+
+  /** The frame number in the lowest rows, or null: 3 start bits, 20 bits of number, 2 check bits. */
+  function stampOf(video) {
+    const width = video.videoWidth;
+    const cell = Math.floor(width / 32);
+    const rows = Math.max(8, cell);
+    if (!cell) return null;
+    canvas.width = CELLS * cell;
+    canvas.height = rows;
+    pen.drawImage(video, 0, video.videoHeight - rows, canvas.width, rows, 0, 0, canvas.width, rows);
+    const top = Math.floor(rows / 4);
+    const lines = rows - 2 * top;
+    const { data } = pen.getImageData(0, top, canvas.width, lines);
+    const margin = Math.floor(cell / 4);
+    let bits = "";
+    for (let i = 0; i < CELLS; i++) {
+      let sum = 0;
+      for (let y = 0; y < lines; y++) {
+        for (let x = i * cell + margin; x < (i + 1) * cell - margin; x++) sum += data[(y * canvas.width + x) * 4 + 1];
+      }
+      const level = sum / (lines * (cell - 2 * margin));
+      if (level > 95 && level < 160) return null;
+      bits += level > 127 ? "1" : "0";
+    }
+    const digits = bits.slice(3, 23);
+    const check = [...digits].filter((bit) => bit === "1").length % 4;
+    return bits.startsWith("101") && parseInt(bits.slice(23), 2) === check ? parseInt(digits, 2) : null;
+  }
+
+  function watch(video) {
+    const seen = (now, { presentationTime, presentedFrames }) => {
+      probe.pictures.push([presentationTime ?? now, stampOf(video), presentedFrames]);
+      video.requestVideoFrameCallback(seen);
+    };
+    video.requestVideoFrameCallback(seen);
+  }
+
+  // An analyser looked at often and far back, rather than a worklet: the page's content policy would refuse the worklet's code.
+  function listen(stream) {
+    const context = new AudioContext({ sampleRate: RATE });
+    const analyser = new AnalyserNode(context, { fftSize: WINDOW });
+    context.createMediaStreamSource(stream).connect(analyser);
+    const samples = new Float32Array(WINDOW);
+    let heard = 0; // sample up to which loudness was noted
+    setInterval(() => {
+      const end = Math.round(context.currentTime * RATE);
+      analyser.getFloatTimeDomainData(samples);
+      probe.clock.push([performance.now(), end / RATE]);
+      for (heard = Math.max(heard, end - WINDOW); heard + QUANTUM <= end; heard += QUANTUM) {
+        const at = WINDOW - (end - heard);
+        let power = 0;
+        for (let i = at; i < at + QUANTUM; i++) power += samples[i] * samples[i];
+        probe.sound.push([heard / RATE, Math.sqrt(power / QUANTUM)]);
+      }
+    }, 25);
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const video = document.querySelector("video[data-testid=avatar]");
+    if (!video) return; // some other page
+    watch(video);
+    const timer = setInterval(() => {
+      if (!(video.srcObject?.getAudioTracks().length > 0)) return;
+      clearInterval(timer);
+      listen(video.srcObject);
+    }, 5);
+  });
+})();

@@ -1,0 +1,12 @@
+"""The command line of a benchmark."""
+
+import argparse
+
+
+def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The command line of `benchmarks.motion.name`, described by the module's text; --json is in it."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"benchmarks.motion.{name}"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    return parser

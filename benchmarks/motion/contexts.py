@@ -1,0 +1,119 @@
+"""How much the attention context changes from one emitted latent to the next, by rollout (the paper's Fig. 3).
+
+Computed exactly, from the passes that the rollouts themselves ask for; no model runs. The context of an emitted latent
+is everything that the denoising passes whose estimates enter it attend to: own frames, past latents, the reference. A
+fused knot is the mean of two estimates, so its context is that of two chunks: this is how the knot splits one abrupt
+change of context into two smaller ones.
+
+    python -m benchmarks.motion.contexts --svg contexts.svg
+"""
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.motion.command import make_parser
+from benchmarks.motion.variants import Variant
+from benchmarks.svg import Chart, bars, heat, page
+from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
+from ground.files import replacing
+from models.config import EMBEDDED
+from training.arguments import at_least, new_file
+
+REFERENCE = -1  # stands for the reference in a context, wherever in time it is
+
+# The paper's (a) is the first, its (b), LongLive, attends like the second, its (c) is the fourth.
+STRATEGIES: tuple[Variant, ...] = (
+    Variant("Self Forcing, all past kept", {"strategy": "self_forcing", "window": 24}),
+    Variant("Self Forcing, L = 6, start image pinned", {"strategy": "self_forcing"}),
+    Variant("Knot Forcing without knot, k = 0", {"knot": 0}),
+    Variant("Knot Forcing, k = 1", {}),
+    Variant("Knot Forcing, k = 2", {"knot": 2}),
+    Variant("Knot Forcing, k = 1, L = 9", {"window": 9}),
+)
+
+
+def chunk_passes(rollout: Rollout, chunks: int) -> list[list[Pass]]:
+    """The passes of each chunk, answered with zeros: what is attended depends on no value."""
+    shape = EMBEDDED.latent_shape
+    state = rollout.new_state(torch.zeros(shape), torch.zeros(1, *shape[1:]), 0)
+    found: list[list[Pass]] = []
+    for _ in range(chunks):
+        denoise, answer = rollout.denoise(state, torch.zeros(rollout.drive_latents, 1, 1)), None
+        found.append([])
+        while True:
+            try:
+                work = denoise.send(answer)
+            except StopIteration:
+                break
+            found[-1].append(work)
+            answer = None if work.is_commit else torch.zeros_like(work.latents)
+    return found
+
+
+def attended(work: Pass) -> tuple[tuple[int, ...], frozenset[int]]:
+    """A pass's own latents, and all it attends to, as absolute indices."""
+    own = tuple(work.origin + at for at in work.positions)
+    past = {REFERENCE if slot == REFERENCE_SLOT else work.origin + at for slot, at in work.reads}
+    return own, frozenset(own) | past
+
+
+def contexts(rollout: Rollout, chunks: int = 7) -> list[frozenset[int]]:
+    """The context of every emitted latent, 3 a chunk. Only for rollouts that fuse their knots."""
+    emitted = chunks * rollout.spec.chunk
+    found: list[frozenset[int]] = [frozenset()] * emitted
+    for passes in chunk_passes(rollout, chunks):
+        for work in passes:
+            if any(work.sigmas):
+                own, context = attended(work)
+                found = [seen | context if latent in own else seen for latent, seen in enumerate(found)]
+    return found
+
+
+def overlaps(found: Sequence[frozenset[int]]) -> list[float]:
+    """Intersection over union of the contexts of latents t and t + 1."""
+    return [len(a & b) / len(a | b) for a, b in zip(found, found[1:], strict=False)]
+
+
+def charts(name: str, found: Sequence[frozenset[int]], last: int) -> list[Chart]:
+    """The attention mask up to latent ``last``, and the overlaps beside it."""
+    columns = [REFERENCE, *range(last + 1)]
+    labels = ["ref", *(str(i) if i % 3 == 0 else "" for i in range(last + 1))]
+    rows = [str(i) if i % 3 == 0 else "" for i in range(len(found))]
+    mask = [[float(column in context) for column in columns] for context in found]
+    overlap = overlaps(found)
+    return [
+        heat(name, rows, labels, mask, cell=11, across="attended latent", down="emitted latent"),
+        bars(
+            f"overlap of contexts of t and t + 1 (least {min(overlap):.3f})",
+            rows[:-1],
+            overlap,
+            1.0,
+            across="emitted latent t",
+            width=420,
+            height=11 * len(found),
+        ),
+    ]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = make_parser("contexts", __doc__)
+    parser.add_argument("--chunks", type=at_least(1), default=7)
+    parser.add_argument("--svg", type=new_file, help="write the plot here")
+    arguments = parser.parse_args(words)
+    found = {v.name: contexts(v.rollout(EMBEDDED), arguments.chunks) for v in STRATEGIES}
+    data = {name: [round(value, 4) for value in overlaps(each)] for name, each in found.items()}
+    if arguments.json:
+        print(json.dumps(data))
+    else:
+        for name, values in data.items():
+            print(f"{name:42} least {min(values):.3f}   last chunk {' '.join(f'{v:.3f}' for v in values[-4:])}")
+    if arguments.svg is not None:
+        last = max(max(context) for each in found.values() for context in each)
+        with replacing(arguments.svg) as draft:
+            draft.write_text(page([charts(name, each, last) for name, each in found.items()]))
+
+
+if __name__ == "__main__":
+    main()

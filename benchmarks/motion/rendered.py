@@ -1,0 +1,23 @@
+"""Controls as the codec's own renderer shows them."""
+
+import numpy as np
+import torch
+
+from benchmarks.motion.motion_figures import FloatArray
+from benchmarks.motion.picture_figures import Pictures
+from ground.motion import SCALES
+from models.codecs.base import Portrait
+from models.codecs.motion import MotionCodec
+
+
+def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
+    """Controls relative to the photograph [T, 16] by the codec's own renderer: pictures, and the absolute controls that
+    they show."""
+    reference = codec.encode_reference(portrait)
+    absolute = codec.controls(torch.from_numpy(relative / np.array(SCALES)).float(), reference.payload)
+    return codec.render(absolute, reference).numpy(), absolute.numpy().astype(np.float64)
+
+
+def relative_to(codec: MotionCodec, portrait: Portrait, controls: FloatArray) -> FloatArray:
+    """Absolute controls as distances from the photograph's own state."""
+    return controls - np.asarray(codec.encode_reference(portrait).payload.own.numpy(), np.float64)

@@ -1,0 +1,291 @@
+"""Everything that a GPU machine is asked, in one run of ten minutes: `python -m benchmarks.speed.gpu --out DIR`.
+
+Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
+DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time
+left (--seconds) "not run", and the others go on. A run whose figures are to stay is copied as it is into
+`benchmarks/results/`, beside the others.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed.chunks import ceilings, codec_of, memory_mb, new_peak
+from benchmarks.speed.parts import VARIANTS, Bench, Variant, beside, compare, consumer_cards, pictures
+from engine.worker.runner import choose_attention, execution_of
+from ground.errors import one_line_errors
+from models.codecs.wan import DECODERS
+from models.config import EMBEDDED, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, ModelConfig
+from models.memory import GIB, plan
+from models.presets import PRESETS, with_preset
+from models.registry import LoadedModel, build_model, choose_device, choose_dtype
+from training.arguments import at_least, new_folder
+
+log = logging.getLogger(__name__)
+
+SIZES = ((832, 480), (512, 512))
+CARDS_GIB = (8, 12, 16, 24)
+PLAIN, RECORDED, COMPILED = "plain passes, joined", "graphs, fused", "all (compiled too)"
+CHILD_S = 150  # within which a child has answered, or hangs
+
+
+class Journal:
+    """The report as it grows, and the time that is left."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.report = path, {}  # type: Path, dict[str, Any]
+        self.note = ""
+        self.ends = time.monotonic() + seconds
+
+    def step(self, name: str, work: Callable[[], Any]) -> Any:
+        """What the work gives, None where it failed or was not run."""
+        if time.monotonic() > self.ends:
+            self.keep(name, "not run")
+            print(f"{name}: not run", flush=True)
+            return None
+        began = time.monotonic()
+        try:
+            result = work()
+        except Exception:
+            log.exception("%s failed", name)
+            self.keep(name, {"error": traceback.format_exc().strip().splitlines()[-6:]})
+            result = None
+        else:
+            self.keep(name, result)
+        print(f"{name} ({time.monotonic() - began:.1f} s): {json.dumps(self.report[name])}", flush=True)
+        return result
+
+    def keep(self, name: str, result: Any) -> None:
+        self.report[name] = result
+        self.path.write_text(json.dumps({"note": self.note, "gpu": self.report}, indent=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What all groups share. rounds: timed chunks of a variant. tiny: every model small enough for a test."""
+
+    journal: Journal
+    device: torch.device
+    rounds: int
+    chunks: int
+    tiny: bool
+
+    def load(self, name: str, config: ModelConfig) -> LoadedModel | None:
+        """With random weights, its seconds in the journal; None where that failed. A video's decoders are measured by
+        themselves."""
+        made: list[LoadedModel] = []
+
+        def work() -> str:
+            new_peak(self.device)
+            began = time.monotonic()
+            model = build_model(config, self.device, choose_dtype("auto", self.device), None)
+            made.append(model if config.codec == "motion" else replace(model, codec=None))
+            return f"{time.monotonic() - began:.1f} s"
+
+        self.journal.step(f"load {name}", work)
+        return made[0] if made else None
+
+    def video(self, config: ModelConfig) -> ModelConfig:
+        return WAN_TINY_TEST if self.tiny else config
+
+    def bench(self, model: LoadedModel, label: str, size: tuple[int, int]) -> Bench:
+        """A video model at a size in pixels, with the attention that is fastest there."""
+        bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.tiny else size))))
+        self.journal.step(f"{label}: attention ms", partial(attention, bench))
+        return bench
+
+    def compared(self, bench: Bench, label: str, names: list[str], rounds: int) -> None:
+        """Denoise only, each beside the textbook."""
+        for name in names:
+            self.journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
+
+    def fastest(self, bench: Bench, label: str) -> str | None:
+        """The best variant so far; what named cards would do follows from it."""
+        report = self.journal.report
+        best = bench.best(report, label)
+        if best is not None and "matmul_tflops" in report["machine"]:
+            fraction = report[f"{label}: {best}"]["tflops"] / report["machine"]["matmul_tflops"]
+            cards = partial(consumer_cards, bench, fraction)
+            self.journal.step(f"{label}: predicted realtime factor, at {fraction:.2f} of a card's ceiling", cards)
+        return best
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "memory_gib": round(torch.cuda.get_device_properties(device).total_memory / GIB, 1) if cuda else None,
+        "cpu": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        **ceilings(device, choose_dtype("auto", device)),
+    }
+
+
+def attention(bench: Bench) -> dict[str, float]:
+    return {name: round(ms, 3) for name, ms in choose_attention(bench.model, bench.rollout).items()}
+
+
+def room(device: torch.device) -> float:
+    """GiB that this process still holds once it has let go of what it can."""
+    new_peak(device)
+    return round(memory_mb(device) / 1024, 2)
+
+
+def whole_chunks(bench: Bench) -> Bench:
+    """For a decoder that takes a chunk's latents at once."""
+    config = bench.model.config
+    vae = replace(config.vae, at_once=bench.rollout.spec.chunk)
+    return Bench(replace(bench.model, config=replace(config, vae=vae), codec=None))
+
+
+def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -> dict[str, Any]:
+    return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
+
+
+def aside(bench: Bench, variant: Variant, kind: str, rounds: int) -> dict[str, Any]:
+    return beside(bench, variant, codec_of(bench.model, kind), rounds)
+
+
+def base(session: Session) -> None:
+    """The 1.3B: denoise only, then the whole way with each decoder."""
+    model = session.load("1.3B", session.video(WAN21_1_3B))
+    if model is None:
+        return
+    for size in SIZES:
+        label = "1.3B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
+        session.compared(bench, label, [RECORDED, COMPILED], session.rounds)
+        best = session.fastest(bench, label)
+        if best is None:
+            continue
+        bench = Bench(bench.model)  # without the memory of a baseline
+        for kind in DECODERS:
+            work = partial(shown, bench, VARIANTS[best], kind, 2 * session.rounds, session.journal.ends)
+            session.journal.step(f"{label}: decoder {kind}, {best}", work)
+        work = partial(shown, whole_chunks(bench), VARIANTS[best], "wan", 2 * session.rounds, session.journal.ends)
+        session.journal.step(f"{label}: decoder wan, a chunk's latents at once, {best}", work)
+        for kind in DECODERS:
+            work = partial(aside, bench, VARIANTS[best], kind, max(1, session.rounds // 2))
+            session.journal.step(f"{label}: decoder {kind}, on a stream of its own, {best}", work)
+
+
+def cards(session: Session) -> None:
+    """The smallest card of each preset. Begins with the one that the plan names; what held in less memory is not tried
+    in more, nor what failed in more in less."""
+    session.journal.step("memory: this process beside the children, GiB", partial(room, session.device))
+    config = session.video(WAN21_1_3B)
+    for preset in ("realtime",) if session.tiny else PRESETS:
+        made, held = plan(with_preset(config, preset), 1), dict[int, bool]()
+        planned = next((gib for gib in CARDS_GIB if made.fits(gib * GIB)), CARDS_GIB[-1])
+        for gib in sorted(CARDS_GIB, key=lambda each: abs(each - planned)):
+            if not any(holds == (known < gib) for known, holds in held.items()):
+                work = partial(on_card, config.name, preset, gib, session.device)
+                found = session.journal.step(f"memory: {preset} in {gib} GiB", work)
+                if found is not None:
+                    held[gib] = found["holds"]
+
+
+def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str, Any]:
+    """What `benchmarks.speed.small_card` says, in a process of its own, so that nothing else holds memory there."""
+    words = ["--model", model, "--preset", preset, "--gib", str(gib), "--device", str(device)]
+    command = [sys.executable, "-m", "benchmarks.speed.small_card", *words]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_S)
+    if child.returncode != 0:
+        raise RuntimeError((child.stderr.strip().splitlines() or [f"it ended with {child.returncode}"])[-1])
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def endurance(session: Session) -> None:
+    """A long call as calls are run: as many chunks as the time lets be."""
+    model = session.load("1.3B for long", session.video(WAN21_1_3B))
+    if model is not None:
+        label = "1.3B 512x512"
+        bench, variant = session.bench(model, label, (512, 512)), Variant(execution_of(model))
+        work = partial(shown, bench, variant, "wan-tiny", session.chunks, session.journal.ends)
+        session.journal.step(f"{label}: many chunks, decoder wan-tiny", work)
+
+
+def large(session: Session) -> None:
+    """The 14B, denoise only."""
+    model = session.load("14B", session.video(WAN21_14B))
+    if model is None:
+        return
+    for size in SIZES:
+        label = "14B {}x{}".format(*size)
+        bench = session.bench(model, label, size)
+        session.compared(bench, label, [COMPILED], max(1, session.rounds // 2))
+        session.fastest(bench, label)
+
+
+def ablation(session: Session) -> None:
+    """Every other way to run the 1.3B's passes."""
+    model = session.load("1.3B for the ablation", session.video(WAN21_1_3B))
+    if model is not None:
+        label, names = "1.3B 832x480", [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
+        session.compared(session.bench(model, label, SIZES[0]), label, names, max(1, session.rounds // 2))
+
+
+def embedded(session: Session) -> None:
+    model = session.load("embedded", EMBEDDED.at_size(128, 128) if session.tiny else EMBEDDED)
+    if model is not None:
+        session.compared(Bench(model), "embedded", [RECORDED, PLAIN], 4 * session.rounds)
+
+
+GROUPS: dict[str, Callable[[Session], None]] = {
+    "1.3b": base,
+    "memory": cards,
+    "endurance": endurance,
+    "14b": large,
+    "ablation": ablation,
+    "embedded": embedded,
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    device = choose_device(arguments.device)
+    journal = Journal(arguments.out / "gpu.json", arguments.seconds)
+    journal.note = (
+        "python -m benchmarks.speed.gpu: random weights, c=3, k=1, L=6, 4 steps, 12 frames a chunk, milliseconds a "
+        "chunk; variants are denoise only and stand beside the textbook rollout of the same run; decoders: end to end "
+        "to I420 in host memory."
+    )
+    journal.step("machine", partial(machine, device))
+    session = Session(journal, device, arguments.rounds, arguments.chunks, arguments.tiny)
+    for name, group in GROUPS.items():
+        if not arguments.only or name in arguments.only:
+            group(session)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=at_least(1.0), default=540.0, help="no step begins later")
+    parser.add_argument("--out", type=new_folder, required=True)
+    parser.add_argument("--only", action="append", choices=GROUPS, default=[], help="not all groups but these")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=6, help="timed chunks of each variant, and of the baseline"
+    )
+    parser.add_argument("--chunks", type=at_least(1), default=1000, help="of the long call, as far as time allows")
+    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with one_line_errors("benchmarks.speed.gpu"):
+        run(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""A photograph becomes a portrait: one face found, confirmed, cropped in the canonical framing, measured.
+
+Detection works with a prior: face boxes come from cascades, places in the upper middle are tried when those find none,
+and nothing counts as a face until its eyes were found and the aligned crop looks like one. Uploads, the command line
+and training all frame through here. Needs numpy, OpenCV and safetensors alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import cv2.data
+import numpy as np
+import numpy.typing as npt
+
+from engine.portrait.landmarks import (
+    CROP,
+    EYE_X,
+    LID_RISE,
+    LandmarkEstimator,
+    canonical_crop,
+    carried,
+    default_estimator,
+)
+from engine.portrait.patches import Floats, Image
+from ground.errors import RequestError
+
+DETECT_SIDE = 480  # faces are looked for in the picture shrunk to this longer side
+DETECT_MIN = 26  # smallest face box there, pixels
+BOX_EYES = (0.503, 0.403, 0.38)  # in a face box: middle of the eyes (x, y) and their distance, in box sides
+CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt2.xml")
+TILTS = (-25.0, 25.0)  # degrees by which a picture is turned when no upright face is found
+
+FACE_CONFIRMED = 0.5  # probability from which a candidate is a face
+PLACE_CONFIRMED = 0.9  # the same where no cascade saw one
+SECOND_CONFIRMED = 0.9  # and from which it is a second one
+SECOND_SIZE = 0.55  # a second face this large relative to the first is a second person, not a bystander
+MIN_EYE_DISTANCE = 20.0  # pixels of the upload; below, the portrait would be all blur
+LOW_EYE_DISTANCE = 36.0
+
+FACE_PIXELS = (slice(int(0.3 * CROP), int(0.8 * CROP)), slice(int(0.3 * CROP), int(0.7 * CROP)))
+
+
+@dataclass(frozen=True, slots=True)
+class FramedPortrait:
+    """A portrait ready for a codec.
+
+    rgb: uint8 [size, size, 3], eyes level, 0.211 of the width apart, at 0.454 of the height. landmarks: -1..1 units.
+    confidence: 0..1, about the chance that the mouth's corners lie within 1.5 % of the width of where they are.
+    warnings: stable codes: low_resolution, blurred, dark, profile, occluded, low_confidence.
+    crop: float32 [2, 3], upload pixels to portrait pixels.
+    """
+
+    rgb: Image
+    landmarks: dict[str, float]
+    confidence: float
+    warnings: tuple[str, ...]
+    crop: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A possible face: eye centres [2, 2] in upload pixels and the probability that it is one."""
+
+    eyes: npt.NDArray[np.float64]
+    probability: float
+
+    @property
+    def distance(self) -> float:
+        """Between the eyes, pixels."""
+        return float(np.hypot(*(self.eyes[1] - self.eyes[0])))
+
+
+def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
+    """Find the one face of a picture uint8 [H, W, 3] and frame it.
+
+    Raises RequestError ``no_face``, ``multiple_faces`` or ``face_too_small``.
+    """
+    assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, (rgb.dtype, rgb.shape)
+    estimator = default_estimator()
+    face = _the_face(rgb, estimator)
+    measured_crop, _ = canonical_crop(rgb, face.eyes)
+    measured = estimator.measure(measured_crop)
+    landmarks = measured.landmarks | tones(measured_crop, measured.landmarks)
+    mouth = estimator.judge(measured_crop, "mouth", (landmarks["mx"], landmarks["my"]))
+    eyes = estimator.judge(measured_crop, "eyes")
+    confidence = face.probability * float(np.exp(-0.5 * (measured.doubt / 0.035) ** 2)) * min(1.0, 0.3 + mouth)
+    crop, affine = canonical_crop(rgb, face.eyes, size)
+    warnings = tuple(_warnings(measured_crop, face, landmarks, min(mouth, eyes), confidence))
+    return FramedPortrait(crop, landmarks, round(confidence, 3), warnings, affine)
+
+
+def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
+    """Frame a picture uint8 [H, W, 3] by landmarks someone gave for it (engine.landmark_file); nothing is looked for.
+
+    Landmarks lie in the picture's own units: half its width, 0 in its middle. Raises RequestError
+    ``invalid_landmarks`` if the eyes lie outside it.
+    """
+    height, width = rgb.shape[:2]
+    lids = np.array([[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]])
+    across = lids[1] - lids[0]
+    irises = lids + np.array([-across[1], across[0]]) * (LID_RISE / (2 * EYE_X))
+    eyes = irises * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
+    if not ((eyes > 0) & (eyes < (width, height))).all():
+        raise RequestError(
+            "invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait"
+        )
+    crop, affine = canonical_crop(rgb, eyes, size)
+    placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
+    small, _ = canonical_crop(rgb, eyes)
+    placed = tones(small, placed) | placed
+    warnings = tuple(_warnings(small, Candidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
+    return FramedPortrait(crop, placed, 1.0, warnings, affine)
+
+
+def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
+    """The one confirmed face of a picture, or the reason why there is none."""
+    faces = find_faces(rgb, estimator)
+    if not faces:
+        raise RequestError(
+            "no_face", "No face was found. Use a picture of one person who looks at the camera.", param="file"
+        )
+    main = max(faces, key=lambda face: face.distance * (0.5 + _prior(face, rgb.shape)) * face.probability)
+    others = [
+        face
+        for face in faces
+        if face is not main and face.probability > SECOND_CONFIRMED and face.distance > SECOND_SIZE * main.distance
+    ]
+    if others:
+        raise RequestError(
+            "multiple_faces", "More than one face was found. Crop the picture to one person.", param="file"
+        )
+    if main.distance < MIN_EYE_DISTANCE:
+        raise RequestError(
+            "face_too_small", "The face is too small. Use a larger picture or one taken from nearer.", param="file"
+        )
+    return main
+
+
+def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
+    """Every confirmed face, each once. Cheap ways first: upright boxes, then tilted ones, then likely places."""
+    ways = ((_boxes, FACE_CONFIRMED), (_tilted_boxes, FACE_CONFIRMED), (_likely_places, PLACE_CONFIRMED))
+    for guesses, enough in ways:
+        candidates = [_confirm(rgb, guess, estimator) for guess in guesses(rgb)]
+        found = [candidate for candidate in candidates if candidate.probability >= enough]
+        if found:
+            return _distinct(found)
+    return []
+
+
+def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEstimator) -> Candidate:
+    """Find the eyes from a guess and ask whether what is there is a face."""
+    eyes = estimator.align(rgb, guess)
+    distance, guessed = float(np.hypot(*(eyes[1] - eyes[0]))), float(np.hypot(*(guess[1] - guess[0])))
+    inside = ((eyes > 0) & (eyes < np.array(rgb.shape[1::-1]))).all()
+    if not inside or not 0.5 < distance / guessed < 2 or eyes[1, 0] <= eyes[0, 0]:
+        return Candidate(guess, 0.0)
+    crop, _ = canonical_crop(rgb, eyes)
+    return Candidate(eyes, estimator.judge(crop, "face"))
+
+
+def _distinct(found: list[Candidate]) -> list[Candidate]:
+    """Of candidates on the same face, the most probable."""
+    kept: list[Candidate] = []
+    for one in sorted(found, key=lambda candidate: -candidate.probability):
+        middle = one.eyes.mean(0)
+        if all(np.hypot(*(middle - other.eyes.mean(0))) > max(one.distance, other.distance) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _prior(face: Candidate, shape: tuple[int, ...]) -> float:
+    """How usual a place for a portrait's face: 1 in the upper middle, towards 0 at the sides and the bottom."""
+    x, y = face.eyes.mean(0) / np.array(shape[1::-1])
+    return float(np.exp(-(((x - 0.5) / 0.3) ** 2) - ((y - 0.4) / 0.3) ** 2))
+
+
+@lru_cache(maxsize=1)
+def _cascades() -> "tuple[cv2.CascadeClassifier, ...]":
+    return tuple(cv2.CascadeClassifier(cv2.data.haarcascades + name) for name in CASCADES)
+
+
+def _grey(rgb: Image) -> tuple[Image, float]:
+    """The picture in grey, shrunk for detection, and by how much."""
+    shrink = min(1.0, DETECT_SIDE / max(rgb.shape[:2]))
+    size = (max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink)))
+    small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink < 1 else rgb
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8), shrink
+
+
+def _detect(grey: Image) -> Iterator[npt.NDArray[np.float64]]:
+    """Guessed eye centres [2, 2] of every face box."""
+    for cascade in _cascades():
+        for x, y, w, h in cascade.detectMultiScale(grey, 1.1, 3, minSize=(DETECT_MIN, DETECT_MIN)):
+            half = BOX_EYES[2] * w / 2
+            middle = np.array([x + BOX_EYES[0] * w, y + BOX_EYES[1] * h])
+            yield np.array([middle - (half, 0), middle + (half, 0)])
+
+
+def _boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
+    grey, shrink = _grey(rgb)
+    for guess in _detect(grey):
+        yield guess / shrink
+
+
+def _tilted_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
+    grey, shrink = _grey(rgb)
+    height, width = grey.shape
+    for angle in TILTS:
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+        turned = cv2.warpAffine(grey, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        for guess in _detect(np.asarray(turned, np.uint8)):
+            yield (guess - turn[:, 2]) @ np.linalg.inv(turn[:, :2]).T / shrink
+
+
+def _likely_places(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
+    """Where a portrait's eyes usually are, when no cascade sees the face (hats, dark pictures, strong light)."""
+    height, width = rgb.shape[:2]
+    side = min(height, width)
+    for share in (0.12, 0.17, 0.24, 0.33):
+        half = np.array([share * side / 2, 0.0])
+        for x in (0.4, 0.5, 0.6):
+            for y in (0.3, 0.4, 0.5):
+                middle = np.array([x * width, y * height])
+                yield np.stack([middle - half, middle + half])
+
+
+def tones(crop: Image, landmarks: dict[str, float]) -> dict[str, float]:
+    """Brightness of the face (lum) and of the teeth (tl), 0..1, and whether the picture is grey (0 or 1)."""
+    face = crop[FACE_PIXELS].astype(np.float32)
+    light = float(np.median(face.mean(2))) / 255
+    colourful = float(np.abs(face - face.mean(2, keepdims=True)).mean())
+    teeth = min(1.0, 0.5 + 0.5 * light)
+    if landmarks["th"] > 0.025:
+        half = CROP / 2
+        bottom = (landmarks["my"] + 1) * half
+        top = bottom - landmarks["th"] * half
+        left, right = ((landmarks["mx"] + side * 0.45 * landmarks["mw"] + 1) * half for side in (-1, 1))
+        strip = crop[int(top) : int(bottom) + 1, int(left) : int(right) + 1].max(2)
+        if strip.size:
+            teeth = float(np.percentile(strip, 80)) / 255
+    return {"lum": light, "tl": min(max(teeth, 0.3), 1.0), "grey": float(colourful < 2.5)}
+
+
+def sharpness(crop: Image) -> float:
+    """Finest detail of the face relative to its contrast; 0.2 and more for a sharp portrait."""
+    face = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[FACE_PIXELS].astype(np.float32)
+    return float(cv2.Laplacian(face, cv2.CV_32F).std() / (face.std() + 4))
+
+
+def _warnings(
+    crop: Image, face: Candidate, landmarks: dict[str, float], uncovered: float, confidence: float
+) -> Iterator[str]:
+    """What may make the result worse, in stable codes."""
+    if face.distance < LOW_EYE_DISTANCE:
+        yield "low_resolution"
+    if sharpness(crop) < 0.1:
+        yield "blurred"
+    if landmarks["lum"] < 0.16:
+        yield "dark"
+    if abs(landmarks["cx"]) > 0.085 or abs(landmarks["mx"]) > 0.055:
+        yield "profile"
+    if uncovered < 0.5:
+        yield "occluded"
+    if confidence < 0.6:
+        yield "low_confidence"

@@ -1,0 +1,221 @@
+"""One call inside the worker: its slot, rollout, drive, reference, decoder and frame ring.
+
+It says whether its next chunk can be made and which pass that needs now; the worker decides when and runs it. Owns no
+model, no clock and no socket.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+import torch
+
+from engine.drive.buffer import DriveBuffer, DriveChunk
+from engine.drive.speech import SpeechChunk, SpeechDrive
+from engine.rollout.base import Pass
+from engine.rollout.job import ChunkJob
+from engine.rollout.strategies import default_spec, make_rollout
+from engine.wire.frame_ring import FrameRing
+from engine.wire.messages import ChunkReady, Deadline, OpenStream
+from engine.worker.decoding import Decoding
+from engine.worker.runner import ModelRunner, SlottedPass
+from ground.errors import EngineError, RequestError
+from models.codecs.base import Portrait
+from models.codecs.clip import ClipState
+from models.encoders.speech import SpeechState
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A chunk that is denoised. chunk: without times. began_at, denoised_at: monotonic seconds. work: seconds that its
+    passes took."""
+
+    decoding: Decoding
+    chunk: ChunkReady
+    began_at: float
+    denoised_at: float
+    work: float
+
+
+class Stream:
+    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` gives it back."""
+
+    def __init__(self, opened: OpenStream, slot: int, ring: FrameRing, runner: ModelRunner) -> None:
+        self.name, self.epoch, self.slot = opened.stream, opened.epoch, slot
+        self._runner, self._ring, self._config = runner, ring, runner.config
+        if (ring.width, ring.height) != self._config.pixel_size:
+            raise EngineError("bad_frame_ring", "the frame ring is not of the model's picture size")
+        spec = default_spec(
+            self._config, strategy=opened.rollout.strategy, running_ahead=opened.rollout.running_ahead
+        )  # fmt: skip
+        if spec.context > runner.context:
+            raise RequestError("invalid_rollout", "the rollout looks further back than this worker remembers")
+        self._rollout = make_rollout(spec, self._config)
+        self._reference = runner.encode_reference(portrait_of(opened))
+        self._state = self._rollout.new_state(self._reference.latent, self._reference.features, opened.seed)
+        self._decoder_state = runner.codec.initial_state()
+        kind = DriveBuffer if self._config.dit.audio is None else SpeechDrive
+        self.drive: DriveBuffer | SpeechDrive = kind(self._config, opened.first_frame)
+        self._heard: SpeechState | None = None
+        self._first_frame = self._next_frame = self._read = opened.first_frame
+        self._index = 0
+        self._live = opened.live
+        self._deadline: Deadline | None = None
+        self._job: ChunkJob | None = None
+        self._held: Pass | None = None
+        self._leaving: Leaving | None = None
+        self._missing: tuple[tuple[int, int], ...] = ()
+        self._ready_at: float | None = None
+        self._began_at = 0.0
+        self.work = 0.0  # seconds of the present chunk's passes; the worker's to count
+
+    def push_voice(self, pcm: bytes, sample: int) -> None:
+        """16 kHz mono s16 little-endian."""
+        if len(pcm) % 2:
+            raise RequestError("invalid_voice", "a packet of voice ends in the middle of a sample")
+        self.drive.push_voice(np.frombuffer(pcm, "<i2").astype(np.int16, copy=False), sample)
+
+    def set_deadline(self, deadline: Deadline) -> None:
+        self._deadline = deadline if deadline.deadline > 0 else None
+
+    def frames_read(self, frame: int) -> None:
+        """The reader has copied everything below ``frame``."""
+        self._read = max(self._read, frame)
+
+    @property
+    def deadline(self) -> float:
+        """When the next chunk must be there, in seconds of the monotonic clock; infinite for a file. What the gateway
+        said of one frame holds for later ones, as playout goes on at content speed. Before it said anything, someone
+        waits for the first picture: a period from when it could be begun."""
+        if self._deadline is None:
+            if self._ready_at is None or not self._live:
+                return inf
+            return self._ready_at + self._chunk_frames / self._config.fps
+        return self._deadline.deadline + (self._next_frame - self._deadline.frame) / self._config.fps
+
+    @property
+    def has_deadline(self) -> bool:
+        return self._deadline is not None
+
+    @property
+    def busy(self) -> bool:
+        """A chunk is in the making."""
+        return self._job is not None
+
+    @property
+    def has_room(self) -> bool:
+        """The next chunk's pictures fit into what the reader has left free of the ring."""
+        return self._next_frame + self._chunk_frames - self._read <= self._ring.capacity
+
+    def drive_complete(self, now: float) -> bool:
+        """All drive of the next chunk has come; ``now`` is noted the first time."""
+        complete = self._state.next_latent + self._rollout.drive_latents <= self.drive.ready_until()
+        if complete and self._ready_at is None:
+            self._ready_at = now
+        return complete
+
+    def begin(self, now: float) -> None:
+        """Start the next chunk on whatever drive there is."""
+        assert self._job is None
+        chunk = self.drive.take(self._state.next_latent, self._rollout.drive_latents)
+        self._missing, self._began_at, self.work = chunk.missing, now, 0.0
+        self._job = ChunkJob(self._rollout.denoise(self._state, self._tokens(chunk)), self._held)
+        self._held = None
+
+    def _tokens(self, chunk: DriveChunk | SpeechChunk) -> torch.Tensor:
+        """The chunk's drive as the transformer takes it, on the device."""
+        if isinstance(chunk, DriveChunk):
+            return torch.from_numpy(chunk.tokens).to(self._runner.device)
+        tokens, self._heard = self._runner.listen(chunk.samples, self._heard, self._rollout.drive_latents)
+        return tokens
+
+    @property
+    def pending(self) -> SlottedPass:
+        """The pass that the chunk in the making waits for."""
+        assert self._job is not None and self._job.next_pass is not None
+        return SlottedPass(self.slot, self._job.next_pass)
+
+    def answer(self, prediction: torch.Tensor | None) -> None:
+        """What ``pending`` came to."""
+        assert self._job is not None
+        self._job.answer(prediction)
+
+    def run_pending(self) -> None:
+        """Run the pass at once, with no other call's beside it."""
+        self.answer(self._runner.run([self.pending])[0])
+
+    @property
+    def finished(self) -> bool:
+        """The chunk's latents are there: ``decode`` it, once the chunk before has been emitted."""
+        return self._job is not None and self._job.next_pass is None
+
+    def decode(self, now: float) -> None:
+        """Send the finished chunk on its way: its place in the call is taken, and the next one may begin."""
+        job = self._job
+        assert self._leaving is None and job is not None and job.latents is not None
+        self._job, self._held = None, job.held
+        decoding, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
+        if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
+            self._state.knot = self._decoder_state.shown
+        chunk = ChunkReady(
+            stream=self.name, epoch=self.epoch, index=self._index, first_frame=self._next_frame,
+            frames=self._chunk_frames, chunk_ms=0.0, decode_ms=0.0, missing=list(self._missing),
+        )  # fmt: skip
+        self._leaving = Leaving(decoding, chunk, self._began_at, now, self.work)
+        self._next_frame, self._index = chunk.first_frame + chunk.frames, chunk.index + 1
+        self._ready_at = None
+
+    @property
+    def leaving(self) -> bool:
+        """A chunk's pictures are on their way, or there."""
+        return self._leaving is not None
+
+    @property
+    def decoded(self) -> bool:
+        """They are there: ``emit`` them."""
+        return self._leaving is not None and self._leaving.decoding.done()
+
+    def emit(self) -> Leaving:
+        """Write the decoded chunk's pictures into the ring; waits for them."""
+        leaving = self._leaving
+        assert leaving is not None
+        pictures = leaving.decoding.pictures()
+        assert len(pictures) == leaving.chunk.frames, "the codec made another number of frames than its latents' own"
+        for offset, picture in enumerate(pictures):
+            self._ring.write(leaving.chunk.first_frame + offset, picture)
+        self._leaving = None
+        return leaving
+
+    def take_held(self) -> SlottedPass | None:
+        """The last chunk's commit, to be run by itself in idle time instead of joined with the next chunk's first pass.
+
+        Only for a live call, whose next chunk then starts sooner. For a file the join saves a pass, and whether it
+        happens must not hang on timing, so that equal input gives equal pictures to the bit.
+        """
+        if self._held is None or self.busy or not self.has_deadline:
+            return None
+        held, self._held = self._held, None
+        return SlottedPass(self.slot, held)
+
+    @property
+    def summary(self) -> str:
+        """For the log: how much was made and what was not in time."""
+        counts = self.drive.counts
+        return (
+            f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples} "
+            f"dropped_poses={counts.dropped_poses}"
+        )
+
+    def close(self) -> None:
+        self._ring.close()
+
+    @property
+    def _chunk_frames(self) -> int:
+        return self._rollout.spec.emitted_frames(self._index, self._config.frames_per_latent)
+
+
+def portrait_of(opened: OpenStream) -> Portrait:
+    if len(opened.portrait) != opened.width * opened.height * 3:
+        raise RequestError("invalid_portrait", "the portrait's pixels do not match its size")
+    rgb = np.frombuffer(opened.portrait, np.uint8).reshape(opened.height, opened.width, 3).copy()  # writable, for torch
+    return Portrait(rgb, opened.landmarks, opened.confidence)

@@ -1,0 +1,313 @@
+"""Wan2.1's video autoencoder (z = 16, 8x in space, 4x in time), streaming: the layers and the official parameter names.
+
+The first frame of a stream is a latent of its own and every four later ones are another. Any number of latents goes
+through in one call, a few at a time inside; calls in any split equal one call over all. Tensors are [1, C, T, H, W]
+inside, with the channels last in memory, where convolutions are fastest and the norm reads rows. Needs torch only;
+knows no portraits.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.codecs.carry import Carry, StreamState, in_parts
+from models.config import VAEConfig
+
+# Of the latents of Wan2.1's training videos (its wan/modules/vae.py): the network's latent is (z - mean) / deviation.
+MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+DEVIATION = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+LATENT_CHANNELS = len(MEAN)
+FRAMES_PER_LATENT = 4
+TINY = 1e-24  # under the root of a norm: only keeps a row of zeros from dividing by nothing
+
+
+class RMSNorm(nn.Module):
+    """Over channels, without a mean; gamma has the official shape, [C, 1, 1, 1] or [C, 1, 1]."""
+
+    def __init__(self, channels: int, dims: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, *(1,) * dims))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gamma = self.gamma.flatten()
+        return F.rms_norm(x.movedim(1, -1), gamma.shape, gamma, TINY).movedim(-1, 1)
+
+
+class CausalConv3d(nn.Conv3d):
+    """3x3x3, padded in space; in time it sees the two frames before each."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 3, padding=(0, 1, 1))
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:  # type: ignore[override]
+        x = carry.lead(x, 2, dim=2)
+        if x.device.type != "cpu":
+            return super().forward(x)
+        # A CPU takes up to fifteen times as long for a narrow conv3d in fp32 as for three frames beside each other.
+        frames, weight = _frames(x), self.weight.transpose(1, 2).flatten(1, 2)
+        beside = torch.cat([frames[:-2], frames[1:-1], frames[2:]], 1)
+        return _video(F.conv2d(beside, weight, self.bias, padding=1))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.residual = nn.ModuleDict(
+            {
+                "0": RMSNorm(channels, 3),
+                "2": CausalConv3d(channels, out),
+                "3": RMSNorm(out, 3),
+                "6": CausalConv3d(out, out),
+            }
+        )
+        self.shortcut = nn.Conv3d(channels, out, 1) if channels != out else nn.Identity()
+        self.compiled: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        """A stream's first part has shapes of its own, and runs as it is."""
+        if self.compiled is None or carry.fresh:
+            return self.layers(x, carry)
+        given = (x, carry.take(), carry.take())
+        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # the strides of single frames agree then
+        for tail in tails:
+            carry.keep(tail.clone())  # a compiler takes the copies inside for idle and hands out views
+        return y
+
+    def compile_layers(self) -> None:
+        """What lies between the convolutions becomes one kernel. Blocks of one shape share a compilation."""
+        self.compiled = torch.compile(self.step, fullgraph=True, dynamic=False)
+
+    def step(self, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of tensors alone: what comes out, and the tails for the next time."""
+        carry = Carry(StreamState((first, second)))
+        y = self.layers(x, carry)
+        assert carry.state.tails is not None
+        first, second = carry.state.tails
+        return y, first, second
+
+    def layers(self, x: Tensor, carry: Carry) -> Tensor:
+        y = self.residual["2"](F.silu(self.residual["0"](x)), carry)
+        y = self.residual["6"](F.silu(self.residual["3"](y)), carry)
+        return y + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """One head over the positions of each frame by itself; remembers nothing."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(channels, 2)
+        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.proj = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        frames = _frames(x)
+        qkv = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2)[:, None]  # [T, 1, HW, 3C]
+        attended = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
+        return x + _video(self.proj(attended[:, 0].transpose(1, 2).unflatten(2, frames.shape[2:])))
+
+
+class Downsample(nn.Module):
+    """Half the size; half the frames where `in_time`, but for the first of a stream, which stays as it is."""
+
+    def __init__(self, channels: int, in_time: bool) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels, 3, stride=2)})
+        self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if in_time else None
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        x = _video(self.resample["1"](F.pad(_frames(x), (0, 1, 0, 1))))
+        if self.time_conv is None:
+            return x
+        first = x[:, :, :1]
+        if not carry.fresh:
+            x = torch.cat([carry.take(), x], 2)
+        carry.keep(x[:, :, -1:].clone())
+        return _after(first, self.time_conv(x) if x.shape[2] > 2 else None, carry)
+
+
+class Upsample(nn.Module):
+    """Twice the size and half the channels; twice the frames where `in_time`.
+
+    A stream's first frame stays one, and the frames after it are doubled as if nothing had been before them (official).
+    """
+
+    def __init__(self, channels: int, in_time: bool) -> None:
+        super().__init__()
+        self.resample = nn.ModuleDict({"1": nn.Conv2d(channels, channels // 2, 3, padding=1)})
+        self.time_conv = nn.Conv3d(channels, 2 * channels, (3, 1, 1)) if in_time else None
+        self.compiled: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        if self.time_conv is not None:
+            first = x[:, :, :1]
+            x = carry.lead(x[:, :, int(carry.fresh) :], 2, dim=2)
+            x = _after(first, self._doubled(x) if x.shape[2] > 2 else None, carry)
+        grow = self.grow if self.compiled is None or carry.fresh else self.compiled
+        return _video(grow(_frames(x)))
+
+    def compile_layers(self) -> None:
+        """As ``ResidualBlock``'s."""
+        self.compiled = torch.compile(self.grow, fullgraph=True, dynamic=False)
+
+    def grow(self, frames: Tensor) -> Tensor:
+        """[T, C, H, W] to [T, C/2, 2H, 2W]."""
+        grown: Tensor = self.resample["1"](F.interpolate(frames, scale_factor=2.0, mode="nearest-exact"))
+        return grown
+
+    def _doubled(self, x: Tensor) -> Tensor:
+        """Two frames of each, side by side in the convolution's channels."""
+        assert self.time_conv is not None
+        pairs = _frames(self.time_conv(x)).movedim(1, -1).unflatten(-1, (2, -1))  # [T, H, W, 2, C]
+        return _video(pairs.movedim(3, 1).flatten(0, 1).contiguous().movedim(-1, 1))
+
+
+def _after(first: Tensor, later: Tensor | None, carry: Carry) -> Tensor:
+    """A stream's first frame goes before what was made of later ones, if there are any. Nothing is joined to no frames:
+    they have no layout, and the channels would not stay last."""
+    if later is None:
+        return first
+    return torch.cat([first, later], 2) if carry.fresh else later
+
+
+def _frames(video: Tensor) -> Tensor:
+    """[1, C, T, H, W] to [T, C, H, W], a view."""
+    return video[0].transpose(0, 1)
+
+
+def _video(frames: Tensor) -> Tensor:
+    """Back again. The row of one comes first, so that its stride is a whole video's: what asks for the memory's format
+    looks at it, and would otherwise lay the channels first, in a copy for every layer."""
+    return frames[None].transpose(1, 2)
+
+
+def _run(layers: Iterable[nn.Module], x: Tensor, carry: Carry) -> Tensor:
+    for layer in layers:
+        x = layer(x, carry)
+    return x
+
+
+class _Coder(nn.Module):
+    """What both directions share: a convolution in, blocks, a middle with attention, a convolution out."""
+
+    def __init__(self, channels: int, first: int, middle: int, last: int, out: int) -> None:
+        super().__init__()
+        self.conv1 = CausalConv3d(channels, first)
+        self.middle = nn.ModuleList([ResidualBlock(middle, middle), Attention(middle), ResidualBlock(middle, middle)])
+        self.head = nn.ModuleDict({"0": RMSNorm(last, 3), "2": CausalConv3d(last, out)})
+
+    def finish(self, x: Tensor, carry: Carry) -> Tensor:
+        return self.head["2"](F.silu(self.head["0"](x)), carry)  # type: ignore[no-any-return]
+
+
+class Encoder(_Coder):
+    """Pictures to the mean and the logarithm of the variance of their latents, before ``conv1`` of the whole."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        widths = [config.width * multiple for multiple in config.multiples]
+        super().__init__(3, config.width, widths[-1], widths[-1], 2 * LATENT_CHANNELS)
+        layers: list[nn.Module] = []
+        channels = config.width
+        for stage, width in enumerate(widths):
+            layers += [ResidualBlock(channels if i == 0 else width, width) for i in range(config.blocks)]
+            if stage < len(widths) - 1:
+                layers.append(Downsample(width, config.in_time[stage]))
+            channels = width
+        self.downsamples = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        x = _run(self.downsamples, self.conv1(x, carry), carry)
+        return self.finish(_run(self.middle, x, carry), carry)
+
+
+class Decoder(_Coder):
+    """Latents, after ``conv2`` of the whole, to pictures."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        widths = [config.width * multiple for multiple in reversed(config.multiples)]
+        super().__init__(LATENT_CHANNELS, widths[0], widths[0], widths[-1], 3)
+        layers: list[nn.Module] = []
+        channels = widths[0]
+        for stage, width in enumerate(widths):
+            layers += [ResidualBlock(channels if i == 0 else width, width) for i in range(config.blocks + 1)]
+            if stage < len(widths) - 1:
+                layers.append(Upsample(width, config.in_time[-1 - stage]))
+            channels = width // 2
+        self.upsamples = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, carry: Carry) -> Tensor:
+        x = _run(self.middle, self.conv1(x, carry), carry)
+        return self.finish(_run(self.upsamples, x, carry), carry)
+
+
+@lru_cache(maxsize=8)
+def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of latents, [16, 1, 1] in fp32; no part of a checkpoint. Kept on the device: to bring them
+    there would wait for it in every call."""
+    with torch.inference_mode(False):
+        mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, DEVIATION))
+    return mean, deviation
+
+
+class WanEncoder(nn.Module):
+    """Pictures of a stream to the latents that the transformer knows."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.at_once = config.at_once
+        self.encoder = Encoder(config)
+        self.conv1 = nn.Conv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
+
+    def forward(self, pictures: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+        """RGB [N, 3, H, W] in 0..1 to normalised latents [F, 16, H/8, W/8] in fp32 (the mean; nothing is drawn) and the
+        next state. N = 4F, or 4F - 3 when the state is fresh."""
+        fresh, step = state.tails is None, FRAMES_PER_LATENT * self.at_once
+        assert (len(pictures) - fresh) % FRAMES_PER_LATENT == 0, "a latent is four pictures, a stream's first one"
+        cuts = range(1 if fresh else step, len(pictures), step)
+        return in_parts(self._latents, pictures.tensor_split(tuple(cuts)), state)
+
+    def _latents(self, pictures: Tensor, carry: Carry) -> Tensor:
+        x = (2 * pictures - 1).to(self.conv1.weight.dtype).contiguous(memory_format=torch.channels_last)
+        moments = self.conv1(self.encoder(_video(x), carry))
+        mean, deviation = statistics(x.device)
+        return (_frames(moments).chunk(2, dim=1)[0].float() - mean) / deviation
+
+
+class WanDecoder(nn.Module):
+    """Latents of a stream, as the transformer knows them, to its pictures."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.at_once = config.at_once
+        self.decoder = Decoder(config)
+        self.conv2 = nn.Conv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
+
+    def forward(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
+        """Normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32, and the next state.
+
+        N = 4F, or 4F - 3 when the state is fresh."""
+        return in_parts(self._pictures, latents.split(self.at_once), state)
+
+    def compile_layers(self) -> None:
+        """For inference on a GPU, where two fifths of the time go on what lies between the convolutions: it becomes one
+        kernel each. A quarter of a minute when the second latent of the first stream comes."""
+        torch._dynamo.config.recompile_limit = 64
+        for layer in self.modules():
+            if isinstance(layer, ResidualBlock | Upsample):
+                layer.compile_layers()
+
+    def _pictures(self, latents: Tensor, carry: Carry) -> Tensor:
+        mean, deviation = statistics(latents.device)
+        x = (latents.float() * deviation + mean).to(self.conv2.weight.dtype)
+        x = self.decoder(self.conv2(_video(x.contiguous(memory_format=torch.channels_last))), carry)
+        return _frames(x).float().add_(1).div_(2).clamp_(0, 1)

@@ -1,0 +1,169 @@
+"""Wan2.1's transformer block, cut into stages: what compilers and other caches may do with it, without its knowing.
+
+Knows no network around it, and of a cache only that it is read and written.
+"""
+
+from typing import TypeGuard, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.config import DiTConfig
+from models.dit.attention import CacheView, FrameRuns, attend, rotate
+from models.dit.float8 import linear
+
+Angles = tuple[Tensor, Tensor]
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the full width, before the split into heads (Wan2.1's qk-norm)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
+        return normed * self.weight
+
+
+class Attention(nn.Module):
+    """Projections shared by self-, text and drive attention."""
+
+    qkv_weight: Tensor | None
+    qkv_bias: Tensor | None
+    qkv_scale: Tensor | None
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+        for name in ("weight", "bias", "scale"):
+            self.register_buffer(f"qkv_{name}", None, persistent=False)
+
+    def fuse(self) -> None:
+        """One product for queries, keys and values from now on. Their tensors become views of the joint ones, so that
+        names and memory stay as they are."""
+        layers = (self.q, self.k, self.v)
+        for name in self.q.state_dict():  # weight and bias; in 8 bits, scale
+            joint = torch.cat([getattr(layer, name).detach() for layer in layers])
+            for layer, own in zip(layers, joint.chunk(3), strict=True):
+                getattr(layer, name).data = own
+            setattr(self, f"qkv_{name}", joint)
+
+    def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one and the same input, [B, S, H, D] each, not rotated."""
+        if self.qkv_weight is None or self.qkv_bias is None:
+            return (self.queries(x), *self.keys_values(x))
+        q, k, v = linear(x, self.qkv_weight, self.qkv_bias, self.qkv_scale).chunk(3, -1)
+        q, k = self.norm_q(q), self.norm_k(k)
+        return (q.unflatten(-1, (self.heads, -1)), k.unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, H, D] each, keys not rotated."""
+        return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
+
+    def output(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.o(x.flatten(-2)))
+
+
+def _is_audio(text: tuple[Tensor, Tensor] | Tensor) -> TypeGuard[Tensor]:
+    return isinstance(text, Tensor) and text.dim() == 4
+
+
+class Block(nn.Module):
+    """One transformer block: self-attention, optional cross-attention (to a text, or each frame to its own audio),
+    feed-forward, per-frame AdaLN.
+
+    Between the attentions it is four functions of tensors alone, which can be compiled and know no cache.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim, eps = config.dim, config.eps
+        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
+        self.self_attn = Attention(dim, config.heads, eps)
+        if config.text_dim is not None or config.audio is not None:
+            self.norm3 = nn.LayerNorm(dim, eps)
+            self.cross_attn = Attention(dim, config.heads, eps)
+        self.ffn = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        angles: tuple[Angles, Angles],
+        mask: Tensor | FrameRuns | None,
+        text: tuple[Tensor, Tensor] | Tensor | None,
+        cache: CacheView,
+        layer: int,
+        skip: int = 0,
+    ) -> Tensor:
+        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
+        or embedded [B, 512, d], or audio [B, F, n, d]. skip: of so many leading frames only keys and values are made;
+        returns the others, [B, F - skip, T, d], and mask has queries for them alone."""
+        frames, tokens = x.shape[1:3]
+        queries, keys, values = self.project(x, time, angles[0])
+        past = None if cache.positions is None else cache.read(layer)
+        cache.write(layer, keys.unflatten(1, (frames, tokens)), values.unflatten(1, (frames, tokens)))
+        x, time = x[:, skip:], time[:, skip:]
+        if skip == frames:
+            return x
+        keys, values = self.window(past, keys, values, angles[1])
+        x, words = self.after_attention(x, attend(queries[:, skip * tokens :], keys, values, mask), time)
+        crossed = None
+        if words is not None and text is not None:
+            crossed = self.attend_by_frame(words, text[:, skip:]) if _is_audio(text) else self.attend_text(words, text)
+        return self.feed_forward(x, crossed, time)
+
+    def attend_text(self, words: Tensor, text: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+        """All queries [B, S, H, D] to one text, which may serve a whole batch."""
+        keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
+        return attend(words, *(z.expand(len(words), -1, -1, -1) for z in (keys, values)))
+
+    def attend_by_frame(self, words: Tensor, audio: Tensor) -> Tensor:
+        """The queries [B, F*T, H, D] of each frame to that frame's tokens alone, [B, F, n, d]."""
+        frames = audio.shape[1]
+        queries = words.unflatten(1, (frames, -1)).flatten(0, 1)
+        return attend(queries, *self.cross_attn.keys_values(audio.flatten(0, 1))).reshape(words.shape)
+
+    def modulations(self, time: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the feed-forward: [B, F, 1, d] each."""
+        return (self.modulation + time).unsqueeze(3).unbind(2)
+
+    def project(self, x: Tensor, time: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, unrotated keys, values: [B, F*T, H, D]."""
+        shift, scale = self.modulations(time)[:2]
+        flat = (self.norm1(x) * (1 + scale) + shift).flatten(1, 2)
+        queries, keys, values = self.self_attn.queries_keys_values(flat)
+        return rotate(queries, angles), keys, values
+
+    def window(
+        self, past: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, angles: Angles
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated keys and values of the cached frames and the own ones."""
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
+        return rotate(keys, angles), values
+
+    def after_attention(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x with the self-attention added, and the queries of the cross-attention."""
+        x = x + self.modulations(time)[2] * self.self_attn.output(attended).view_as(x)
+        words = self.cross_attn.queries(self.norm3(x.flatten(1, 2))) if hasattr(self, "cross_attn") else None
+        return x, words
+
+    def feed_forward(self, x: Tensor, crossed: Tensor | None, time: Tensor) -> Tensor:
+        if crossed is not None:
+            x = x + self.cross_attn.output(crossed).view_as(x)
+        shift, scale, gate = self.modulations(time)[3:]
+        return x + gate * cast(Tensor, self.ffn(self.norm2(x) * (1 + scale) + shift))

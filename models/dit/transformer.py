@@ -1,0 +1,213 @@
+"""The causal video diffusion transformer: Wan2.1's blocks and parameter names, per-frame noise levels, a cache it is
+handed.
+
+One module serves every method and checkpoint family; what differs is a ``DiTConfig``. ``forward`` changes no attribute:
+state lives in the ``CacheView`` that the caller passes. Knows nothing of chunks, knots or calls.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.config import DiTConfig
+from models.dit.attention import CacheView, FrameRuns, attend, rotary_angles, token_mask
+from models.dit.audio_projection import AudioProjection
+from models.dit.block import Attention, Block
+
+TextContext = tuple[tuple[Tensor, Tensor], ...]
+
+
+class DriveInjector(nn.Module):
+    """Cross-attention of each latent frame to its own driving tokens; adds nothing until it is trained (zero
+    output)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, config.eps)
+        self.attn = Attention(config.dim, config.heads, config.eps)
+        nn.init.zeros_(self.attn.o.weight)
+        nn.init.zeros_(self.attn.o.bias)
+
+    def forward(self, x: Tensor, drive: Tensor) -> Tensor:
+        """x [B, F, T, d], drive [B, F, n, d]."""
+        queries = self.attn.queries(self.norm(x).flatten(0, 1))
+        keys, values = self.attn.keys_values(drive.flatten(0, 1))
+        return x + self.attn.output(attend(queries, keys, values)).view_as(x)
+
+
+class Head(nn.Module):
+    """Final modulation and projection to patches."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.dim, config.eps, elementwise_affine=False)
+        self.head = nn.Linear(config.dim, math.prod(config.patch) * config.latent_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [B, F, T, d], time [B, F, d] (not projected)."""
+        shift, scale = (self.modulation + time.unsqueeze(2)).unsqueeze(3).unbind(2)
+        return cast(Tensor, self.head(self.norm(x) * (1 + scale) + shift))
+
+
+def without_queries(mask: Tensor | FrameRuns | None, skip: int, tokens: int) -> Tensor | FrameRuns | None:
+    """A mask (over tokens, or runs) without its first ``skip`` frames of queries."""
+    if mask is None or not skip:
+        return mask
+    return mask.after(skip) if isinstance(mask, FrameRuns) else mask[skip * tokens :]
+
+
+class CausalWanDiT(nn.Module):
+    """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
+
+    Time embedding and modulation run in the model's dtype, as in Self Forcing's code; Wan2.1's keeps them in fp32.
+    recompute: in training, blocks are run again in backward instead of keeping what they computed.
+    """
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.recompute = False
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, kernel_size=config.patch, stride=config.patch)
+        if config.text_dim is not None:
+            self.text_embedding = nn.Sequential(
+                nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+            )
+        self.time_embedding = nn.Sequential(nn.Linear(config.frequency_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.head = Head(config)
+        if config.drive_dim:
+            self.drive_embedding = nn.Linear(config.drive_dim, dim)
+            self.drive_place = nn.Parameter(torch.zeros(config.drive_tokens, dim))
+            self.drive_injectors = nn.ModuleDict({str(i): DriveInjector(config) for i in config.drive_blocks})
+        if config.audio is not None:
+            self.audio_proj = AudioProjection(config.audio, dim)
+
+    @classmethod
+    def on_meta(cls, config: DiTConfig) -> "CausalWanDiT":
+        """The module without memory: to compare shapes, or to be filled by a loader."""
+        with torch.device("meta"):
+            return cls(config)
+
+    def fuse_projections(self) -> None:
+        """For inference, once the weights are in place."""
+        for block in self.blocks:
+            cast(Block, block).self_attn.fuse()
+
+    def compile_blocks(self) -> None:
+        """For inference. One compilation serves all blocks; a second one, which leaves open what differed, serves all
+        further shapes. Widths and heads stay constants: with them open, a rotation took ten times its bytes' time."""
+        torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
+        for block in self.blocks:
+            for stage in ("project", "window", "after_attention", "feed_forward"):
+                setattr(block, stage, torch.compile(getattr(block, stage), fullgraph=True))
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.recompute and torch.is_grad_enabled()
+
+    def encode_text(self, text: Tensor) -> TextContext:
+        """Keys and values of every block's text cross-attention, once per prompt.
+
+        text: [B, 512, text_dim], padding already zero; padding is attended (Wan2.1 uses no mask).
+        """
+        embedded = self.text_embedding(text)
+        return tuple(cast(Block, block).cross_attn.keys_values(embedded) for block in self.blocks)
+
+    def forward(
+        self,
+        latents: Tensor,
+        sigmas: Tensor,
+        condition: Tensor | None,
+        drive: Tensor | None,
+        context: TextContext | Tensor | None,
+        cache: CacheView,
+        positions: Tensor,
+        skip: int = 0,
+    ) -> Tensor:
+        """One denoising pass; returns the prediction [B, F - skip, C, h, w] of the config's type.
+
+        latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
+        (condition latent, mask with 1 = given, reference features; the last alone without inpainting); drive [B, F, n,
+        drive_dim]; context: the text as
+        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. With an audio
+        config drive is [B, F, entries, layers * width] (`models.dit.audio_projection`) and stands in the text's place.
+        skip: so many leading frames are only written to the cache, nothing is predicted for them.
+        """
+        x, grid = self.embed(latents, condition)
+        time = self.embed_time(sigmas, x.dtype)
+        modulation = self.time_projection(time).unflatten(-1, (6, -1))
+        own = rotary_angles(positions, grid, self.config.rope_split)
+        keys = own
+        if cache.positions is not None:
+            past = rotary_angles(cache.positions, grid, self.config.rope_split)
+            keys = (torch.cat([past[0], own[0]], 1), torch.cat([past[1], own[1]], 1))
+        mask = token_mask(cache.mask, grid[0] * grid[1]) if isinstance(cache.mask, Tensor) else cache.mask
+        driven = self.embed_drive(drive.to(x.dtype)) if drive is not None and self.config.drive_dim else None
+        text = self.text_embedding(context) if isinstance(context, Tensor) else None
+        if drive is not None and self.config.audio is not None:
+            text = self.audio_proj(drive.to(x.dtype))
+        last = self.config.layers - 1
+        for i, block in enumerate(self.blocks):
+            words = context[i] if isinstance(context, tuple) else text
+            spared = skip if i == last else 0
+            seen = without_queries(mask, spared, grid[0] * grid[1])
+            given = (x, modulation, (own, keys), seen, words, cache, i, spared)
+            x = checkpoint(block, *given, use_reentrant=False) if self._recomputes else block(*given)
+            if driven is not None and i in self.config.drive_blocks and spared < latents.shape[1]:
+                x = self.drive_injectors[str(i)](x, driven[:, spared:])
+        return self.unpatchify(self.head(x, time[:, skip:]), grid)
+
+    def embed(self, latents: Tensor, condition: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens [B, F, T, d] and the grid (height, width) of a frame."""
+        dtype = self.patch_embedding.weight.dtype
+        x = latents if condition is None else torch.cat([latents, condition.to(latents.dtype)], dim=2)
+        assert x.shape[2] == self.config.in_dim, f"{x.shape[2]} input channels, the model has {self.config.in_dim}"
+        # A (1, ph, pw) kernel with equal stride is a linear map of patches: one matmul, and no Conv3d set-up cost.
+        _, ph, pw = self.config.patch
+        batch, frames, channels, height, width = x.shape
+        grid = (height // ph, width // pw)
+        x = x.view(batch, frames, channels, grid[0], ph, grid[1], pw).permute(0, 1, 3, 5, 2, 4, 6)
+        patches = x.reshape(batch, frames, grid[0] * grid[1], channels * ph * pw).to(dtype)
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias), grid
+
+    def embed_drive(self, drive: Tensor) -> Tensor:
+        """[B, F, n, drive_dim] to [B, F, n, d]. A latent's tokens are its frames in order, which attention by itself
+        would take for a set: each place has its own mark, which is zero until it is trained."""
+        return cast(Tensor, self.drive_embedding(drive) + self.drive_place)
+
+    def embed_time(self, sigmas: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, F, d]; cosine half first, frequencies 10000^(-i/half), t = 1000 sigma (Wan2.1)."""
+        half = self.config.frequency_dim // 2
+        rate = torch.exp(-math.log(10000.0) * torch.arange(half, device=sigmas.device, dtype=torch.float32) / half)
+        angles = (1000.0 * sigmas.float())[..., None] * rate
+        return cast(Tensor, self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)))
+
+    def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, F, T, pt*ph*pw*C] in Wan's order (pt, ph, pw, C) to [B, F, C, h, w]."""
+        _, ph, pw = self.config.patch
+        batch, frames = x.shape[:2]
+        channels = self.config.latent_channels
+        x = x.view(batch, frames, grid[0], grid[1], ph, pw, channels).permute(0, 1, 6, 2, 4, 3, 5)
+        return x.reshape(batch, frames, channels, grid[0] * ph, grid[1] * pw)
+
+
+def randomise_(model: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter with seeded noise of unit gain, none left at zero: tests and throughput figures run on
+    it."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+            parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+            if name.endswith("gamma"):  # a scale by itself
+                parameter.fill_(1.0)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.add_(1.0)

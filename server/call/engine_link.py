@@ -1,0 +1,168 @@
+"""A call's side of its engine: voice and poses go there, chunks come back into playout, and a lost worker is replaced.
+
+Owns the lease. Media time waits for the engine here: while none is there, or it has given no chunk yet, no voice is
+taken from the line, so that nothing said is lost and the delay stays what it was.
+"""
+
+import logging
+from asyncio import sleep
+from collections.abc import Callable
+
+from engine.pool.local import Lease, WorkerPool
+from engine.pool.stream import EngineStream, MediaChunk, StreamSpec
+from ground.clock import monotonic
+from ground.errors import CapacityError, EngineError
+from ground.units import PLAYOUT_RATE, drive_start, frame_start
+from server.call.playout import Playout
+from server.call.stamp import stamp
+from server.call.voice import VoiceLine
+from server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
+RECOVERY_S = 60.0
+RETRY_S = 0.2
+PATIENCE_STEPS = 1000  # 20 s of media time that waits for a living engine: no chunk will come any more
+
+
+class EngineLink:
+    """``run`` is a task of the call; ``step`` is called every 20 ms; ``release`` at the end."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        spec: StreamSpec,
+        line: VoiceLine,
+        playout: Playout,
+        metrics: Metrics,
+        on_state: Callable[[str], None],
+        *,
+        stamped: bool,
+    ) -> None:
+        """on_state: told of ``live`` once a slot is there, ``recovering`` when it is lost, and ``live`` again.
+
+        stamped: number the frames in their pixels, for measurement.
+        """
+        self._pool, self._line, self._playout = pool, line, playout
+        self._spec: StreamSpec | None = spec
+        self._name = spec.stream
+        self._metrics, self._on_state, self._stamped = metrics, on_state, stamped
+        self._lease: Lease | None = None
+        self._stream: EngineStream | None = None
+        self._lost_at: float | None = None
+        self._waited = 0  # steps
+        self._stalls = 0  # of the clock by which the engine's deadline was told
+        self.chunk_ms = 0.0
+
+    async def run(self) -> None:
+        """Take a slot, then chunks for ever. Raises AvatarError when there is no slot, or no engine any more."""
+        assert self._spec is not None, "run after release"
+        self._lease = await self._pool.acquire(self._spec)
+        self._attach(self._lease.stream, 0)
+        self._on_state("live")
+        while True:
+            assert self._stream is not None
+            try:
+                chunk = await self._stream.next_chunk()
+            except EngineError as error:
+                if not error.retryable:
+                    raise
+                await self._recover(self._lease, error)
+            else:
+                self._take(chunk)
+
+    def step(self) -> None:
+        """Twenty milliseconds of voice to the engine, unless media time must wait for it.
+
+        Raises EngineError ``engine_silent`` for an engine that lives, has all the voice it needs, and gives nothing.
+        """
+        stream, playout = self._stream, self._playout
+        if stream is not None and playout.arrived and playout.stalls != self._stalls:
+            self._tell_deadline(stream, playout.frame + 1)
+        ahead = self._line.head - frame_start(playout.awaited, playout.fps)
+        if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
+            self._line.microphone.clear()  # heard while nothing can answer it
+            self._waited += stream is not None
+            if self._waited > PATIENCE_STEPS:
+                raise EngineError("engine_silent", "the engine gives no pictures any more")
+            return
+        block = self._line.next_block()
+        playout.push_voice(block.pcm, block.at)
+        stream.push_voice(block.drive, block.drive_at)
+
+    def push_pose(self, controls: dict[str, float]) -> None:
+        """Hold for the media time of the voice that is coming in now, so that both arrive together."""
+        if self._stream is not None and controls:
+            self._stream.push_pose(controls, self._line.head * self._playout.fps / PLAYOUT_RATE)
+
+    def take_back(self, sample: int) -> None:
+        """Silence the voice from 48 kHz ``sample`` on, so far as no frames have been made of it: the mouth closes
+        soon.
+        """
+        silence, at = self._line.take_back(sample)
+        if self._stream is not None:
+            self._stream.push_voice(silence, at)
+
+    async def release(self) -> None:
+        self._stream = self._spec = None
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            await lease.release()
+
+    def _attach(self, stream: EngineStream, first_frame: int) -> None:
+        """Give a new engine its past, and silence up to the delay, so that its first chunk can be made at once."""
+        self._playout.begin_epoch(stream.epoch)
+        runway = frame_start(first_frame, self._playout.fps) + self._playout.delay
+        while self._line.head < runway:
+            block = self._line.silent_block()
+            self._playout.push_voice(block.pcm, block.at)
+        past = drive_start(max(0, first_frame - CONTEXT_FRAMES), self._playout.fps)
+        drive, at = self._line.drive_since(past)
+        assert at <= past, "the voice line keeps too little: the engine would wait for ever for what is missing"
+        stream.push_voice(drive, at)
+        self._stream, self._waited = stream, 0
+
+    def _take(self, chunk: MediaChunk) -> None:
+        if self._lost_at is not None:
+            self._metrics.recovered(monotonic() - self._lost_at)
+            self._lost_at = None
+            self._on_state("live")
+        self.chunk_ms, self._waited = chunk.chunk_ms, 0
+        self._metrics.chunk(chunk.chunk_ms / 1000)
+        if self._stamped:
+            for i, picture in enumerate(chunk.frames):
+                stamp(picture, chunk.first_frame + i)
+        self._playout.push_chunk(chunk)
+        assert self._stream is not None
+        self._tell_deadline(self._stream, chunk.first_frame + len(chunk.frames))
+
+    def _tell_deadline(self, stream: EngineStream, frame: int) -> None:
+        """Anew whenever playout's clock was moved: what was told before lies too early by as much, and the engine would
+        take silence for a voice that comes in time.
+        """
+        self._stalls = self._playout.stalls
+        stream.set_deadline(frame, self._playout.time_of(frame))
+
+    async def _recover(self, lease: Lease, error: EngineError | CapacityError) -> None:
+        """Media time stands still until a successor is there; it begins at the first frame that is missing.
+
+        A successor that gives no chunk either is none: the patience goes on, and the next is asked for after a pause.
+        """
+        logger.warning("engine lost stream=%s code=%s", self._name, error.code)
+        self._metrics.worker_lost()
+        self._stream = None
+        first_frame = self._playout.await_engine()
+        if self._lost_at is None:
+            self._lost_at = monotonic()
+            self._on_state("recovering")
+        else:
+            await sleep(RETRY_S)
+        while error.retryable and monotonic() - self._lost_at <= RECOVERY_S:
+            try:
+                self._attach(await lease.reopen(first_frame), first_frame)
+                return
+            except (EngineError, CapacityError) as again:
+                error = again
+                await sleep(RETRY_S)
+        raise EngineError("worker_lost", "the engine was lost and did not come back") from error

@@ -1,0 +1,108 @@
+"""The application, built from data: settings and a pool in, an ASGI app out. What it starts ends with it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from engine.pool.local import LocalPool, WorkerPool
+from ground.errors import AvatarError
+from ground.units import PLAYOUT_RATE
+from server.access.hosts import allowed_host_names
+from server.access.keys import AccessKeys
+from server.call.call import CallParts
+from server.http.errors import install_error_handlers
+from server.http.middleware import SMALL_BODY, BodyLimit, Gate
+from server.http.routes import health as routes_health
+from server.http.routes import portraits as routes_portraits
+from server.http.routes import sessions as routes_sessions
+from server.http.services import Services
+from server.metrics import Metrics
+from server.portraits.process import Framer, PictureProcess
+from server.portraits.store import PortraitStore
+from server.rtc.ice import IcePolicy
+from server.sessions import Sessions
+from server.settings import Settings, engine_config
+
+logger = logging.getLogger(__name__)
+
+PAGE = Path(__file__).resolve().parents[2] / "client_web"
+MEDIA_THREADS = 4
+SAY_BYTES_PER_SECOND = PLAYOUT_RATE * 2 * 4  # stereo, 32 bit
+
+
+def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
+    """pool: started and closed with the app's lifespan; None for worker processes on this machine."""
+    pool = pool or LocalPool(engine_config(settings), workers=settings.workers, spares=settings.spares)
+    app = FastAPI(title="knotcast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
+    services = _services(settings, pool, framer or PictureProcess())
+    app.state.services = services
+    install_error_handlers(app)
+    for router in (routes_portraits.router, routes_sessions.router, routes_health.router):
+        app.include_router(router)
+    if PAGE.is_dir():
+        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    scheme = "https" if settings.tls != "off" else "http"
+    app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, settings))
+    app.add_middleware(
+        Gate, names=allowed_host_names(settings), origins=settings.allowed_origins, scheme=scheme
+    )  # fmt: skip
+    return app
+
+
+def _services(settings: Settings, pool: WorkerPool, framer: Framer) -> Services:
+    metrics = Metrics()
+    portraits = PortraitStore(framer, settings.data_dir, settings.max_portraits, settings.max_portrait_pixels)
+    parts = CallParts(settings, pool, IcePolicy.from_settings(settings), metrics)
+    return Services(settings, pool, portraits, Sessions(parts, portraits), metrics, AccessKeys(settings))
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    loop = asyncio.get_running_loop()
+    # aiortc encodes in the loop's default executor: anything else in there would hold up the sound.
+    media = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="media")
+    loop.set_default_executor(media)
+    app.state.files = ThreadPoolExecutor(1, thread_name_prefix="files")
+    tasks = [
+        asyncio.create_task(_start_engine(services), name="engine-start"),
+        asyncio.create_task(services.sessions.sweep(), name="session-sweep"),
+    ]
+    try:
+        yield
+    finally:
+        services.ready = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await services.sessions.close()
+        await services.pool.close()
+        await services.portraits.close()
+        app.state.files.shutdown(wait=False, cancel_futures=True)
+        media.shutdown(wait=False, cancel_futures=True)
+
+
+async def _start_engine(services: Services) -> None:
+    """Beside everything else: the page is there while the model loads."""
+    try:
+        await services.pool.start()
+    except AvatarError as error:
+        services.engine_error = error
+        logger.warning("the engine cannot start code=%s", error.code)
+    else:
+        services.ready = True
+        await services.portraits.warm()
+
+
+def _body_limit(path: str, settings: Settings) -> int:
+    if path.startswith("/v1/portraits"):
+        return settings.max_portrait_bytes + SMALL_BODY
+    if path.endswith("/say"):
+        return int(settings.max_say_seconds * SAY_BYTES_PER_SECOND) + SMALL_BODY
+    return SMALL_BODY

@@ -1,0 +1,182 @@
+"""What every request passes before a route sees it: the name it used, the page that sent it, its size and its pace; and
+what every answer gets on its way out, also that to a mistake of ours.
+
+Pure ASGI, so that a body is counted while it arrives and refused before it is kept.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ground.errors import AvatarError, RequestError
+from server.access.hosts import host_is_allowed, origin_is_allowed
+from server.access.keys import access_cookie_header
+from server.http.errors import error_response, unforeseen_response
+
+_READING = frozenset({"GET", "HEAD"})
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_PAGE_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
+BODY_S = 30.0
+SMALL_BODY = 256 * 1024
+
+
+class Gate:
+    """Host allow-list, Origin check, and the headers that every answer carries.
+
+    Outside of everything. Pages of ``origins`` may read the answers and send a key: CORS is for them alone.
+    """
+
+    def __init__(self, app: ASGIApp, names: frozenset[str], origins: Iterable[str], scheme: str) -> None:
+        self._names, self._origins, self._scheme = names, tuple(origins), scheme
+        self._app: ASGIApp = _Foreseen(app)
+        if self._origins:
+            self._app = CORSMiddleware(
+                self._app, self._origins, _METHODS, ("Authorization",), expose_headers=("Retry-After",)
+            )  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        guarded = self._guarded(scope, send)
+        if refusal is not None:
+            await error_response(refusal)(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> AvatarError | None:
+        headers = Headers(scope=scope)
+        if len(headers.getlist("host")) != 1 or not host_is_allowed(headers["host"], self._names):
+            return RequestError(
+                "unknown_host", "this server is not known by that name: see KNOTCAST_ALLOWED_HOSTS", status=400
+            )
+        if scope["method"] not in _READING and not origin_is_allowed(headers, self._scheme, self._origins):
+            return RequestError("foreign_origin", "this page may not call this server", status=403)
+        return None
+
+    def _guarded(self, scope: Scope, send: Send) -> Send:
+        state = scope.setdefault("state", {})  # request.state
+        path, secure = scope["path"], self._scheme == "https"
+        api = path.startswith("/v1/") or path in ("/health", "/ready", "/metrics")
+        # An <img> says no origin; the link itself is the right to see a preview.
+        shared = Headers(scope=scope).get("origin") in self._origins or (self._origins and path.endswith("/preview"))
+        resource_policy = "cross-origin" if api and shared else "same-origin"
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["Cross-Origin-Opener-Policy"] = "same-origin"
+                headers["Cross-Origin-Resource-Policy"] = resource_policy
+                headers["Content-Security-Policy"] = _API_POLICY if api else _PAGE_POLICY
+                if api:
+                    headers.setdefault("Cache-Control", "no-store")
+                else:
+                    headers["Permissions-Policy"] = "microphone=(self), camera=(), geolocation=()"
+                    headers["Cache-Control"] = "no-cache"  # revalidated by ETag: a new version is seen at once
+                if secure:
+                    headers["Strict-Transport-Security"] = "max-age=0"  # a self-signed name must never be pinned
+                if (cookie := state.get("access_cookie")) is not None:
+                    headers.append("Set-Cookie", access_cookie_header(cookie, secure=secure))
+            await send(message)
+
+        return guarded
+
+
+class _Foreseen:
+    """The edge of every route: what nobody foresaw is logged, and answered like any other error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is left to be answered
+        except Exception as error:
+            if answered:
+                raise
+            await unforeseen_response(scope["method"], scope["path"], error)(scope, receive, send)
+
+
+class BodyLimit:
+    """A body larger than its route may take is refused with 413, one that takes too long with 408.
+
+    The reader is told by an exception. Whatever it makes of that (a framework may answer that it cannot parse the
+    body), the answer is ours.
+    """
+
+    def __init__(self, app: ASGIApp, limit: Callable[[str], int], seconds: float = BODY_S) -> None:
+        self._app, self._limit, self._seconds = app, limit, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope["path"])
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or len(declared) > 15 or int(declared) > limit:
+            await error_response(_too_large(limit))(scope, receive, send)
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._seconds
+        seen, complete, answered = 0, False, False
+        refusal: RequestError | None = None
+
+        async def counted() -> Message:
+            nonlocal seen, complete, refusal
+            if refusal is not None:
+                raise refusal
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refusal = RequestError("body_too_slow", "the body took too long to arrive", status=408)
+                raise refusal from None
+            seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if seen > limit:
+                refusal = _too_large(limit)
+                raise refusal
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            if refusal is None or answered:
+                answered = True
+                await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except RequestError as error:
+            if error is not refusal or answered:
+                raise
+        if refusal is not None and not answered:
+            await error_response(refusal)(scope, receive, send)
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError("body_too_large", f"the body is larger than {limit // 1024} KiB", status=413)

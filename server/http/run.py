@@ -1,0 +1,135 @@
+"""Runs the server until it is told to stop: sockets, certificate, and the lines a person reads first."""
+
+import asyncio
+import logging
+import ssl
+import sys
+from functools import partial
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from server.access.certificate import self_signed_certificate
+from server.access.hosts import own_addresses
+from server.http.app import create_app
+from server.http.connections import PromptProtocol, PromptTLS
+from server.http.services import Services
+from server.settings import Settings
+
+SHUTDOWN_S = 5
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM. The exit status: 0, or 2 when the engine or the socket could not be had."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for noisy in ("aiortc", "aioice", "uvicorn"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+    app = create_app(settings)
+    services: Services = app.state.services
+    fingerprint, context = None, None
+    if settings.tls == "self-signed":
+        cert_path, key_path, fingerprint = self_signed_certificate(settings)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(cert_path, key_path)
+    server = _Server(http_config(app, settings, context), services, settings, fingerprint)
+    try:
+        server.run()
+    except KeyboardInterrupt:  # uvicorn raises it again once everything has been shut down
+        return 0
+    except SystemExit as stop:
+        if stop.code:
+            print(f"knotcast: cannot listen on {settings.host} port {settings.port}: is it taken?", file=sys.stderr)
+        return 2 if stop.code else 0
+    if services.engine_error is not None:
+        print(f"knotcast: {services.engine_error.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None) -> uvicorn.Config:
+    """context: of TLS, which uvicorn is not told of, because it counts a connection only after its handshake."""
+    protocol = PromptProtocol if context is None else cast(type[asyncio.Protocol], partial(PromptTLS, context))
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="asyncio",
+        http=protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,  # paths hold capabilities
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=10,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Says where it is once it listens, and when the engine is there."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, settings: Settings, fingerprint: str | None) -> None:
+        super().__init__(config)
+        self._services, self._settings, self._fingerprint = services, settings, fingerprint
+        self._announcer: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if not self.should_exit:
+            self._announcer = asyncio.create_task(self._announce(), name="announce")
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        if self._announcer is not None:
+            self._announcer.cancel()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+
+    async def _announce(self) -> None:
+        say(f"knotcast listens on {self._address()} and is loading the model {self._settings.model!r} ...")
+        while not self._services.ready:
+            if self._services.engine_error is not None:
+                self.should_exit = True  # ``serve`` says why
+                return
+            await asyncio.sleep(0.05)
+        self._invite()
+        while self._services.keys.uses_links:
+            await self._services.keys.link_used.wait()
+            self._services.keys.link_used.clear()
+            say(f"That link has been used. For one more browser: {self._link()}")
+
+    def _invite(self) -> None:
+        info = self._services.pool.info
+        say(f"Ready: {info.name} on {info.device}, {info.width}x{info.height} at {info.fps} frames a second.")
+        keys = self._services.keys
+        if keys.uses_links:
+            say(f"Open this link; it works once:\n\n    {self._link()}\n")
+        else:
+            say(f"Open {self._address()} in a browser, choose a photograph of a face, and press Call.")
+        if keys.required and not keys.uses_links:
+            say("Requests need one of the configured keys: Authorization: Bearer KEY.")
+        if self._fingerprint is not None:
+            say("The certificate is our own, so the browser will warn. Compare its SHA-256 before you go on:")
+            say(f"    {self._fingerprint}")
+        elif not self._settings.loopback:
+            say("Without TLS, browsers on other machines give no microphone: --tls self-signed.")
+        say("Ctrl+C ends it.")
+
+    def _link(self) -> str:
+        return f"{self._address()}/#key={self._services.keys.new_link()}"
+
+    def _address(self) -> str:
+        settings = self._settings
+        host = settings.advertised_address or settings.host
+        if host in ("0.0.0.0", "::"):
+            host = next(iter(own_addresses()), "127.0.0.1")
+        port = settings.port
+        if port == 0 and self.servers:
+            port = self.servers[0].sockets[0].getsockname()[1]
+        scheme = "https" if settings.tls != "off" else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,80 @@
+"""What the routes work with, made once by the app; and who is calling."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from engine.pool.local import WorkerPool
+from ground.errors import AvatarError, CapacityError, EngineError, RequestError
+from server.access.keys import ACCESS_COOKIE, AccessKeys, bearer
+from server.metrics import Metrics
+from server.portraits.store import PortraitStore
+from server.sessions import Session, Sessions
+from server.settings import Settings
+
+
+@dataclass(slots=True)
+class Services:
+    """engine_error: why the engine could not start; ready: it did."""
+
+    settings: Settings
+    pool: WorkerPool
+    portraits: PortraitStore
+    sessions: Sessions
+    metrics: Metrics
+    keys: AccessKeys
+    ready: bool = False
+    engine_error: AvatarError | None = None
+    _sending: set[str] = field(default_factory=set)
+
+    @contextlib.contextmanager
+    def sending(self, session_id: str) -> Iterator[None]:
+        """Around the upload of something to say. Raises CapacityError 429 for a session that is sending already."""
+        if session_id in self._sending:
+            raise CapacityError("say_busy", "something else is being sent to be said: wait for it", status=429)
+        self._sending.add(session_id)
+        try:
+            yield
+        finally:
+            self._sending.discard(session_id)
+
+    def require_engine(self) -> None:
+        if self.engine_error is not None:
+            raise EngineError("engine_failed", "the engine could not be started: see the server's log", status=503)
+        if not self.ready:
+            raise CapacityError("starting", "the engine is still starting: try again in a moment")
+
+
+def get_services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+def get_owner(request: Request, services: Annotated[Services, Depends(get_services)]) -> str:
+    """Who calls, where a key is needed. Raises RequestError 401 for nobody we know.
+
+    A link's cookie is left in ``request.state`` for the gate, which gives it with whatever answer comes: the link is
+    spent even when the request it came with is refused.
+    """
+    authorization = request.headers.get("authorization")
+    owner = services.keys.owner(authorization, request.cookies.get(ACCESS_COOKIE))
+    if owner is not None:
+        return owner
+    key = bearer(authorization)
+    if key is not None and (cookie := services.keys.redeem(key)) is not None:
+        request.state.access_cookie = cookie
+        return "link"
+    raise RequestError(
+        "missing_key", "this server asks for an access key: open the address that it printed", status=401
+    )
+
+
+def get_session(session_id: str, request: Request, services: Annotated[Services, Depends(get_services)]) -> Session:
+    return services.sessions.get(session_id, bearer(request.headers.get("authorization")))
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+OwnerDep = Annotated[str, Depends(get_owner)]
+SessionDep = Annotated[Session, Depends(get_session)]

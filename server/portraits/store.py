@@ -1,0 +1,163 @@
+"""The portraits people have uploaded: re-encoded, owned by who sent them, bounded, gone when deleted.
+
+Only our own re-encoded bytes are kept, under random ids in one folder; the same picture sent twice by one owner is one
+portrait.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ground.errors import AvatarError, RequestError
+from server.portraits.jobs import FrameReply
+from server.portraits.process import Framer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key: who
+    has it may see the preview."""
+
+    id: str
+    owner: str
+    content: str
+    created: float
+    width: int
+    height: int
+    framed_width: int
+    framed_height: int
+    landmarks: dict[str, float]
+    confidence: float
+    warnings: list[str]
+    crop: list[list[float]]
+    preview_key: str
+
+    @property
+    def preview_url(self) -> str:
+        return f"/v1/portraits/{self.id}/preview?key={self.preview_key}"
+
+
+class PortraitStore:
+    """Metadata in memory, pixels on disk; the pixels of a portrait are about 1 MiB."""
+
+    def __init__(self, framer: Framer, folder: Path | None, limit: int, max_pixels: int) -> None:
+        """folder: None for a temporary one that ``close`` removes."""
+        self._framer, self._limit, self._max_pixels = framer, limit, max_pixels
+        self._temporary = folder is None
+        self._folder = Path(tempfile.mkdtemp(prefix="knotcast-portraits-")) if folder is None else folder
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._portraits: dict[str, Portrait] = {}
+        self._load()
+
+    async def put(self, data: bytes, owner: str) -> Portrait:
+        """Check, frame and keep a picture. Raises RequestError with the reason it cannot be used."""
+        if not data:
+            raise RequestError("empty_file", "no picture was sent", param="file")
+        content = hashlib.sha256(data).hexdigest()
+        for portrait in self._portraits.values():
+            if portrait.content == content and portrait.owner == owner:
+                return portrait
+        if len(self.list(owner)) >= self._limit or len(self._portraits) >= 4 * self._limit:
+            raise RequestError("too_many_portraits", "too many portraits are kept: delete one first", status=409)
+        reply = await self._framer.frame(data, self._max_pixels)
+        return self._keep(reply, content, owner)
+
+    def list(self, owner: str) -> list[Portrait]:
+        return [portrait for portrait in self._portraits.values() if portrait.owner == owner]
+
+    def get(self, portrait_id: str, owner: str) -> Portrait:
+        """Another owner's portrait is as unknown as one that never was."""
+        portrait = self._portraits.get(portrait_id)
+        if portrait is None or portrait.owner != owner:
+            raise RequestError(
+                "portrait_not_found", "there is no such portrait: upload it again", status=404, param="portrait_id"
+            )
+        return portrait
+
+    def delete(self, portrait_id: str, owner: str) -> None:
+        portrait = self.get(portrait_id, owner)
+        del self._portraits[portrait.id]
+        shutil.rmtree(self._folder / portrait.id, ignore_errors=True)
+
+    def preview(self, portrait_id: str, key: str) -> bytes:
+        """JPEG of the crop, for whoever has the link."""
+        portrait = self._portraits.get(portrait_id)
+        if portrait is None or not secrets.compare_digest(portrait.preview_key.encode(), key.encode()):
+            raise RequestError("portrait_not_found", "there is no such portrait", status=404)
+        return self._read(portrait, "preview.jpg")
+
+    def framed(self, portrait: Portrait) -> NDArray[np.uint8]:
+        """RGB uint8 [H, W, 3]."""
+        shape = (portrait.framed_height, portrait.framed_width, 3)
+        return np.frombuffer(self._read(portrait, "framed.rgb"), np.uint8).reshape(shape)
+
+    async def warm(self) -> None:
+        """Have the framer ready, so that the first upload does not wait for it."""
+        await self._framer.warm()
+
+    async def close(self) -> None:
+        await self._framer.close()
+        if self._temporary:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _keep(self, reply: FrameReply, content: str, owner: str) -> Portrait:
+        portrait = Portrait(
+            id=secrets.token_hex(16),
+            owner=owner,
+            content=content,
+            created=time.time(),
+            width=reply.width,
+            height=reply.height,
+            framed_width=reply.framed_width,
+            framed_height=reply.framed_height,
+            landmarks=reply.landmarks,
+            confidence=reply.confidence,
+            warnings=reply.warnings,
+            crop=reply.crop,
+            preview_key=secrets.token_urlsafe(16),
+        )
+        # Written beside and renamed: a disk that fills up leaves no half portrait.
+        partial = self._folder / f".{portrait.id}"
+        try:
+            partial.mkdir(mode=0o700)
+            (partial / "framed.rgb").write_bytes(reply.framed)
+            (partial / "source.jpg").write_bytes(reply.source)
+            (partial / "preview.jpg").write_bytes(reply.preview)
+            (partial / "portrait.json").write_text(json.dumps(asdict(portrait)))
+            partial.rename(self._folder / portrait.id)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise AvatarError("storage_full", "the portrait could not be stored", status=507) from error
+        self._portraits[portrait.id] = portrait
+        return portrait
+
+    def _read(self, portrait: Portrait, name: str) -> bytes:
+        try:
+            fd = os.open(self._folder / portrait.id / name, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(fd, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise RequestError("portrait_not_found", "the portrait is gone: upload it again", status=404) from error
+
+    def _load(self) -> None:
+        """Take over what an earlier run left in a folder that is kept."""
+        for path in sorted(self._folder.glob("*/portrait.json")):
+            try:
+                portrait = Portrait(**json.loads(path.read_text()))
+            except (OSError, ValueError, TypeError):
+                logger.warning("a stored portrait cannot be read and is left out")
+                continue
+            if portrait.id == path.parent.name:
+                self._portraits[portrait.id] = portrait

@@ -1,0 +1,131 @@
+"""The data channel ``knotcast``: small messages, few a second, and nothing a peer sends ends the call by accident.
+
+In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exception in a plain message handler closes
+the whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.
+"""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aiortc import RTCDataChannel
+from aiortc.rtcsctptransport import WEBRTC_DCEP, RTCSctpTransport
+
+from ground.clock import Clock, monotonic
+
+logger = logging.getLogger(__name__)
+
+LABEL = "knotcast"
+MAX_MESSAGE = 16 * 1024
+MAX_CHANNELS = 4
+MAX_WAITING = 64
+MAX_BUFFERED = 256 * 1024  # what a peer that does not read may make us hold
+RATE, BURST = 60.0, 120.0  # messages a second: 25 poses and a ping fit twice
+
+
+class TokenBucket:
+    def __init__(self, rate: float, burst: float, clock: Clock = monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._tokens, self._at = burst, clock()
+
+    def take(self) -> bool:
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+def guard_sctp(sctp: RTCSctpTransport, flood: Callable[[], None]) -> None:
+    """Drop what would close the connection; call ``flood`` for a window or a number of channels overrun."""
+    receive, receive_chunk = sctp._data_channel_receive, sctp._receive_data_chunk
+
+    async def guarded_receive(stream_id: int, pp_id: int, data: bytes) -> None:
+        if pp_id == WEBRTC_DCEP:
+            if data[:1] == b"\x03" and (stream_id in sctp._data_channels or len(data) < 12):
+                return
+            if len(sctp._data_channels) >= MAX_CHANNELS:
+                flood()
+                return
+        elif len(data) > MAX_MESSAGE or not _is_utf8(data):
+            # Handed on as an empty message, so that the call can answer that it could not be read.
+            data = b""
+        try:
+            await receive(stream_id, pp_id, data)
+        except (ValueError, AssertionError, KeyError, IndexError) as error:
+            logger.debug("data channel message dropped kind=%s", type(error).__name__)
+
+    async def guarded_chunk(chunk: Any) -> None:
+        if sctp._advertised_rwnd < 0:
+            flood()
+            return
+        await receive_chunk(chunk)
+
+    sctp._data_channel_receive = guarded_receive  # type: ignore[method-assign]
+    sctp._receive_data_chunk = guarded_chunk  # type: ignore[method-assign]
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class Channel:
+    """Messages in and out once the browser has opened the channel. ``heard`` is called for each that arrives."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self._heard = heard
+        self._channel: RTCDataChannel | None = None
+        self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
+        self._bucket = TokenBucket(RATE, BURST)
+        self._seq = 0
+        self._receive: Callable[[str], None] = self._waiting.append
+        self._opened: Callable[[], None] | None = None
+        self.open = asyncio.Event()
+
+    def adopt(self, channel: RTCDataChannel) -> None:
+        """The first channel with our label counts; any other is closed."""
+        if channel.label != LABEL or self._channel is not None:
+            channel.close()
+            return
+        self._channel = channel
+
+        async def on_message(data: bytes | str) -> None:
+            self._heard()
+            if self._bucket.take():
+                self._receive(data if isinstance(data, str) else data.decode("utf-8", "replace"))
+
+        channel.on("message", on_message)
+        self.open.set()
+        if self._opened is not None:
+            self._opened()
+
+    def on_open(self, opened: Callable[[], None]) -> None:
+        """Call ``opened`` once the channel is there, or now."""
+        self._opened = opened
+        if self._channel is not None:
+            opened()
+
+    def deliver_to(self, receive: Callable[[str], None]) -> None:
+        """From now on messages go to ``receive``, those that came early first."""
+        self._receive = receive
+        while self._waiting:
+            receive(self._waiting.popleft())
+
+    def send(self, kind: str, t_ms: int, **fields: object) -> bool:
+        """One JSON message ``{v, type, seq, t_ms, ...}``; False if the channel is not open or not read."""
+        channel = self._channel
+        if channel is None or channel.readyState != "open" or channel.bufferedAmount > MAX_BUFFERED:
+            return False
+        self._seq += 1
+        message = {"v": 1, "type": kind, "seq": self._seq, "t_ms": t_ms, **fields}
+        channel.send(json.dumps(message, separators=(",", ":"), allow_nan=False))
+        return True

@@ -1,0 +1,202 @@
+"""The voice time line, the microphone's buffer, the decimator: continuous, bounded, and true to media time."""
+
+import numpy as np
+import pytest
+
+from engine.media.decimate import Decimator, decimate
+from ground.errors import CapacityError
+from ground.units import BLOCK, drive_start, frame_start
+from server.call.voice import MAX_QUEUED_TURNS, MicrophoneBuffer, Turn, VoiceLine
+
+
+def tone(n: int, hertz: float = 440.0, rate: int = 48_000) -> np.ndarray:
+    return (10_000 * np.sin(2 * np.pi * hertz * np.arange(n) / rate)).astype(np.int16)
+
+
+def turn(name: str, blocks: float) -> Turn:
+    return Turn(name, np.full(int(blocks * BLOCK), 500, np.int16))
+
+
+@pytest.mark.parametrize("size", [1, 7, 160, 960, 4801])
+def test_decimated_in_pieces_equals_decimated_whole(size: int) -> None:
+    pcm = np.random.default_rng(0).integers(-9000, 9000, 20_000).astype(np.int16)
+    decimator = Decimator()
+    parts = [decimator.push(pcm[i : i + size]) for i in range(0, len(pcm), size)]
+    whole = decimate(pcm).astype(int)
+    assert np.abs(np.concatenate([*parts, decimator.flush()])[: len(whole)] - whole).max() <= 1
+
+
+def test_the_decimator_has_no_delay_and_folds_nothing() -> None:
+    low, high = tone(48_000, 1000), tone(48_000, 9000)
+    assert np.abs(decimate(low).astype(int) - tone(16_000, 1000, 16_000))[100:-100].max() <= 2
+    assert np.abs(decimate(high))[100:-100].max() < 20
+    click = np.zeros(9600, np.int16)
+    click[4800] = 30_000
+    assert int(np.abs(decimate(click)).argmax()) == 1600
+
+
+def test_the_line_is_continuous_and_both_rates_share_one_time() -> None:
+    line = VoiceLine(4.0)
+    line.say(Turn("a", tone(48_000)))
+    blocks = [line.next_block() for _ in range(100)]
+    assert [block.at for block in blocks] == [i * BLOCK for i in range(100)]
+    ends = [block.drive_at + len(block.drive) for block in blocks]
+    assert [block.drive_at for block in blocks[1:]] == ends[:-1]
+    assert line.head == 100 * BLOCK and line.head // 3 - ends[-1] == 32  # 2 ms
+    drive = np.concatenate([block.drive for block in blocks])
+    whole = decimate(np.concatenate([block.pcm for block in blocks])).astype(int)
+    assert np.abs(drive[:15_900] - whole[:15_900]).max() <= 1
+
+
+def test_what_is_said_comes_before_what_is_heard_before_silence() -> None:
+    line = VoiceLine(4.0)
+    assert not line.next_block().pcm.any()
+    line.microphone.push(np.full(BLOCK * 6, 70, np.int16))
+    line.say(turn("a", 1.5))
+    said, last = line.next_block(), line.next_block()
+    assert (said.pcm == 500).all() and (last.pcm[: BLOCK // 2] == 500).all() and not last.pcm[BLOCK // 2 :].any()
+    assert 60 < line.next_block().pcm[-1] <= 70
+    assert [(t.start, t.end, t.duration_ms, t.pcm.size) for t in line.turns] == [(BLOCK, 3 * BLOCK, 30, 0)]
+
+
+def test_what_is_heard_while_something_is_said_is_not_kept_for_later() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 20))
+    for i in range(20):
+        line.microphone.push(np.full(BLOCK, 1000 + i, np.int16))
+        assert (line.next_block().pcm == 500).all()
+    assert line.microphone.cut_samples == 0 and line.next_block().pcm[-1] >= 1017
+
+
+def test_turns_wait_in_line_but_not_without_end() -> None:
+    line = VoiceLine(4.0)
+    for i in range(MAX_QUEUED_TURNS):
+        line.say(turn(str(i), 2))
+    with pytest.raises(CapacityError) as caught:
+        line.say(turn("too many", 1))
+    assert caught.value.status == 429
+    line.next_block()
+    line.heard(line.head)
+    assert [t.state for t in line.turns] == ["speaking", "queued", "queued", "queued"]
+    assert line.interrupt() == ["0", "1", "2", "3"]
+    assert not line.next_block().pcm.any() and line.interrupt() == []
+    for i in range(100):
+        line.say(turn(str(i), 1))
+        line.next_block()
+        line.heard(line.head - 3 * BLOCK)
+    assert [t.state for t in line.turns] == ["finished"] * 5 + ["queued"] * 3
+
+
+def test_a_turn_is_over_when_it_was_heard_and_can_be_stopped_until_then() -> None:
+    line = VoiceLine(4.0)
+    for name in ("first", "second", "third"):
+        line.say(turn(name, 2))
+    for _ in range(10):  # all of it is on the time line, one delay ahead of what is heard
+        line.next_block()
+    told = []
+    for position in range(5):
+        line.heard(position * BLOCK)
+        told.append([t.state[0] for t in line.turns])
+    assert told == [list("qqq"), list("sqq"), list("fqq"), list("fsq"), list("ffq")]
+    line.heard(5 * BLOCK)
+    assert line.interrupt() == ["third"]
+    line.heard(10 * BLOCK)
+    assert [t.state for t in line.turns] == ["finished", "finished", "interrupted"]
+
+
+def test_no_turn_that_may_still_be_stopped_is_forgotten() -> None:
+    line = VoiceLine(4.0)
+    for i in range(40):
+        line.say(turn(str(i), 1))
+        line.next_block()
+    assert line.interrupt() == [str(i) for i in range(40)]
+    line.say(turn("last", 1))
+    assert [t.id for t in line.turns] == [*(str(i) for i in range(33, 40)), "last"]
+
+
+def test_a_call_that_is_over_keeps_no_sound() -> None:
+    line = VoiceLine(4.0)
+    for i in range(3):
+        line.say(turn(str(i), 5))
+    line.next_block()
+    line.microphone.push(np.ones(BLOCK, np.int16))
+    line.clear()
+    assert line.drive_since(0)[0].size == line.microphone.level == 0
+    assert all(t.pcm.size == 0 and t.state == "interrupted" for t in line.turns)
+
+
+def test_the_past_is_kept_for_a_new_engine_and_no_longer() -> None:
+    line = VoiceLine(history_s=2.0)
+    line.say(Turn("a", tone(48_000 * 5)))
+    drive = np.concatenate([line.next_block().drive for _ in range(250)])
+    past, at = line.drive_since(70_000)
+    assert at <= 70_000 and np.array_equal(past, drive[at:])
+    past, at = line.drive_since(0)
+    assert len(past) == pytest.approx(32_000, abs=320)
+    assert line.drive_since(10**9)[0].size == 0
+
+
+def test_what_is_taken_back_is_silent_for_a_new_engine_too() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 100))
+    drive = np.concatenate([line.next_block().drive for _ in range(50)])
+    silence, at = line.take_back(30 * BLOCK + 7)
+    assert at == 10 * BLOCK + 2 and at + len(silence) == len(drive) and not silence.any()
+    past, first = line.drive_since(0)
+    assert first == 0 and np.array_equal(past[:at], drive[:at]) and drive[at - 1] and drive[-1]
+    assert not past[at:].any()
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.003, -0.003, 0.01, -0.01])
+def test_a_microphone_with_its_own_clock_stays_near_and_whole(skew: float) -> None:
+    """Three minutes: the level is bounded, nothing is cut, and a tone stays a tone."""
+    microphone = MicrophoneBuffer()
+    rng = np.random.default_rng(1)
+    sent, due, gaps, levels = 0, 0.0, 0, []
+    heard = []
+    for tick in range(10_000):
+        due += 960 * (1 + skew)
+        arrived = due - rng.integers(0, 480)  # the network's rhythm
+        while sent + 960 <= arrived:
+            microphone.push(_piece(sent))
+            sent += 960
+        block = microphone.pull()
+        gaps += block is None and tick > 10
+        levels.append(microphone.level)
+        if block is not None and 2000 < tick < 2050:
+            heard.append(block)
+    assert microphone.cut_samples == 0
+    assert max(levels) < 6 * BLOCK
+    assert gaps <= 2
+    spectrum = np.abs(np.fft.rfft(np.concatenate(heard).astype(np.float32)))
+    peak = int(spectrum[5:].argmax()) + 5
+    assert spectrum[peak - 3 : peak + 4].max() ** 2 > 0.8 * (spectrum[5:] ** 2).sum() / 2
+
+
+def _piece(start: int) -> np.ndarray:
+    return (10_000 * np.sin(2 * np.pi * 500 * (start + np.arange(960)) / 48_000)).astype(np.int16)
+
+
+def test_a_burst_is_cut_to_the_newest() -> None:
+    microphone = MicrophoneBuffer()
+    microphone.push(np.arange(30 * BLOCK, dtype=np.int32).astype(np.int16))
+    assert microphone.level == MicrophoneBuffer.TARGET
+    assert microphone.cut_samples == 30 * BLOCK - MicrophoneBuffer.TARGET
+    assert microphone.pull() is not None
+
+
+def test_a_microphone_that_pauses_fills_up_again_before_it_is_heard() -> None:
+    microphone = MicrophoneBuffer()
+    for _ in range(2):
+        microphone.push(np.full(BLOCK, 9, np.int16))
+        assert microphone.pull() is None
+    microphone.push(np.full(BLOCK, 9, np.int16))
+    first = microphone.pull()
+    assert first is not None and first[0] == 0 and first[-1] == 9  # faded in
+    assert [microphone.pull() is None for _ in range(3)] == [False, True, True]
+
+
+def test_frames_begin_where_their_rate_says() -> None:
+    for frame in (0, 1, 7, 90_000):
+        assert (frame_start(frame, 25), drive_start(frame, 25)) == (1920 * frame, 640 * frame)
+        assert (frame_start(frame, 16), drive_start(frame, 16)) == (3000 * frame, 1000 * frame)

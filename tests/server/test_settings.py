@@ -1,0 +1,68 @@
+"""Settings: read once, frozen, and turned into what the engine takes by one function."""
+
+import pytest
+from pydantic import ValidationError
+
+from engine.pool.local import LocalPool
+from server.http.app import create_app
+from server.settings import Settings, engine_config
+
+
+def test_defaults_serve_one_person_on_their_own_machine() -> None:
+    settings = Settings()
+    assert settings.loopback and settings.port == 8000 and settings.tls == "off" and settings.api_keys == []
+    with pytest.raises(ValidationError):
+        settings.port = 1
+
+
+@pytest.mark.parametrize(("host", "loopback"), [
+    ("localhost", True), ("127.0.0.9", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("my.host", False),
+])  # fmt: skip
+def test_what_counts_as_loopback(host: str, loopback: bool) -> None:
+    assert Settings(host=host).loopback is loopback
+
+
+@pytest.mark.parametrize("value", ['["one", "two"]', "one,two", " one , two ,"])
+def test_lists_come_as_json_or_with_commas(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOTCAST_API_KEYS", value)
+    monkeypatch.setenv("KNOTCAST_ALLOWED_HOSTS", value)
+    settings = Settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert settings.allowed_hosts == ["one", "two"]
+    assert "one" not in repr(settings.api_keys)
+
+
+def test_origins_are_kept_as_browsers_write_them() -> None:
+    origins = ["https://Friend.example/", "http://localhost:3000", "http://[::1]:3000"]
+    assert Settings(allowed_origins=origins).allowed_origins == [
+        "https://friend.example", "http://localhost:3000", "http://[::1]:3000",
+    ]  # fmt: skip
+
+
+def test_servers_for_ice_come_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOTCAST_ICE_SERVERS", '[{"urls": ["turn:t.example"], "username": "u", "credential": "c"}]')
+    assert Settings().ice_servers[0].urls == ["turn:t.example"]
+
+
+@pytest.mark.parametrize("bad", [
+    {"port": 70_000}, {"udp_port_min": 5000, "udp_port_max": 4000}, {"advertised_address": "my.host"},
+    {"heartbeat_s": 0}, {"tls": "on"}, {"allowed_origins": ["*"]}, {"allowed_origins": ["https://a.example/page"]},
+    {"allowed_origins": ["null"]},
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**bad)
+
+
+def test_the_engine_gets_its_part() -> None:
+    config = engine_config(Settings(model="embedded", slots=3, threads=1, random_weights=True, dtype="float32"))
+    assert (config.model, config.slots, config.threads, config.random_weights, config.dtype) == (
+        "embedded", 3, 1, True, "float32",
+    )  # fmt: skip
+
+
+def test_spares_are_workers_beside_those_that_take_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOTCAST_WORKERS", "2")
+    monkeypatch.setenv("KNOTCAST_SPARES", "1")
+    pool = create_app(Settings()).state.services.pool
+    assert isinstance(pool, LocalPool) and (pool._workers, len(pool._seats)) == (2, 3)
