@@ -1,6 +1,7 @@
-"""Every setting of the server, read once from ``KNOTCAST_*`` variables (or arguments), frozen afterwards.
+"""Settings of the server: read once from ``KNOTCAST_*`` variables or arguments, validated, then frozen.
 
-The only place that reads the environment. ``engine_config`` turns it into what the engine takes.
+No other module reads the environment. ``engine_config`` makes the engine's configuration of them;
+server/settings_page.py makes docs/settings.md of their descriptions.
 """
 
 import ipaddress
@@ -50,52 +51,80 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="KNOTCAST_", frozen=True, extra="ignore")
 
-    # Where it listens
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    tls: Literal["off", "self-signed"] = "off"
-    allowed_hosts: Names = []  # further names by which browsers may call it
-    allowed_origins: Origins = []  # further pages that may call the API, e.g. https://example.org
-    api_keys: Secrets = []
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # Listening
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback asks callers for a key.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes any free one.")
+    tls: Literal["off", "self-signed"] = Field(
+        "off", description="`self-signed` serves HTTPS with a certificate made at start."
+    )
+    allowed_hosts: Names = Field([], description="Further host names by which browsers may reach this server.")
+    allowed_origins: Origins = Field(
+        [], description="Further web pages that may call the API by CORS, such as `https://example.org`."
+    )
+    api_keys: Secrets = Field(
+        [], description="Keys that open the API. Without any, a wider bind prints one-time access links."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
 
     # WebRTC
-    advertised_address: str | None = None  # the public address when it stands behind 1:1 NAT
-    udp_port_min: int = Field(0, ge=0, le=65535)  # 0: any free port
-    udp_port_max: int = Field(0, ge=0, le=65535)
-    ice_servers: list[IceServer] = []
+    advertised_address: str | None = Field(None, description="Public IP address when the server stands behind 1:1 NAT.")
+    udp_port_min: int = Field(0, ge=0, le=65535, description="Lowest UDP port for media; 0 takes any free one.")
+    udp_port_max: int = Field(0, ge=0, le=65535, description="Highest UDP port for media; 0 takes any free one.")
+    ice_servers: list[IceServer] = Field(
+        [], description="STUN and TURN servers for the browser, as a JSON list of `RTCIceServer`."
+    )
 
     # Engine
-    model: str = "embedded"
-    device: str = "auto"
-    dtype: Literal["auto", "bfloat16", "float32", "float8"] = "auto"
-    workers: int = Field(1, ge=1, le=16)
-    spares: int = Field(0, ge=0, le=16)  # more workers that stand by, warm
-    slots: int = Field(2, ge=1, le=64)
-    threads: int = Field(0, ge=0, le=256)
-    random_weights: bool = False
-    prompt: str = ""  # for models that attend to text
-    text_embedding: str = ""  # or a file with its embedding
-    preset: Literal["", "quality", "balanced", "realtime"] = ""  # of a video model
-    models_dir: Path | None = None  # None: knotcast/models in the user's cache folder
+    model: str = Field("embedded", description="Model to run; `knotcast models list` names them.")
+    device: str = Field("auto", description="Device of the engine: `cpu`, `cuda` or `auto`.")
+    dtype: Literal["auto", "bfloat16", "float32", "float8"] = Field(
+        "auto", description="Number format. `float8` is for video models on a GPU of compute capability 8.9 or higher."
+    )
+    workers: int = Field(1, ge=1, le=16, description="Worker processes; each loads the model once.")
+    spares: int = Field(
+        0, ge=0, le=16,
+        description="Warm worker processes that stand by: a call whose worker is lost moves to one at once. Each takes "
+        "as much memory as a worker.",
+    )  # fmt: skip
+    slots: int = Field(2, ge=1, le=64, description="Calls that one worker can hold at once.")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of a worker; 0 takes half the cores.")
+    prompt: str = Field("", description="Prompt for models that attend to text. Needs umT5 (models/README.md).")
+    text_embedding: str = Field(
+        "", description="Safetensors file with the embedding of a prompt, in place of `PROMPT`."
+    )
+    preset: Literal["", "quality", "balanced", "realtime"] = Field(
+        "", description="Size and decoder of a video model; unset takes what the model comes with."
+    )
+    models_dir: Path | None = Field(
+        None, description="Folder of fetched and converted models; unset means `knotcast/models` in your cache folder."
+    )
 
     # Portraits
-    data_dir: Path | None = None  # None: a temporary folder that goes when the server ends
-    max_portraits: int = Field(200, ge=1)
-    max_portrait_bytes: int = Field(10 * 2**20, ge=1024)
-    max_portrait_pixels: int = Field(25_000_000, ge=65_536)
+    data_dir: Path | None = Field(
+        None,
+        description="Folder in which portraits are kept; unset means a temporary folder that is deleted at the end.",
+    )
+    max_portraits: int = Field(200, ge=1, description="Portraits kept at once.")
+    max_portrait_bytes: int = Field(10 * 2**20, ge=1024, description="Largest picture file, in bytes.")
+    max_portrait_pixels: int = Field(25_000_000, ge=65_536, description="Largest picture, in pixels.")
 
     # Calls
-    max_sessions: int = Field(16, ge=1)
-    session_ttl_s: float = Field(120.0, gt=0)
-    setup_deadline_s: float = Field(15.0, gt=0)
-    heartbeat_s: float = Field(6.0, gt=0)
-    max_call_s: float = Field(3600.0, gt=0)
-    delay_ms: int = Field(0, ge=0, le=5000)  # 0: from the model's chunk and its measured cost
-    max_say_seconds: float = Field(120.0, gt=0)
+    max_sessions: int = Field(16, ge=1, description="Sessions open at once.")
+    session_ttl_s: float = Field(120.0, gt=0, description="Seconds that a new session waits for its offer.")
+    setup_deadline_s: float = Field(15.0, gt=0, description="Seconds from the offer until the connection must stand.")
+    heartbeat_s: float = Field(6.0, gt=0, description="Seconds without a word from the browser that end a call.")
+    max_call_s: float = Field(3600.0, gt=0, description="Longest call, in seconds.")
+    delay_ms: int = Field(
+        0, ge=0, le=5000,
+        description="Milliseconds that picture and voice stand behind the caller; 0 takes the model's measured cost.",
+    )  # fmt: skip
+    max_say_seconds: float = Field(120.0, gt=0, description="Longest recording for `say`, in seconds.")
 
-    # Measurement: number every generated picture in its lowest rows (server/call/stamp.py)
-    stamp_frames: bool = False
+    # Tests and measurements
+    random_weights: bool = Field(False, description="Run the model with random weights, for tests and throughput.")
+    stamp_frames: bool = Field(False, description="Number every generated picture in its lowest rows.")
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import Settings
+from server.settings_page import settings_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("cli", "server", "engine", "models", "ground", "training", "benchmarks")
@@ -30,10 +31,9 @@ def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in links if not link.startswith("https://") and not (ROOT / link).exists()] == []
 
 
-def test_the_readme_lists_every_setting() -> None:
-    text = (ROOT / "README.md").read_text()
-    hidden = {"random_weights", "stamp_frames"}  # for tests and measurements
-    assert [name for name in Settings.model_fields if name not in hidden and f"`{name.upper()}`" not in text] == []
+def test_the_page_of_settings_is_made_of_the_settings() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "renew it: see server/settings_page.py"
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
 def test_weights_are_safetensors_of_at_most_16_mib() -> None:
