@@ -98,7 +98,7 @@ bench: setup  ## the engine's figures on this machine, as JSON
 STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) \
   --visemes $(RUNS)/visemes.safetensors $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
-embedded-weights: setup  ## train the embedded model anew from nothing (training/README.md), into runs/embedded
+embedded-weights: setup  ## train the embedded model anew from nothing (docs/training.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.data.synthetic.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.data.faces.landmarks --out $(RUNS)/landmarks.safetensors
 	test -f $(RUNS)/visemes.safetensors || \

@@ -158,7 +158,7 @@ def train(
     threads: Annotated[int, typer.Option(help="CPU threads of a process, 0 = torch's choice", min=0)] = 0,
     plan: Annotated[bool, typer.Option("--plan", help="print the memory on 1, 4 and 8 GPUs, and stop")] = False,
 ) -> None:
-    """Train one stage (training/README.md). Several processes: `torchrun --nproc-per-node N -m -- cli.main train`."""
+    """Train one stage (docs/training.md). Several processes: `torchrun --nproc-per-node N -m -- cli.main train`."""
     from dataclasses import replace
 
     import torch

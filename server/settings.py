@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     slots: int = Field(2, ge=1, le=64, description="Calls that one worker can hold at once.")
     threads: int = Field(0, ge=0, le=256, description="CPU threads of a worker; 0 takes half the cores.")
-    prompt: str = Field("", description="Prompt for models that attend to text. Needs umT5 (models/README.md).")
+    prompt: str = Field("", description="Prompt for models that attend to text. Needs umT5 (docs/models.md).")
     text_embedding: str = Field(
         "", description="Safetensors file with the embedding of a prompt, in place of `PROMPT`."
     )

@@ -519,7 +519,7 @@ def test_the_plan_is_printed_and_nothing_is_done(tmp_path: Path) -> None:
 
 
 def cells(preset: str) -> dict[str, str]:
-    """A column of the table in training/README.md, as the config has it."""
+    """A column of the table in docs/training.md, as the config has it."""
     c = PRESETS[preset]
     ode, critic, itself = c.method == "ode", c.stage == "distill", c.method == "fine_tune"
     otherwise = "base" if critic else "-"
@@ -548,7 +548,7 @@ def cells(preset: str) -> dict[str, str]:
 
 
 def test_the_budget_in_the_documents_is_the_configs() -> None:
-    text = (Path(__file__).resolve().parents[2] / "training" / "README.md").read_text()
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     tables: dict[str, dict[str, str]] = {}
     header: list[str] = []
