@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import hmac
 import secrets
 from dataclasses import dataclass, field
 
@@ -47,6 +46,7 @@ class Sessions:
     def __init__(self, parts: CallParts, portraits: PortraitStore) -> None:
         self._parts, self._portraits = parts, portraits
         self._sessions: dict[str, Session] = {}
+        self._by_token: dict[bytes, Session] = {}  # by the token's digest, whose prefix nobody can choose
 
     def create(
         self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None
@@ -81,7 +81,7 @@ class Sessions:
             expires_at=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ttl),
             deadline=monotonic() + ttl,
         )
-        self._sessions[session.id] = session
+        self._sessions[session.id] = self._by_token[session.token] = session
         self._forget_surplus()
         return session, token
 
@@ -89,15 +89,15 @@ class Sessions:
         """Raises RequestError: 401 without a token of ours, 403 with another session's, 404 for no session."""
         if token is None:
             raise RequestError("missing_token", "send Authorization: Bearer with the session's token", status=401)
-        given = digest(token)
         session = self._sessions.get(session_id)
-        if session is not None and hmac.compare_digest(session.token, given):
-            return session
         if session is None:
             raise RequestError("session_not_found", "there is no such session", status=404, param="id")
-        if any(hmac.compare_digest(other.token, given) for other in self._sessions.values()):
+        holder = self._by_token.get(digest(token))
+        if holder is None:
+            raise RequestError("invalid_token", "this is not the session's token", status=401)
+        if holder is not session:
             raise RequestError("wrong_token", "this token belongs to another session", status=403)
-        raise RequestError("invalid_token", "this is not the session's token", status=401)
+        return session
 
     async def offer(self, session: Session, sdp: str) -> str:
         """Answer a session's one offer. Raises RequestError 409 for a second, CapacityError when no slot is free or no
@@ -128,7 +128,7 @@ class Sessions:
             now = monotonic()
             for session in [session for session in self._sessions.values() if session.deadline <= now]:
                 if session.state == "ended":
-                    del self._sessions[session.id]
+                    self._forget(session)
                 elif not session.answering:
                     await session.call.close("expired")
 
@@ -141,7 +141,10 @@ class Sessions:
         if surplus > 0:
             ended = [session for session in self._sessions.values() if session.state == "ended"]
             for session in sorted(ended, key=lambda session: session.deadline)[:surplus]:
-                del self._sessions[session.id]
+                self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        del self._sessions[session.id], self._by_token[session.token]
 
     def _check(self, model: str | None, rollout: Rollout) -> None:
         if model is not None and model != self._parts.pool.info.name:

@@ -6,6 +6,7 @@ server/settings_page.py makes docs/settings.md of their descriptions.
 
 import ipaddress
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ground.config import EngineConfig
+
+LEAST_VIDEO_KBPS = 150
 
 
 class IceServer(BaseModel, frozen=True):
@@ -70,11 +73,19 @@ class Settings(BaseSettings):
 
     # WebRTC
     advertised_address: str | None = Field(None, description="Public IP address when the server stands behind 1:1 NAT.")
-    udp_port_min: int = Field(0, ge=0, le=65535, description="Lowest UDP port for media; 0 takes any free one.")
-    udp_port_max: int = Field(0, ge=0, le=65535, description="Highest UDP port for media; 0 takes any free one.")
+    udp_port_min: int = Field(0, ge=0, le=65535, description="Lowest UDP port for media; 0 (both) takes any free one.")
+    udp_port_max: int = Field(0, ge=0, le=65535, description="Highest UDP port for media; 0 (both) takes any free one.")
     ice_servers: list[IceServer] = Field(
         [], description="STUN and TURN servers for the browser, as a JSON list of `RTCIceServer`."
     )
+    max_video_kbps: int = Field(
+        0, ge=0, le=50_000,
+        description="Highest video bitrate, in kb/s; 0 chooses by the size of the picture, otherwise at least 150.",
+    )  # fmt: skip
+    media_threads: int = Field(
+        0, ge=0, le=256,
+        description="Threads that encode sound and pictures; 0 takes half the cores, at least 4 and at most 32.",
+    )  # fmt: skip
 
     # Engine
     model: str = Field("embedded", description="Model to run; `knotcast models list` names them.")
@@ -90,6 +101,9 @@ class Settings(BaseSettings):
     )  # fmt: skip
     slots: int = Field(2, ge=1, le=64, description="Calls that one worker can hold at once.")
     threads: int = Field(0, ge=0, le=256, description="CPU threads of a worker; 0 takes half the cores.")
+    worker_start_s: float = Field(
+        180.0, gt=0, le=86_400, description="Seconds that a worker may take to load and warm its model."
+    )
     prompt: str = Field("", description="Prompt for models that attend to text. Needs umT5 (docs/models.md).")
     text_embedding: str = Field(
         "", description="Safetensors file with the embedding of a prompt, in place of `PROMPT`."
@@ -112,15 +126,21 @@ class Settings(BaseSettings):
 
     # Calls
     max_sessions: int = Field(16, ge=1, description="Sessions open at once.")
-    session_ttl_s: float = Field(120.0, gt=0, description="Seconds that a new session waits for its offer.")
-    setup_deadline_s: float = Field(15.0, gt=0, description="Seconds from the offer until the connection must stand.")
-    heartbeat_s: float = Field(6.0, gt=0, description="Seconds without a word from the browser that end a call.")
-    max_call_s: float = Field(3600.0, gt=0, description="Longest call, in seconds.")
+    session_ttl_s: float = Field(120.0, gt=0, le=86_400, description="Seconds that a new session waits for its offer.")
+    setup_deadline_s: float = Field(
+        15.0, gt=0, le=3600, description="Seconds from the offer until the connection must stand."
+    )
+    heartbeat_s: float = Field(
+        6.0, gt=0, le=3600, description="Seconds without a word from the browser that end a call."
+    )
+    max_call_s: float = Field(
+        3600.0, ge=0, allow_inf_nan=False, description="Longest call, in seconds; 0 sets no limit."
+    )
     delay_ms: int = Field(
         0, ge=0, le=5000,
         description="Milliseconds that picture and voice stand behind the caller; 0 takes the model's measured cost.",
     )  # fmt: skip
-    max_say_seconds: float = Field(120.0, gt=0, description="Longest recording for `say`, in seconds.")
+    max_say_seconds: float = Field(120.0, gt=0, le=3600, description="Longest recording for `say`, in seconds.")
 
     # Tests and measurements
     random_weights: bool = Field(False, description="Run the model with random weights, for tests and throughput.")
@@ -130,9 +150,23 @@ class Settings(BaseSettings):
     def _check(self) -> "Settings":
         if self.udp_port_max < self.udp_port_min:
             raise ValueError("udp_port_max must not lie below udp_port_min")
+        if self.udp_port_max and not self.udp_port_min:
+            raise ValueError("a range of UDP ports needs udp_port_min as well as udp_port_max")
+        if 0 < self.max_video_kbps < LEAST_VIDEO_KBPS:
+            raise ValueError(f"max_video_kbps must be 0 or at least {LEAST_VIDEO_KBPS}")
         if self.advertised_address is not None:
             ipaddress.ip_address(self.advertised_address)
         return self
+
+    @property
+    def longest_call_s(self) -> float:
+        """Seconds; infinity where no limit is set."""
+        return self.max_call_s or math.inf
+
+    @property
+    def encoding_threads(self) -> int:
+        """Size of the executor in which sound and pictures are encoded."""
+        return self.media_threads or min(32, max(4, (os.cpu_count() or 1) // 2))
 
     @property
     def loopback(self) -> bool:

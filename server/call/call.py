@@ -99,7 +99,8 @@ class Call:
     async def accept(self, sdp: str) -> str:
         """Answer the offer and begin. Raises RequestError; then nothing is left open."""
         self._began = monotonic()
-        peer = Peer(self.parts.policy, (self._info.width, self._info.height))
+        size = self._info.width, self._info.height
+        peer = Peer(self.parts.policy, size, self.settings.max_video_kbps * 1000)
         try:
             answer = await peer.accept(sdp)
         except BaseException:

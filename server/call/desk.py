@@ -67,7 +67,7 @@ class MessageDesk:
                 self._call.end(peer.gone_reason)
             elif now - peer.last_heard > settings.heartbeat_s:
                 self._call.end("heartbeat_lost")
-            elif now - live_since > settings.max_call_s:
+            elif now - live_since > settings.longest_call_s:
                 self._call.end("call_too_long")
             self._tell_turns()
             if now >= report_at:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
+from engine.pool.client import Limits
 from engine.pool.local import LocalPool, WorkerPool
 from ground.errors import AvatarError
 from ground.units import PLAYOUT_RATE
@@ -32,13 +33,12 @@ from server.settings import Settings, engine_config
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[2] / "client_web"
-MEDIA_THREADS = 4
 SAY_BYTES_PER_SECOND = PLAYOUT_RATE * 2 * 4  # stereo, 32 bit
 
 
 def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
     """pool: started and closed with the app's lifespan; None for worker processes on this machine."""
-    pool = pool or LocalPool(engine_config(settings), workers=settings.workers, spares=settings.spares)
+    pool = pool or _local_pool(settings)
     app = FastAPI(title="knotcast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     services = _services(settings, pool, framer or PictureProcess())
     app.state.services = services
@@ -55,6 +55,11 @@ def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Frame
     return app
 
 
+def _local_pool(settings: Settings) -> LocalPool:
+    limits = Limits(start=settings.worker_start_s)
+    return LocalPool(engine_config(settings), workers=settings.workers, spares=settings.spares, limits=limits)
+
+
 def _services(settings: Settings, pool: WorkerPool, framer: Framer) -> Services:
     metrics = Metrics()
     portraits = PortraitStore(framer, settings.data_dir, settings.max_portraits, settings.max_portrait_pixels)
@@ -67,7 +72,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     loop = asyncio.get_running_loop()
     # aiortc encodes in the loop's default executor: anything else in there would hold up the sound.
-    media = ThreadPoolExecutor(MEDIA_THREADS, thread_name_prefix="media")
+    media = ThreadPoolExecutor(services.settings.encoding_threads, thread_name_prefix="media")
     loop.set_default_executor(media)
     app.state.files = ThreadPoolExecutor(1, thread_name_prefix="files")
     tasks = [

@@ -13,8 +13,9 @@ from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder
 
 from ground.clock import Clock, monotonic
+from server.settings import LEAST_VIDEO_KBPS
 
-MIN_BITRATE = 150_000
+MIN_BITRATE = LEAST_VIDEO_KBPS * 1000
 KEYFRAME_EVERY_S = 1.0
 
 
@@ -26,12 +27,18 @@ class BitrateRange:
     most: int
 
 
-def bitrate_for(width: int, height: int) -> BitrateRange:
-    if width * height <= 256 * 256:
-        return BitrateRange(500_000, 1_000_000)
-    if width * height <= 512 * 512:
-        return BitrateRange(1_000_000, 1_500_000)  # 1.5 Mb/s is the most that aiortc's VP8 takes
-    return BitrateRange(1_500_000, 1_500_000)
+_BY_SIZE = (  # pixels of the largest picture, and its range
+    (256 * 256, BitrateRange(500_000, 1_000_000)),
+    (512 * 512, BitrateRange(1_000_000, 2_000_000)),
+    (832 * 480, BitrateRange(1_500_000, 2_500_000)),
+)
+_LARGER = BitrateRange(2_000_000, 4_000_000)
+
+
+def bitrate_for(width: int, height: int, most: int = 0) -> BitrateRange:
+    """The range for pictures of this size. most: the highest bitrate in bits per second, 0 = by size."""
+    fitting = next((limits for pixels, limits in _BY_SIZE if width * height <= pixels), _LARGER)
+    return BitrateRange(min(fitting.start, most), most) if most else fitting
 
 
 class BitrateSteps:
@@ -52,12 +59,17 @@ class BitrateSteps:
 
 
 class SteadyVp8Encoder(Vp8Encoder):
-    """VP8, the default: cheapest as shipped."""
+    """VP8, the default: cheapest as shipped.
+
+    aiortc clamps the bitrate to 1.5 Mb/s in its setter, from whose private field it also sizes the encoder's rate
+    buffer. Both are set here without the clamp.
+    """
 
     def __init__(self, limits: BitrateRange) -> None:
         super().__init__()
+        assert hasattr(self, "_Vp8Encoder__target_bitrate"), "aiortc has changed: see server/rtc/encoders.py"
         self._steps = BitrateSteps(limits)
-        Vp8Encoder.target_bitrate.fset(self, limits.start)  # type: ignore[attr-defined]
+        self._Vp8Encoder__target_bitrate = limits.start
 
     @property
     def target_bitrate(self) -> int:
@@ -65,7 +77,7 @@ class SteadyVp8Encoder(Vp8Encoder):
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        Vp8Encoder.target_bitrate.fset(self, self._steps.estimate(bitrate))  # type: ignore[attr-defined]
+        self._Vp8Encoder__target_bitrate = self._steps.estimate(bitrate)
 
 
 class SteadyH264Encoder(H264Encoder):
@@ -74,7 +86,6 @@ class SteadyH264Encoder(H264Encoder):
     def __init__(self, limits: BitrateRange) -> None:
         super().__init__()
         self._steps = BitrateSteps(limits)
-        H264Encoder.target_bitrate.fset(self, limits.start)  # type: ignore[attr-defined]
 
     @property
     def target_bitrate(self) -> int:
@@ -82,7 +93,7 @@ class SteadyH264Encoder(H264Encoder):
 
     @target_bitrate.setter
     def target_bitrate(self, bitrate: int) -> None:
-        H264Encoder.target_bitrate.fset(self, self._steps.estimate(bitrate))  # type: ignore[attr-defined]
+        self._steps.estimate(bitrate)
 
 
 def make_encoder(mime_type: str, limits: BitrateRange) -> Encoder:

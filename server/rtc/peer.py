@@ -43,9 +43,10 @@ _BAD_OFFER = (
 class Peer:
     """``accept`` once, ``close`` any number of times."""
 
-    def __init__(self, policy: IcePolicy, size: tuple[int, int]) -> None:
-        """size: width and height of the pictures, which the bitrate follows."""
-        self._policy, self._size = policy, size
+    def __init__(self, policy: IcePolicy, size: tuple[int, int], most_bitrate: int = 0) -> None:
+        """size: width and height of the pictures. most_bitrate: of the video, in bits per second; 0 = by size."""
+        self._policy = policy
+        self._bitrate = bitrate_for(*size, most_bitrate)
         # An empty list, not None: aiortc's default asks a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self.audio, self.video = AudioTrack(), VideoTrack()
@@ -127,7 +128,7 @@ class Peer:
         sender = cast(Any, transceiver.sender)
         assert hasattr(sender, "_RTCRtpSender__encoder"), "aiortc has changed: see server/rtc/peer.py"
         mime_type = transceiver._codecs[0].mimeType
-        sender._RTCRtpSender__encoder = make_encoder(mime_type, bitrate_for(*self._size))
+        sender._RTCRtpSender__encoder = make_encoder(mime_type, self._bitrate)
         sender._send_keyframe = KeyframeGate(sender._send_keyframe)
 
     def _govern(self, transceivers: list[RTCRtpTransceiver]) -> None:

@@ -1,11 +1,16 @@
 """Settings: read once, frozen, and turned into what the engine takes by one function."""
 
+import asyncio
+import math
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from engine.pool.local import LocalPool
 from server.http.app import create_app
 from server.settings import Settings, engine_config
+from tests.caller import serving
 
 
 def test_defaults_serve_one_person_on_their_own_machine() -> None:
@@ -47,11 +52,31 @@ def test_servers_for_ice_come_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("bad", [
     {"port": 70_000}, {"udp_port_min": 5000, "udp_port_max": 4000}, {"advertised_address": "my.host"},
     {"heartbeat_s": 0}, {"tls": "on"}, {"allowed_origins": ["*"]}, {"allowed_origins": ["https://a.example/page"]},
-    {"allowed_origins": ["null"]},
+    {"allowed_origins": ["null"]}, {"udp_port_max": 5000}, {"max_video_kbps": 149}, {"max_call_s": -1},
+    {"max_call_s": "inf"}, {"max_say_seconds": "inf"}, {"session_ttl_s": "inf"}, {"session_ttl_s": 1e12},
+    {"worker_start_s": 0}, {"worker_start_s": "nan"}, {"media_threads": -1},
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**bad)
+
+
+def test_zero_sets_no_limit_to_a_call_and_chooses_the_threads() -> None:
+    assert Settings(max_call_s=0).longest_call_s == math.inf
+    assert Settings(max_call_s=0.5).longest_call_s == 0.5
+    assert 4 <= Settings().encoding_threads <= 32
+    assert Settings(media_threads=2).encoding_threads == 2
+
+
+async def test_the_media_threads_are_those_that_were_set() -> None:
+    async with serving(Settings(media_threads=3)):
+        executor: Any = asyncio.get_running_loop()._default_executor  # type: ignore[attr-defined]
+        assert executor._max_workers == 3
+
+
+def test_a_worker_has_the_time_to_start_that_was_set() -> None:
+    pool: Any = create_app(Settings(worker_start_s=900)).state.services.pool
+    assert [seat._limits.start for seat in pool._seats] == [900]
 
 
 def test_the_engine_gets_its_part() -> None:

@@ -118,6 +118,12 @@ async def test_a_call_has_a_longest_time() -> None:
         assert (await caller.state())["reason"] == "call_too_long"
 
 
+async def test_a_call_may_have_no_longest_time() -> None:
+    async with serving(Settings(max_call_s=0)) as app, calling(app) as caller:
+        await asyncio.sleep(1.2)
+        assert (await caller.state())["state"] == "live"
+
+
 async def test_slots_are_refused_before_and_after_the_connection() -> None:
     class Late(FakePool):
         """Says there is room, and then there is none."""

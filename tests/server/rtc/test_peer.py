@@ -145,6 +145,38 @@ def test_a_far_estimate_is_followed_after_a_while() -> None:
     assert steady.codec is not None and steady.codec.bit_rate == 1_000_000
 
 
+def test_a_full_size_picture_gets_more_than_aiortcs_own_ceiling() -> None:
+    """Its rate buffer too, which aiortc sizes from a private field."""
+    wide = bitrate_for(832, 480)
+    assert wide.most == 2_500_000
+    for encoder in (SteadyVp8Encoder(wide), SteadyH264Encoder(wide)):
+        encoder._steps._since -= 10
+        encoder.target_bitrate = 10**9
+        encoder.encode(frame(0))
+        assert encoder.codec is not None and encoder.codec.bit_rate == 2_500_000
+        assert encoder.codec.options.get("bufsize", "2500000") == "2500000"
+
+
+@pytest.mark.parametrize(("most", "limits"), [
+    (0, (1_500_000, 2_500_000)), (400_000, (400_000, 400_000)), (6_000_000, (1_500_000, 6_000_000)),
+])  # fmt: skip
+def test_the_ceiling_that_was_set_counts(most: int, limits: tuple[int, int]) -> None:
+    assert bitrate_for(832, 480, most) == BitrateRange(*limits)
+    assert bitrate_for(1280, 720).most > bitrate_for(832, 480).most > bitrate_for(512, 512).most
+
+
+async def test_a_peer_encodes_within_the_ceiling_that_was_set() -> None:
+    viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(LOCAL, (832, 480), 700_000)
+    viewer.addTransceiver("video", direction="recvonly")
+    viewer.addTransceiver("audio", direction="recvonly")
+    await viewer.setLocalDescription(await viewer.createOffer())
+    await peer.accept(viewer.localDescription.sdp)
+    (sender,) = [t.sender for t in peer._pc.getTransceivers() if t.kind == "video"]
+    assert sender._RTCRtpSender__encoder._steps._limits == BitrateRange(700_000, 700_000)
+    await peer.close()
+    await viewer.close()
+
+
 def test_the_encoder_follows_the_codec_that_was_agreed() -> None:
     assert isinstance(make_encoder("video/H264", bitrate_for(1, 1)), SteadyH264Encoder)
     assert isinstance(make_encoder("video/VP8", bitrate_for(1, 1)), SteadyVp8Encoder)
