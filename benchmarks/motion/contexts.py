@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.charts import draw_bars, draw_heat, panels, svg
 from benchmarks.motion.command import make_parser
 from benchmarks.motion.variants import Variant
-from benchmarks.svg import Chart, bars, heat, page
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
 from ground.files import replacing
 from models.config import EMBEDDED
@@ -76,25 +76,20 @@ def overlaps(found: Sequence[frozenset[int]]) -> list[float]:
     return [len(a & b) / len(a | b) for a, b in zip(found, found[1:], strict=False)]
 
 
-def charts(name: str, found: Sequence[frozenset[int]], last: int) -> list[Chart]:
-    """The attention mask up to latent ``last``, and the overlaps beside it."""
+def plot(found: dict[str, list[frozenset[int]]]) -> str:
+    """The attention mask of each rollout, and the overlaps beside it, as SVG."""
+    last = max(max(context) for each in found.values() for context in each)
     columns = [REFERENCE, *range(last + 1)]
     labels = ["ref", *(str(i) if i % 3 == 0 else "" for i in range(last + 1))]
-    rows = [str(i) if i % 3 == 0 else "" for i in range(len(found))]
-    mask = [[float(column in context) for column in columns] for context in found]
-    overlap = overlaps(found)
-    return [
-        heat(name, rows, labels, mask, cell=11, across="attended latent", down="emitted latent"),
-        bars(
-            f"overlap of contexts of t and t + 1 (least {min(overlap):.3f})",
-            rows[:-1],
-            overlap,
-            1.0,
-            across="emitted latent t",
-            width=420,
-            height=11 * len(found),
-        ),
-    ]
+    figure, axes = panels([(9.5, 1.0 + 0.14 * len(each)) for each in found.values()], across=2)
+    for (name, each), mask, bars in zip(found.items(), axes[::2], axes[1::2], strict=True):
+        rows = [str(i) if i % 3 == 0 else "" for i in range(len(each))]
+        cells = [[float(column in context) for column in columns] for context in each]
+        draw_heat(mask, name, rows, labels, cells, across="attended latent", down="emitted latent")
+        overlap = overlaps(each)
+        title = f"overlap of contexts of t and t + 1 (least {min(overlap):.3f})"
+        draw_bars(bars, title, rows[:-1], overlap, top=1.0, across="emitted latent t")
+    return svg(figure)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -110,9 +105,9 @@ def main(words: Sequence[str] | None = None) -> None:
         for name, values in data.items():
             print(f"{name:42} least {min(values):.3f}   last chunk {' '.join(f'{v:.3f}' for v in values[-4:])}")
     if arguments.svg is not None:
-        last = max(max(context) for each in found.values() for context in each)
+        drawn = plot(found)
         with replacing(arguments.svg) as draft:
-            draft.write_text(page([charts(name, each, last) for name, each in found.items()]))
+            draft.write_text(drawn)
 
 
 if __name__ == "__main__":

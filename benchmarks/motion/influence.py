@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.charts import draw_bars, panels, svg
 from benchmarks.motion.command import make_parser
 from benchmarks.motion.held_out import held_out_faces, long_speech
 from benchmarks.motion.motion_figures import Estimate, estimate
 from benchmarks.motion.report import measuring, print_report
 from benchmarks.motion.rolls import SHIPPED, Candidate, drive
 from benchmarks.motion.variants import Variant
-from benchmarks.svg import Chart, bars, page
 from engine.rollout.base import REFERENCE_SLOT, Pass
 from engine.rollout.job import ChunkJob
 from engine.worker.runner import ModelRunner, SlottedPass
@@ -120,12 +120,14 @@ def influence(
     }
 
 
-def chart(found: dict[str, Estimate], title: str) -> Chart:
+def plot(found: dict[str, Estimate], title: str) -> str:
+    """Bars with their intervals, as SVG."""
     values, halves = [each.value for each in found.values()], [each.half for each in found.values()]
-    return bars(
-        title, list(found), values, float(np.ceil(12 * max(values)) / 10), halves=halves,
-        across="context frame: latents from the one that attends (ref = the reference)",
-    )  # fmt: skip
+    figure, (axes,) = panels([(6.5, 2.6)])
+    top = float(np.ceil(12 * max(values)) / 10)
+    across = "context frame: latents from the one that attends (ref = the reference)"
+    draw_bars(axes, title, list(found), values, top=top, halves=halves, across=across)
+    return svg(figure)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -145,8 +147,9 @@ def main(words: Sequence[str] | None = None) -> None:
         found = influence(candidate, face, arguments.seeds, arguments.chunks, variant)
         print_report({TITLE: {"own": dict(found)}}, as_json=arguments.json, **about)
     if arguments.svg is not None:
+        drawn = plot(found, TITLE)
         with replacing(arguments.svg) as draft:
-            draft.write_text(page([[chart(found, TITLE)]]))
+            draft.write_text(drawn)
 
 
 if __name__ == "__main__":

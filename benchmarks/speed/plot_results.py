@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.charts import GREY, Bar, draw_beside, panels, svg
 from benchmarks.speed.parts import VARIANTS
-from benchmarks.svg import GREY, Bar, Chart, lying, page
 from ground.errors import RequestError, one_line_errors
 from ground.files import replacing
 from training.arguments import new_file
@@ -51,9 +51,9 @@ def runs(folder: Path) -> dict[str, list[Figures]]:
             content = json.loads(path.read_text())
             found[content["gpu"]["machine"]["device"]].append({**content.get("later", {}), **content["gpu"]})
         except (ValueError, LookupError, TypeError) as error:
-            raise RequestError("bad_results", f"{path} is no run of benchmarks.gpu that knows its machine") from error
+            raise RequestError("bad_results", f"{path} is not a run of benchmarks.speed.gpu") from error
     if not found:
-        raise RequestError("bad_results", f"no results in {folder}: name a folder of runs of benchmarks.gpu")
+        raise RequestError("bad_results", f"no results in {folder}: name a folder of runs of benchmarks.speed.gpu")
     return dict(found)
 
 
@@ -84,15 +84,16 @@ def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
     return [*found, *PUBLISHED.get(size, ())] if found else []
 
 
-def chart(card: str, size: str, rows: Sequence[Bar]) -> Chart:
-    across = f"frames a second; {REAL_TIME:.0f}: real time; pale: the textbook rollout in bf16"
-    return lying(f"Wan2.1's shape, 1.3B unless named, {size}, {card}", rows, mark=REAL_TIME, across=across)
-
-
 def plot(found: dict[str, list[Figures]]) -> str:
-    """A chart of each card and size, one under the other."""
+    """A chart of each card and size, one under the other, as SVG."""
     rows = {(card, size): bars_of(files, size) for card, files in found.items() for size in SIZES}
-    return page([[chart(*about, bars)] for about, bars in rows.items() if bars])
+    shown = {about: bars for about, bars in rows.items() if bars}
+    figure, axes = panels([(7.5, 0.9 + 0.33 * len(bars)) for bars in shown.values()])
+    for ax, ((card, size), bars) in zip(axes, shown.items(), strict=True):
+        title = f"Wan2.1's shape, 1.3B unless named, {size}, {card}"
+        across = f"frames a second; {REAL_TIME:.0f}: real time; pale: the textbook rollout in bf16"
+        draw_beside(ax, title, bars, mark=REAL_TIME, across=across)
+    return svg(figure)
 
 
 def main(words: Sequence[str] | None = None) -> None:

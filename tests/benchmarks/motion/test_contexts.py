@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from benchmarks.motion import influence
-from benchmarks.motion.contexts import REFERENCE, STRATEGIES, charts, contexts, main, overlaps
+from benchmarks.motion.contexts import REFERENCE, STRATEGIES, contexts, main, overlaps, plot
 from benchmarks.motion.influence import AttentionOutputs, Changes, measure_pass, without
 from benchmarks.motion.motion_figures import Estimate
 from benchmarks.motion.variants import Variant
-from benchmarks.svg import page
 from engine.rollout.base import Pass
 from engine.worker.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
@@ -49,7 +48,7 @@ def test_without_a_knot_the_change_comes_at_once() -> None:
 
 def test_the_plot_is_well_formed() -> None:
     found = contexts(Variant("own").rollout(EMBEDDED), chunks=2)
-    root = ElementTree.fromstring(page([charts("Knot Forcing <k = 1>", found, 9)]))
+    root = ElementTree.fromstring(plot({"Knot Forcing <k = 1>": found}))
     words = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert "Knot Forcing <k = 1>" in words and "emitted latent t" in words
 
@@ -74,7 +73,7 @@ def test_the_table_is_printed_before_the_plot_is_written(
     monkeypatch.setattr(influence, "influence", lambda *words: {"ref": Estimate(0.1, 0.01)})
     influence.main(["--svg", str(tmp_path / "plot.svg")])
     assert "0.100±0.010" in capsys.readouterr().out and [path.name for path in tmp_path.iterdir()] == ["plot.svg"]
-    monkeypatch.setattr(influence, "chart", lambda found, title: 1 / 0)
+    monkeypatch.setattr(influence, "plot", lambda found, title: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         influence.main(["--svg", str(tmp_path / "other.svg")])
     assert "0.100±0.010" in capsys.readouterr().out and not (tmp_path / "other.svg").exists()
