@@ -13,13 +13,14 @@ from fastapi.staticfiles import StaticFiles
 from engine.pool.client import Limits
 from engine.pool.local import LocalPool, WorkerPool
 from ground.errors import AvatarError
-from ground.units import PLAYOUT_RATE
 from server.access.hosts import allowed_host_names
 from server.access.keys import AccessKeys
 from server.call.call import CallParts
 from server.http.errors import install_error_handlers
-from server.http.middleware import SMALL_BODY, BodyLimit, Gate
+from server.http.limits import body_limit
+from server.http.middleware import BodyLimit, Gate
 from server.http.routes import health as routes_health
+from server.http.routes import limits as routes_limits
 from server.http.routes import portraits as routes_portraits
 from server.http.routes import sessions as routes_sessions
 from server.http.services import Services
@@ -33,7 +34,6 @@ from server.settings import Settings, engine_config
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[2] / "client_web"
-SAY_BYTES_PER_SECOND = PLAYOUT_RATE * 2 * 4  # stereo, 32 bit
 
 
 def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
@@ -43,12 +43,12 @@ def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Frame
     services = _services(settings, pool, framer or PictureProcess())
     app.state.services = services
     install_error_handlers(app)
-    for router in (routes_portraits.router, routes_sessions.router, routes_health.router):
+    for router in (routes_portraits.router, routes_sessions.router, routes_limits.router, routes_health.router):
         app.include_router(router)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     scheme = "https" if settings.tls != "off" else "http"
-    app.add_middleware(BodyLimit, limit=lambda path: _body_limit(path, settings))
+    app.add_middleware(BodyLimit, limit=lambda path: body_limit(path, settings))
     app.add_middleware(
         Gate, names=allowed_host_names(settings), origins=settings.allowed_origins, scheme=scheme
     )  # fmt: skip
@@ -103,11 +103,3 @@ async def _start_engine(services: Services) -> None:
     else:
         services.ready = True
         await services.portraits.warm()
-
-
-def _body_limit(path: str, settings: Settings) -> int:
-    if path.startswith("/v1/portraits"):
-        return settings.max_portrait_bytes + SMALL_BODY
-    if path.endswith("/say"):
-        return int(settings.max_say_seconds * SAY_BYTES_PER_SECOND) + SMALL_BODY
-    return SMALL_BODY

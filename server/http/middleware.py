@@ -25,7 +25,6 @@ _PAGE_POLICY = (
 )
 _API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
 BODY_S = 30.0
-SMALL_BODY = 256 * 1024
 
 
 class Gate:

@@ -12,6 +12,7 @@ from engine.wire.messages import Rollout
 from ground.errors import RequestError
 from ground.units import milliseconds
 from server.call.voice import Turn
+from server.http.limits import say_bytes
 from server.http.routes.portraits import read_form_file
 from server.http.services import OwnerDep, ServicesDep, SessionDep
 from server.sessions import Session
@@ -99,10 +100,12 @@ async def post_say(request: Request, session: SessionDep, services: ServicesDep)
     session.call.line.require_room()
     with services.sending(session.id):
         data = await _read_sound(request)
-        longest = services.settings.max_say_seconds
+        longest, largest = services.settings.max_say_seconds, say_bytes(services.settings)
         # Not in the loop, and not in its default executor, which belongs to the media.
         loop = asyncio.get_running_loop()
-        wave = await loop.run_in_executor(request.app.state.files, lambda: read_wav(data, max_seconds=longest))
+        wave = await loop.run_in_executor(
+            request.app.state.files, lambda: read_wav(data, max_bytes=largest, max_seconds=longest)
+        )
     turn = Turn(secrets.token_hex(8), wave.pcm)
     answer = {"turn_id": turn.id, "duration_ms": turn.duration_ms}
     session.call.say(turn)

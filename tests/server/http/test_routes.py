@@ -260,3 +260,34 @@ async def test_say_and_interrupt_need_a_call() -> None:
                 answer = await client.post(f"{caller.path}/{verb}", content=b"RIFF", headers=caller.headers)
                 assert answer.status_code == 409 and code(answer) == "not_live"
             await client.delete(caller.path, headers=caller.headers)
+
+
+# Limits
+
+
+async def test_the_limits_are_those_that_hold() -> None:
+    settings = Settings(
+        api_keys=["k"], max_portrait_bytes=2048, max_say_seconds=1.0, max_sessions=1, max_call_s=0, heartbeat_s=3.5
+    )
+    async with serving(settings) as app, http(app) as client:
+        limits = (await client.get("/v1/limits")).json()  # without a key
+        assert limits["call"]["max_s"] is None and limits["call"]["heartbeat_s"] == 3.5
+        largest = limits["portrait"]["max_bytes"]
+        for size, status in ((largest, 201), (largest + 1, 413)):
+            sent = await client.put("/v1/portraits", headers=bearer("k"), content=b"x" * size)
+            assert sent.status_code == status
+        made = await session(client, **bearer("k"))
+        assert limits["call"]["max_sessions"] == 1
+        body = {"portrait_id": "x", "model": limits["model"]}
+        assert code(await client.post("/v1/sessions", json=body, headers=bearer("k"))) == "portrait_not_found"
+        path = f"/v1/sessions/{made['id']}/say"
+        for size, status in ((limits["say"]["max_bytes"], 409), (limits["say"]["max_bytes"] + 256 * 1024 + 1, 413)):
+            sent = await client.post(path, headers=bearer(made["token"]), content=b"x" * size)
+            assert sent.status_code == status
+
+
+async def test_the_limits_can_be_read_while_the_engine_starts() -> None:
+    async with serving(Settings(model="embedded")) as app, http(app) as client:
+        assert (await client.get("/v1/limits")).json()["model"] == app.state.services.pool.info.name
+        app.state.services.ready = False
+        assert (await client.get("/v1/limits")).json()["model"] == "embedded"
