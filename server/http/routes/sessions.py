@@ -5,7 +5,7 @@ import secrets
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from engine.media.wav import read_wav
 from engine.wire.messages import Rollout
@@ -42,15 +42,23 @@ class Description(BaseModel):
 
 
 class Candidate(BaseModel):
-    """As the browser's RTCIceCandidate gives it; an empty one marks the end."""
+    """A browser's RTCIceCandidate. Null, empty or ``end-of-candidates`` ends trickling and has no further effect."""
 
-    candidate: str = Field("", max_length=1024)
+    candidate: str | None = Field(None, max_length=1024)
     mid: str | None = Field(None, max_length=64, validation_alias=AliasChoices("sdpMid", "sdp_mid"))
     index: int | None = Field(None, ge=0, le=16, validation_alias=AliasChoices("sdpMLineIndex", "sdp_mline_index"))
 
 
 class Candidates(BaseModel):
-    candidates: list[Candidate] = Field(max_length=50)
+    """A batch, or one candidate as the body itself; ``{"candidate": null}`` ends trickling."""
+
+    candidates: list[Candidate | None] = Field(max_length=50)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one(cls, body: Any) -> Any:
+        one = isinstance(body, dict) and "candidate" in body and "candidates" not in body
+        return {"candidates": [body]} if one else body
 
 
 @router.post("", status_code=201)
@@ -89,7 +97,7 @@ async def patch_candidates(body: Candidates, session: SessionDep) -> None:
     if session.state == "ended":
         raise RequestError("session_ended", "the session has ended", status=409)
     await session.call.add_candidates(
-        [(item.candidate, item.mid, item.index) for item in body.candidates if item.candidate]
+        [(item.candidate, item.mid, item.index) for item in body.candidates if item and item.candidate]
     )
 
 

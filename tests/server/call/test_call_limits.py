@@ -173,13 +173,29 @@ async def test_shutting_down_ends_every_call() -> None:
 # Candidates
 
 
-@pytest.mark.parametrize("batch", [[], [{"candidate": ""}], [{"candidate": "", "sdpMid": "0"}]])
-async def test_candidates_that_say_nothing(batch: list[dict[str, Any]]) -> None:
+async def test_every_way_of_ending_trickling_is_taken() -> None:
+    ends: list[Any] = [
+        {"candidate": None}, {"candidate": ""}, {"candidate": "", "sdpMid": "0"}, {"candidate": "end-of-candidates"},
+        {"candidate": "a=end-of-candidates", "sdpMLineIndex": 0}, {"candidate": None, "sdpMid": None},
+    ]  # fmt: skip
+    bodies = [{"candidates": []}, *({"candidates": [end]} for end in [None, {}, *ends]), *ends]
     async with serving() as app, calling(app) as caller:
-        answer = await caller.client.patch(
-            f"{caller.path}/candidates", json={"candidates": batch}, headers=caller.headers
-        )
+        for body in bodies:
+            answer = await caller.client.patch(f"{caller.path}/candidates", json=body, headers=caller.headers)
+            assert answer.status_code == 204, body
+        for body in [{}, None, [], {"candidates": None}, {"candidate": 3}, {"candidates": ["x"]}]:
+            answer = await caller.client.patch(f"{caller.path}/candidates", json=body, headers=caller.headers)
+            assert answer.status_code == 422, body
+        assert (await caller.state())["state"] == "live"
+
+
+async def test_one_candidate_may_be_the_whole_body() -> None:
+    one = {"candidate": "candidate:1 1 udp 2122260223 127.0.0.1 40404 typ host", "sdpMid": "0"}
+    async with serving() as app, calling(app) as caller:
+        answer = await caller.client.patch(f"{caller.path}/candidates", json=one, headers=caller.headers)
         assert answer.status_code == 204
+        ports = {c.port for connection in caller_connections(app) for c in connection.remote_candidates}
+        assert 40404 in ports
 
 
 async def test_candidates_are_limited_and_looked_at() -> None:
