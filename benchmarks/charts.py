@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 BLUE, GREY, PALE, FAINT = "#2b6cb0", "#444444", "#9fb0c3", "#dde3ea"
 # Text stays text, and equal figures give equal files.
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "knotcast", "font.family": "sans-serif", "font.size": 9,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": GREY, "text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
