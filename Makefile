@@ -66,6 +66,10 @@ $(VENV)/.setup-dev: $(VENV)/.setup
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@
 
+$(VENV)/.setup-data: $(VENV)/.setup
+	$(PIP_INSTALL) -e '.[data]'
+	@touch $@
+
 test-tools: ; @.ci/test-tools
 
 serve: setup  ## the server on http://127.0.0.1:8000 with the embedded model
@@ -94,11 +98,11 @@ bench: setup  ## the engine's figures on this machine, as JSON
 # Painted faces and the voices of espeak-ng and flite, nothing else (without flite: DATA="--flite-sessions 0"). Every line
 # goes on from where it was; an hour and a half of two cores in all.
 # On a bare GPU machine (no synthesiser), with corpus and landmarks made beforehand:
-#   make -o setup embedded-weights BIN=/usr/bin COLUMN=h200
+#   make -o setup -o .venv/.setup-data embedded-weights BIN=/usr/bin COLUMN=h200
 STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) \
   --visemes $(RUNS)/visemes.safetensors $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
-embedded-weights: setup  ## train the embedded model anew from nothing (docs/training.md), into runs/embedded
+embedded-weights: setup $(VENV)/.setup-data  ## train the embedded model anew from nothing (docs/training.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.data.synthetic.make_data --out $(RUNS)/corpus.npz $(DATA)
 	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.data.faces.landmarks --out $(RUNS)/landmarks.safetensors
 	test -f $(RUNS)/visemes.safetensors || \

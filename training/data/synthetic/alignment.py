@@ -1,4 +1,4 @@
-"""Phoneme times for human recordings: espeak-ng readings of the same text lead, the recordings themselves decide.
+"""Forced alignment: phoneme times of human recordings, from espeak-ng readings of the same text.
 
 First one reading is warped in time onto the recording (dynamic time warping on log-mel features), which finds every
 sound to about a video frame. Then a hidden Markov model walks the phonemes through the recording within a corridor
@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from ground.errors import RequestError
 from models.encoders.mel import StreamingLogMel
 from training.data.synthetic.phonemes import SILENCE, Phoneme, Speech
-from training.data.synthetic.sound import SAMPLE_RATE
+from training.data.synthetic.sound import SAMPLE_RATE, import_librosa
 from training.data.synthetic.visemes import join_silences
 
 FloatArray = NDArray[np.float64]
 _HOP_S, _MIDDLE_S = 0.01, 0.0125  # of the features: their step, and where the first one's window has its middle
 _PAUSE_DB = -38.0  # below the recording's loud parts
 _PAUSE_S = 0.18
-_BAND = 0.18  # how far the path may leave the diagonal, as a share of the length
+_BAND, _BAND_HOPS = 0.18, 60  # how far the path may leave the diagonal, as a share of the length, and at least
+_STEPS, _STEP_COSTS = np.array([[1, 1], [1, 0], [0, 1]]), np.array([1.0, 1.15, 1.15])
 _STATES = 3  # of a phoneme, left to right
 _GAP_S = 0.1  # a shorter silence of a reading is none
 _CORRIDOR_S = 0.18  # how far a phoneme may stray from where the warped reading has it
@@ -155,7 +156,8 @@ class _Heard:
         self.allowed[:, self.states == 0] = (~loud | ends | during(pauses, _CORRIDOR_S).any(1))[:, None]
 
     def walk(self, model: _Gaussians) -> NDArray[np.intp]:
-        """The likeliest way through the states: the place in `states` at every hop."""
+        """The likeliest way through the states (Viterbi): the place in `states` at every hop. A state has three ways in
+        at most, so this takes time in proportion to the states, where a dense transition matrix takes their square."""
         likelihood = np.where(self.allowed, model.log_likelihood(self.features)[:, self.states], -1e4)
         places = np.arange(len(self.states))
         score = np.full(len(places), -np.inf)
@@ -184,35 +186,13 @@ class _Heard:
 
 
 def warp_path(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Cheapest monotone path `[steps, 2]` of index pairs from (0, 0) to the ends, within a band about the diagonal."""
-    n, m = len(a), len(b)
-    cost = np.full((n + 1, m + 1), np.inf, np.float32)
-    cost[0, 0] = 0.0
-    came = np.zeros((n + 1, m + 1), np.int8)
-    norms = (b**2).sum(1)
-    reach = max(int(_BAND * m), 60)
-    for i in range(1, n + 1):
-        middle = int(i * m / n)
-        low, high = max(1, middle - reach), min(m, middle + reach)
-        local = np.sqrt(
-            np.maximum((a[i - 1] ** 2).sum() + norms[low - 1 : high] - 2 * b[low - 1 : high] @ a[i - 1], 0.0)
-        )
-        diagonal, up = cost[i - 1, low - 1 : high] + local, cost[i - 1, low : high + 1] + 1.15 * local
-        best = np.minimum(diagonal, up)
-        step = np.where(diagonal <= up, 0, 1).astype(np.int8)
-        left = np.float32(np.inf)
-        for j in range(high - low + 1):  # the one direction that cannot be vectorised
-            sideways = left + 1.15 * local[j]
-            if sideways < best[j]:
-                best[j], step[j] = sideways, 2
-            left = best[j]
-        cost[i, low : high + 1], came[i, low : high + 1] = best, step
-    i, j, path = n, m, []
-    while i > 0 and j > 0:
-        path.append((i - 1, j - 1))
-        move = came[i, j]
-        i, j = i - (move != 2), j - (move != 1)
-    return np.array(path[::-1])
+    """Cheapest monotone path `[steps, 2]` of index pairs from (0, 0) to the ends, within a band about the diagonal
+    (dynamic time warping)."""
+    _, path = import_librosa().sequence.dtw(
+        a.T, b.T, metric="euclidean", step_sizes_sigma=_STEPS, weights_mul=_STEP_COSTS,
+        global_constraints=True, band_rad=min(1.0, max(_BAND, _BAND_HOPS / min(len(a), len(b)))),
+    )  # fmt: skip
+    return np.asarray(path[::-1], np.intp)
 
 
 def quiet_hops(recording: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What happens to a voice between mouth and microphone: level, noise, rooms, narrow bands. Sound in, sound out.
+"""Augmentation of training voices: level, noise, rooms, narrow bands; and resampling.
 
 All functions take and return 16 kHz mono float32 (full scale 1) and keep the length and the timing, except `resample`.
 """
@@ -16,12 +16,21 @@ SAMPLE_RATE = 16000
 
 
 def import_soundfile() -> Any:
-    """What reads recordings; it is not needed to train, only to make the data. Raises MediaError."""
+    """Reader of recordings; needed to make the data, not to train. Raises MediaError."""
     try:
         import soundfile
     except ImportError as error:
         raise MediaError("no_soundfile", "sound is read with soundfile: pip install soundfile") from error
     return soundfile
+
+
+def import_librosa() -> Any:
+    """Resampling and dynamic time warping; needed to make the data, not to train. Raises MediaError."""
+    try:
+        import librosa
+    except ImportError as error:
+        raise MediaError("no_librosa", "voices are resampled with librosa: pip install 'knotcast[data]'") from error
+    return librosa
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +49,11 @@ class Augmentation:
 
 
 def resample(sound: Sound, rate: float, to: float) -> Sound:
-    """Band-limited resampling of a whole recording in the frequency domain."""
+    """Band-limited resampling of a whole recording. Raises MediaError without librosa."""
     if rate == to:
         return sound
-    padded = 1 << int(
-        np.ceil(np.log2(len(sound) + rate / 20))
-    )  # a power of two is quick, and the end cannot wrap around
-    spectrum = np.fft.rfft(sound, padded)
-    size = round(padded * to / rate)
-    kept = np.zeros(size // 2 + 1, np.complex128)
-    count = min(len(kept), len(spectrum))
-    kept[:count] = spectrum[:count]
-    out = np.fft.irfft(kept, size) * (size / padded)
-    return out[: round(len(sound) * to / rate)].astype(np.float32)
+    out = import_librosa().resample(sound, orig_sr=rate, target_sr=to, res_type="soxr_hq")
+    return np.asarray(out[: round(len(sound) * to / rate)], np.float32)
 
 
 def augment(sound: Sound, rng: np.random.Generator, config: Augmentation, babble: Sound | None = None) -> Sound:
