@@ -1,6 +1,4 @@
-"""`knotcast models`: what there is to run, where it comes from, and whether it would load. Words for a person; the work
-is `models.checkpoints`'s.
-"""
+"""`knotcast models`: list, describe, fetch, convert and verify models. The work is models.checkpoints's."""
 
 import os
 from pathlib import Path

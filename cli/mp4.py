@@ -1,4 +1,4 @@
-"""An MP4 of pictures and their voice, H.264 and AAC, written as they come and marked as synthetic."""
+"""MP4 writer: H.264 and AAC, written as frames come and marked as synthetic."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The one clock: seconds of CLOCK_MONOTONIC, which every process of a machine shares and no one can set.
+"""Monotonic clock shared by all processes of a machine (CLOCK_MONOTONIC), in seconds.
 
 Whatever decides about time takes a ``Clock`` (or ``now``) as an argument, so that tests pass their own.
 """

@@ -1,4 +1,5 @@
-"""One base error with four families; the code is stable and travels on HTTP, the data channel and the worker's socket.
+"""Error hierarchy: one base, four families, stable codes that travel over HTTP, the data channel and the worker's
+socket.
 
 A message is written for the person who can act on it: it names what is wrong and what to do. What a caller is told
 never holds a path, a repr or a traceback. Being late is not an error but a counted degradation.

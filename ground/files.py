@@ -1,5 +1,4 @@
-"""Files that a kill must not tear, folders that two runs must not share, and those that hide what they hold. Knows not
-what is in them."""
+"""Atomic file replacement, exclusive folder locks, and private folders."""
 
 import errno
 import fcntl

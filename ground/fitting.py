@@ -1,6 +1,4 @@
-"""A portrait on a canvas of another shape, whole and undistorted: what a call shows before the model's first picture is
-what the model was given.
-"""
+"""Letterboxing of a portrait into another aspect ratio, with its edge pixels drawn out."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""The vocabulary of the motion latent: which channel moves what, in which unit, and how it is packed.
+"""Channels of the motion latent (the face rig's controls): names, units, ranges, scales and their packing.
 
 Shared by the rig that renders it, the tracks that train it and the drive that commands it. Knows no pixels and no
 network. Left and right are always the avatar's own: its left is the right side of the picture.

@@ -1,4 +1,4 @@
-"""How much memory a video model takes on a GPU, by arithmetic, before anything is loaded.
+"""Estimate of a video model's memory on a GPU, by arithmetic, before anything is loaded.
 
 Weights and the decoder are counted on the meta device, where tensors have sizes and no memory; the cache is a product.
 A pass is estimated: its peak grew by 68.5 kB a token between 832x480 and 512x512 on an H200 (1.3B, bf16), which is 22.3

@@ -1,4 +1,4 @@
-"""Presets of video models: how large, in how many steps and by which decoder, best picture first. All run in bf16.
+"""Presets of video models (size, steps, decoder), best picture first. All run in bf16.
 
 A base plus ``dataclasses.replace``. The embedded model has none: its sizes are models of their own.
 """

@@ -1,5 +1,4 @@
-"""The config.json that lies beside a published transformer: what it says of shapes is compared with ours and refused
-where it differs, before anything is loaded."""
+"""Check of a published transformer's config.json against ours, before anything is loaded."""
 
 import json
 from pathlib import Path

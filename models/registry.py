@@ -1,4 +1,4 @@
-"""Models by name: builds the transformer and its codec, loads their weights, places them on a device.
+"""Model registry: builds a transformer and its codec by name, loads their weights, places them on a device.
 
 Weights are safetensors only. Shapes are checked before memory is taken; a mismatch is named and refused.
 """

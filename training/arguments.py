@@ -1,4 +1,4 @@
-"""Arguments of the commands here and of the benchmarks, checked while they are parsed.
+"""Argument types of command lines, checked while they are parsed.
 
 What cannot be written is told so before the work begins: an hour's figures must not end at a missing folder.
 """

@@ -1,4 +1,4 @@
-"""The base model's task: a whole clip at once, everything sees everything, and what the mask gives need not be made.
+"""Task of the base model: bidirectional flow matching of a whole clip with mask inpainting.
 
 The sequence is the reference at its index in the future, then the clip's latents. A reference that is shown is clean
 and told so, as in the engine's reference pass; one that is withheld is noise like the rest. A given prefix is a

@@ -1,5 +1,5 @@
-"""Training state on disk: safetensors only, complete enough that a resumed run repeats the uninterrupted one
-exactly. Tensors are whole, however many processes wrote or read them.
+"""Training checkpoints in safetensors: a resumed run repeats the uninterrupted one exactly. Tensors are whole, however
+many processes wrote or read them.
 """
 
 from collections.abc import Iterator

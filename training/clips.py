@@ -1,4 +1,4 @@
-"""What every training set gives: batches of clips, the same ones whoever asks for which rows.
+"""Interface of training sets: batches of clips, equal for every process that asks for the same rows.
 
 A clip is latents with what drives them and a reference that lies ahead in time. Knows no model family.
 """

@@ -1,4 +1,4 @@
-"""Stages of training, as data. A preset is a base plus `dataclasses.replace`; README.md beside this file has the table.
+"""Presets of the training stages. A preset is a base plus `dataclasses.replace`; docs/training.md has the table.
 
 The names of presets: what is trained, and for which machine. `smoke` is a run of a few steps for a test.
 """

@@ -1,4 +1,4 @@
-"""Clips for training the motion transformer, cut from a corpus: latents relative to a photograph, drive tokens,
+"""Training clips of the embedded model, cut from a corpus: latents relative to a photograph, drive tokens, reference
 features.
 
 A clip is 22 latents (seven chunks and the last knot) of one voice with one of its heads, seen through a random training

@@ -1,4 +1,4 @@
-"""Distribution matching distillation: the difference of two scores, without the sampling (arXiv:2311.18828).
+"""Distribution matching distillation (DMD): the gradient from the difference of two scores (arXiv:2311.18828).
 
 Both scores are clean estimates of the same noised sample: one by a model of the real data, one by a critic that
 follows what the generator makes. Where they differ the generator is pulled from the critic's to the real one's.

@@ -1,4 +1,4 @@
-"""What a family of models brings to its training: its loss, what its drive already tells, and a picture of a sample.
+"""Model families in training: the loss, what the drive already determines, and a sheet of a sample.
 
 The one place where the stages meet faces: everything else is latents.
 """

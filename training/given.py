@@ -1,4 +1,4 @@
-"""What a caller gives: random groups of controls over random spans, with tracks that need not fit the voice.
+"""Random conditioning: groups of controls given over random spans, with tracks that need not fit the voice.
 
 The given values replace those of the clip, so whoever learns from it learns that what is given wins. Values are
 absolute controls (the photograph's pose counts as zero).

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: JSON lines, curves for TensorBoard where it is installed, sample sheets."""
+"""Log of a run: JSON lines, TensorBoard curves where it is installed, sample sheets."""
 
 import json
 import math

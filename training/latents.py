@@ -1,5 +1,4 @@
-"""Clips that were encoded beforehand: a folder of safetensors files, one clip each, for models whose latents are a
-video's.
+"""Training clips encoded beforehand: a folder of safetensors files, one clip each, for video models.
 
 A file holds ``latents`` [F, C, h, w] (normalised, F exactly what the stage takes, the first latent one frame),
 ``drive`` [F, n, d], ``portrait`` [C, h, w] (the clip's last frame, encoded as a picture by itself, not latents[-1]),

@@ -1,4 +1,4 @@
-"""What a family of models is held to. A clean estimate is compared with the truth group by group of latents.
+"""Losses of the model families: a clean estimate against the truth, group by group of latents.
 
 For motion: controls, and their speed inside latents, across latents and across chunks. For video latents: the flow's
 own mean square error.

@@ -1,5 +1,4 @@
-"""What a motion sample looks like: its controls as tracks beside the clip's own, and the sample portrait moved by
-it."""
+"""Sheet of a motion sample: its controls as tracks beside the clip's own, and the sample portrait moved by them."""
 
 from functools import cache
 from pathlib import Path

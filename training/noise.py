@@ -1,4 +1,4 @@
-"""Noise of training: its levels on the shifted line, and random numbers that do not depend on how many processes draw.
+"""Noise levels of training on the shifted schedule, and random numbers that do not depend on the number of processes.
 
 Every process draws the numbers of the whole batch from the same generator and keeps its rows.
 """

@@ -1,4 +1,4 @@
-"""ODE regression, the way to the rollout's few steps: learn the end of a teacher's path from the states along it.
+"""ODE regression for few steps: learn the end of a teacher's path from the states along it.
 
 Without it four steps give the mean of what could happen, a dead head. The teacher walks from noise to a clean clip in
 small Euler steps; the student learns to jump from the rollout's noise levels to where the teacher arrives. A causal

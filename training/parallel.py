@@ -1,4 +1,4 @@
-"""One process or several: FSDP2 shards weights, gradients and optimiser state; every process works on its rows.
+"""Data parallelism: FSDP2 shards weights, gradients and optimiser state; each process works on its rows.
 
 Started by torchrun there are several, else there is one and nothing here does anything. Works on CPU (gloo) as on GPU.
 """

@@ -1,4 +1,4 @@
-"""How much memory a stage takes on a GPU, by arithmetic: weights in fp32, sharded by FSDP2, blocks recomputed or not.
+"""Estimate of a stage's GPU memory, by arithmetic: fp32 weights sharded by FSDP2, blocks recomputed or not.
 
 An estimate to choose machines by, of the peak, which is in backward: every network's weights, the gradient of the one
 that is trained just then, both optimisers. AdamW's own temporaries are smaller than the activations, which are gone by

@@ -1,4 +1,4 @@
-"""A run from its files: clips, networks and their start, then the trainer. What `knotcast train` calls."""
+"""Assembly of a training run from its files: clips, networks, starting weights, trainer (`knotcast train`)."""
 
 from contextlib import nullcontext
 from pathlib import Path

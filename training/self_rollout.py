@@ -1,4 +1,4 @@
-"""A batch of calls rolled out by the engine's own strategies, so that a gradient can reach one step of each chunk.
+"""Self rollout: a batch of calls by the engine's own strategies, with a gradient through one step of each chunk.
 
 The passes are the engine's (`Rollout.denoise`); here they are run in lockstep, without inference mode and against a
 cache whose entries are replaced, never written over. Gradient flows through the last denoising pass of every chunk

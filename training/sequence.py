@@ -1,4 +1,4 @@
-"""Causal teacher forcing in one forward: the whole rollout of a clip as one sequence of latents under a block mask.
+"""Causal teacher forcing in one forward: a clip's whole rollout as one sequence of latents under a block mask.
 
 The sequence is the reference, then the clean latents of every chunk but the last (what the cache would hold), then for
 each chunk its c + k noisy latents, which overlap the next chunk's. Masks, positions and conditions are those of the

@@ -1,5 +1,4 @@
-"""Weights a stage begins with: a checkpoint of an earlier stage, an engine's weights, or Wan2.1's own in any published
-format.
+"""Starting weights of a stage: an earlier stage's checkpoint, an engine's weights, or Wan2.1's in any published format.
 
 Names are Wan2.1's in all of them, or are turned into these (`models.checkpoints`). What a plain text-to-video
 checkpoint does not have (input channels of condition and mask, driving cross-attention) is zero or adds nothing, so

@@ -1,5 +1,5 @@
-"""The batches of a run, one after the other. A batch is a function of its number, so the number of the next is all
-that is to be kept, and other processes may make the next ones meanwhile: they come out the same.
+"""Stream of batches. A batch is a function of its number, so only the next number is kept, and other processes may
+prepare batches ahead with the same result.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The loop: draws turns from a stage, descends, averages, logs, saves. Knows no faces, no rollouts and no losses."""
+"""Training loop: draws turns from a stage, descends, averages, logs, saves. Knows no faces, rollouts or losses."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Train the estimator of models.viseme_estimator: the lips of a corpus from its voices, by plain regression.
+"""Training of the viseme estimator (models.encoders.visemes): a corpus's lips from its voices, by regression.
 
     python -m training.viseme_estimator --data corpus.npz --out models/weights/embedded/visemes.safetensors
 

@@ -1,4 +1,4 @@
-"""The real server and a headless Chromium, started for a measurement or a test, and ended with it.
+"""Real server and headless Chromium, started for a measurement or a test and ended with it.
 
 Knows how to start both and where the probe lies; knows nothing of what is measured.
 """

@@ -1,4 +1,4 @@
-"""A live call in headless Chromium on this machine, measured from inside the page; prints one JSON object.
+"""Benchmark of a live call in headless Chromium on this machine, measured inside the page; prints one JSON object.
 
     python -m benchmarks.live.call [--seconds 20] [--url http://127.0.0.1:8000] [--out figures.json]
 

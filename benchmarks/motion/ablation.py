@@ -1,4 +1,4 @@
-"""Which component of Knot Forcing does what: lips, heads, blinks and seams of the embedded model by switches.
+"""Ablation of Knot Forcing's components: lips, heads, blinks and seams of the embedded model, by switches.
 
 Voice only, on voices and portraits that were never trained on, several seeds. Lips against the phonemes' own track
 (human and synthetic voices apart), heads, blinks and the network's own jerk (J) beside the data's own process, and the

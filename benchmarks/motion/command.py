@@ -1,4 +1,4 @@
-"""The command line of a benchmark."""
+"""Command line shared by the motion benchmarks."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""How much the attention context changes from one emitted latent to the next, by rollout (the paper's Fig. 3).
+"""Overlap of the attention contexts of neighbouring latents, by rollout (the paper's Fig. 3).
 
 Computed exactly, from the passes that the rollouts themselves ask for; no model runs. The context of an emitted latent
 is everything that the denoising passes whose estimates enter it attend to: own frames, past latents, the reference. A

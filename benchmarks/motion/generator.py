@@ -1,5 +1,5 @@
-"""Is the embedded model a generator, and what does each mechanism of its rollout do? Voice only, real transformer,
-cache and rollout, beside the process that made its training data.
+"""Diversity, seams and long-term behaviour of the embedded model, from the voice alone, beside the process that made
+its training data.
 
 (a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
 (J1, J2), and steps there over those within latents, by what the knot is used for, as the network makes them and as the

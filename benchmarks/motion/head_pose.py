@@ -1,5 +1,5 @@
-"""Does a head go where it is told when only some of its angles are told? The voice speaks on; a call's pose records
-hold the named angles at zero, then, half-way, at 20 (yaw) or 10 degrees (pitch, roll) until the end.
+"""Head pose accuracy when only some angles are given. The voice speaks on; a call's pose records hold the named angles
+at zero, then, half-way, at 20 (yaw) or 10 degrees (pitch, roll) until the end.
 
     python -m benchmarks.motion.head_pose [--weights dit.safetensors] [--portraits landmarks.json] [--json]
 

@@ -1,5 +1,6 @@
-"""What the experiments on motion are made with: voices, faces and portraits kept from training, and what lips and heads
-should do with them. Needs libespeak-ng (and soundfile for human recordings)."""
+"""Held-out voices and faces of the motion benchmarks, with the true lips and heads. Needs libespeak-ng (and soundfile
+for human recordings).
+"""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How much each context frame contributes to a latent's attention (the paper's Fig. 5): the reason for a short knot.
+"""Contribution of each context frame to a latent's attention (the paper's Fig. 5): the reason for a short knot.
 
 During a roll of the embedded model with voice only, every denoising pass is run again with one context frame after the
 other masked out of all layers. What is compared is each block's attention output (the input of its output projection,

@@ -1,4 +1,4 @@
-"""What is measured of lips: their tracks against what the phonemes ask of them."""
+"""Lip figures: tracks against the lips that the phonemes ask for."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Figures of motion, as numbers of arrays: spread over seeds, jerk at the seams, blinks, the pulse of the reference.
+"""Motion figures of arrays: spread over seeds, jerk at the seams, blinks, the pulse of the reference.
 
 Tracks are absolute or relative controls [seeds, ..., frames, 16]; between the first and the last two axes there may be
 others (voices, say). Every interval is 95 % over seeds, by the jackknife. Knows no model.

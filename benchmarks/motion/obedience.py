@@ -1,5 +1,5 @@
-"""Does the embedded model do what it is given? Portraits and voices it never saw, all sixteen controls given (three
-more than a call's pose records can carry: the head's shift and breath, without which no picture can be compared).
+"""Accuracy of the embedded model when all sixteen controls are given, on held-out portraits and voices (three more
+controls than a pose record carries: the head's shift and breath, without which pictures cannot be compared).
 
 Truth is the rig on the same portrait with its true landmarks and the given controls. What is made takes a call's way:
 the framed photograph with estimated landmarks, the controls given frame by frame, the model's own rollout, its codec.

@@ -1,4 +1,4 @@
-"""Figures of pictures against pictures, as numbers of arrays: where the lower lip is, how far lids are shut, PSNR.
+"""Picture figures of arrays: position of the lower lip, closure of the lids, PSNR.
 
 Pictures are uint8 RGB [T, S, S, 3], the photograph [S, S, 3], landmarks in its -1..1 units. Knows no model.
 """

@@ -1,4 +1,4 @@
-"""Controls as the codec's own renderer shows them."""
+"""Rendering of controls by the codec's own rig."""
 
 import numpy as np
 import torch

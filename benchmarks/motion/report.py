@@ -1,4 +1,4 @@
-"""A benchmark's report: sections of rows of figures, as tables or as one JSON object."""
+"""Benchmark report: sections of rows of figures, as tables or as one JSON object."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Rolls of the embedded model by the engine's own runner, cache and rollouts: many calls as one batch.
+"""Batched rollouts of the embedded model by the engine's own runner and cache.
 
 Finished rolls are kept in a folder, so an interrupted run goes on where it was; a kept roll is found by weights,
 rollout, seeds, faces and the voice's very samples.

@@ -1,4 +1,4 @@
-"""Rollouts with one mechanism of Knot Forcing taken away or changed, by name: for experiments, never for a call.
+"""Rollout variants with one mechanism of Knot Forcing removed or changed, for experiments only.
 
 What a ``RolloutSpec`` can say is said there; what it cannot is a small subclass here. Every variant runs on the same
 weights: a length of chunk, knot or window that they were not trained with is marked, and tells what a switch does, not

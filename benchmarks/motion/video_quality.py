@@ -1,4 +1,4 @@
-"""Quality of finished clips by VBench's definitions (Huang et al., CVPR 2024), the columns of the paper's Table 1.
+"""Video quality by VBench's definitions (Huang et al., CVPR 2024), the columns of the paper's Table 1.
 
 Temporal flickering is computed here, for it needs no weights: the mean absolute difference of consecutive 8-bit frames
 over all pixels, channels and pairs, mapped to (255 - mean) / 255 and averaged over clips; 1 is a still. It cannot tell

@@ -1,4 +1,4 @@
-"""Lips against their phonemes and heads against the data, with voice only.
+"""Lips against their phonemes and heads against the data, from the voice alone.
 
     python -m benchmarks.motion.voice_only [--weights dit.safetensors] [--voices DIR] [--portraits FILE] [--json]
 

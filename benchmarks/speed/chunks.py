@@ -1,4 +1,4 @@
-"""Chunks of a call without a call, and what they are measured by: time, operations, memory, the machine's ceilings.
+"""Chunk timing without a call: time, operations, memory, and the machine's ceilings.
 
 Runs on a bare GPU machine; the benchmarks of the engine's speed share it.
 """

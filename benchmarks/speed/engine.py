@@ -1,4 +1,4 @@
-"""What the engine does on this machine: chunks per second of one model, denoise only and with decode.
+"""Benchmark of the engine on this machine: chunks a second of one model, denoising only and with decoding.
 
 Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of the server's packages.
 

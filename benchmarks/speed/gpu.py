@@ -1,4 +1,4 @@
-"""Everything that a GPU machine is asked, in one run of ten minutes: `python -m benchmarks.speed.gpu --out DIR`.
+"""GPU benchmark suite in one run of ten minutes: `python -m benchmarks.speed.gpu --out DIR`.
 
 Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
 DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time

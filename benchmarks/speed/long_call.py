@@ -1,4 +1,4 @@
-"""Whether a long call stays flat: one stream, as a worker holds it, makes chunk after chunk from voice and poses.
+"""Endurance benchmark: one stream over thousands of chunks, for drift of time, memory and descriptors.
 
 Everything of a call but its sockets: 20 ms packets of a voice with pauses and 25 poses a second go into the drive
 buffer, chunks come out of the frame ring and are read back. Nothing waits for a clock, so two thousand chunks (16

@@ -1,4 +1,4 @@
-"""What each part of the engine's speed is worth: ways to run the same passes, each interleaved with the textbook's.
+"""Ablation of the engine's speed: ways to run the same passes, each interleaved with the textbook's.
 
 Every variant has its own view of the same weights, so that fusing or compiling one changes no other.
 """

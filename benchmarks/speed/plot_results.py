@@ -1,4 +1,4 @@
-"""The plot of the runs in benchmarks/results: frames a second of each way, beside the textbook's and published figures.
+"""Plot of the runs in benchmarks/results: frames a second of each way, beside the textbook's and published figures.
 
     python -m benchmarks.speed.plot_results --svg benchmarks/plots/speed.svg
 

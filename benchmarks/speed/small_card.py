@@ -1,4 +1,4 @@
-"""Does a preset run in a smaller card's memory? Chunks to I420 in host memory by a worker's own runner, under a limit.
+"""Benchmark of a preset under a memory limit: chunks to I420 in host memory by a worker's own runner.
 
     python -m benchmarks.speed.small_card --preset balanced --gib 8
 

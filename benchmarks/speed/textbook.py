@@ -1,4 +1,4 @@
-"""The yardstick of the speed figures: the same network and passes in plain eager PyTorch, with the cache of published
+"""Baseline of the speed figures: the same network and passes in plain eager PyTorch, with the cache of published
 rollouts.
 
 As in Self Forcing: keys are cached after rotation at absolute positions, the window moves by being copied, each commit

@@ -1,4 +1,4 @@
-"""What moves one call's face: voice and pose in packets of any size, out come the driving tokens of any latent.
+"""Drive buffer of one call: voice and pose records of any packet size in, drive tokens of any latent out.
 
 Times are the call's media time: sample and frame numbers that never restart. The buffer never waits: it says how far it
 is complete, and whoever takes more than that gets silence for what is missing and is told so. Knows no model beyond its

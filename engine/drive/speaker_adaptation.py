@@ -1,4 +1,5 @@
-"""What a call's own voice tells about its vowels: an estimator that never heard this speaker confuses some of them.
+"""Speaker adaptation: a correction of the viseme estimates of rounded and spread vowels, learned from the call's own
+voice.
 
 Rounded and spread vowels lie apart in anybody's spectrum, but not in everybody's at the same place. So a rule is made
 of the call itself, by self-training: frames that the estimator hears as more rounded, or as more spread, than this

@@ -1,5 +1,4 @@
-"""How far a call's lips move, brought up to what they should: a voice that an estimator is unsure of is heard halfway
-to silence, as any regression does, and so its lips move too little.
+"""Gain of a call's lip motion, which undoes the shrinkage of a regression on voices that it is unsure of.
 
 The level follows what the call itself has said so far, so it needs no look-ahead; with a new worker it begins anew. One
 number of it belongs to the shipped transformer, `PASSED_ON`. Knows no clock.

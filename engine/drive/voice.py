@@ -1,5 +1,5 @@
-"""One call's voice by media time: 16 kHz samples in packets of any size and order, out come spans of them, with silence
-for what has not come.
+"""Voice buffer by media time: 16 kHz packets of any size and order in, contiguous spans out, silence where nothing
+came.
 
 It never waits: it says how far it is complete, and what is taken before that is silence for good. Its memory is fixed.
 Knows no features and no frames.

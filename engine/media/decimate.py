@@ -1,4 +1,4 @@
-"""48 kHz voice to the 16 kHz that drives the face: a linear-phase low-pass with explicit state and no delay of its own.
+"""Streaming decimator from 48 to 16 kHz: a linear-phase low-pass with explicit state and no delay of its own.
 
 Output sample m stands at input sample 3m exactly; the filter's half length is waited for, never left in as a shift, so
 the drive and the sound keep one time line. Knows nothing of calls or files.

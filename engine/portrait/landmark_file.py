@@ -1,4 +1,4 @@
-"""Landmarks someone gives for a picture, in a file beside it: `me.jpg` and `me.landmarks.json`.
+"""Landmark files: positions given by hand for a picture, `me.landmarks.json` beside `me.jpg`.
 
 One JSON object with the fields of a training folder's landmarks.json (the README tells what each means), in the
 picture's own units: half its width, 0 in its middle, x right, y down. Such a file wins over the estimator. Only who

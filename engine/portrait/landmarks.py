@@ -1,4 +1,4 @@
-"""Where the features of a face are: a short cascade of ridge regressions on gradient histograms.
+"""Facial landmark estimator: a short cascade of ridge regressions on histograms of gradients.
 
 First the eyes are found more and more exactly and the picture is cropped anew around them (the canonical framing), then
 contour, mouth and lids are read off the crop, the mouth last of all in close-ups of its corners and its middle. Weights

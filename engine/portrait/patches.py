@@ -1,4 +1,4 @@
-"""What a part of a face looks like, in numbers: histograms of gradients and a small tone map of a window on a crop.
+"""Patch descriptors of a face: histograms of gradients and a small tone map of a window.
 
 Coordinates are -1..1 in the crop, x right, y down. Needs numpy and OpenCV; knows no landmarks.
 """

@@ -1,4 +1,4 @@
-"""Messages over an AF_UNIX stream socket: four bytes of length (little-endian), then one msgpack struct.
+"""Message channel over an AF_UNIX stream socket: four bytes of length (little-endian), then one msgpack struct.
 
 A file descriptor travels beside an ``OpenStream`` (SCM_RIGHTS). The gateway's side lives in asyncio and never waits
 to send; the worker's side never blocks but in ``wait``. Whatever is malformed or too large ends the channel with an

@@ -1,4 +1,4 @@
-"""A ring of I420 pictures in anonymous shared memory (memfd), written by one process and read by another.
+"""Frame ring: I420 pictures in anonymous shared memory (memfd), written by one process and read by another.
 
 Frame n lies in slot n % capacity. Each slot has a sequence number that is odd while it is written (a seqlock), so a
 reader notices a picture that is torn, overwritten, or left half done by a writer that died. Nothing is ever named in

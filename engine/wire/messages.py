@@ -1,4 +1,4 @@
-"""Everything that crosses the wall between the gateway and a worker: typed msgpack structs, never pickle.
+"""Messages between gateway and worker: typed msgpack structs, never pickle.
 
 Each message is one frame on an inherited AF_UNIX stream socket (see engine/wire/channel.py for the framing and the
 passing of file descriptors). Pictures never travel here: they lie in the frame ring, and ``ChunkReady`` names where.

@@ -1,4 +1,4 @@
-"""Any published format to a file of a model's folder: read, named, checked against the model, written once."""
+"""Conversion of any published checkpoint format into a model's folder."""
 
 import os
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Gets a published checkpoint from the hub and leaves it as a model's folder: licence, room, download, digest,
+"""Download of a published checkpoint from the Hugging Face hub into a model's folder: licence, disk space, digest,
 conversion.
 
 What was cut off is gone on with from where it was (the hub's own library begins anew). A file of a model appears under

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what a network wants: names, shapes and types, compared before anything is read."""
+"""Comparison of a checkpoint with a network: names, shapes and types, before any tensor is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

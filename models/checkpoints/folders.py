@@ -1,4 +1,4 @@
-"""Where a model's files lie and what they are called. Knows not what is in them."""
+"""Paths and file names of models on disk."""
 
 from pathlib import Path
 

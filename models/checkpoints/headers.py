@@ -1,5 +1,4 @@
-"""The header of a safetensors file, checked before anything of the file is trusted: what it claims must be what lies
-there.
+"""Validated safetensors headers: what a file claims is checked against what it holds.
 
 The library checks likewise but tells less; here each refusal says in what way a file is torn, cut off or made up.
 Knows no model.

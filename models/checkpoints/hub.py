@@ -1,4 +1,4 @@
-"""One file of the hub at a time: what it says of the file, and the file, gone on with where it was cut off.
+"""Resumable download of single files from the Hugging Face hub.
 
 Uses huggingface_hub for addresses, tokens and its client; only its download is our own, as it keeps nothing of one that
 was cut off. Knows no model.

@@ -1,4 +1,4 @@
-"""Low-rank adapters in PEFT's format, merged into the weights they were trained on: W += alpha / r * B A.
+"""LoRA adapters in PEFT's format, merged into the weights they were trained on: W += alpha / r * B A.
 
 A merged checkpoint is a checkpoint like any other; nothing else knows of adapters.
 """

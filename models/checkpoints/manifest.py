@@ -1,4 +1,4 @@
-"""Checkpoints that are published, and that run here or will: where they lie, what they are, what drives them.
+"""Manifest of published checkpoints: where they lie, their licence, digests, and what drives them.
 
 A table and nothing else. Sizes and digests are those that public projects record of the hub's files; None = not known
 to us, and then the hub's own are used. Whether a licence lets you do what you want to do is yours to read.

@@ -1,4 +1,4 @@
-"""Names of parameters in every published format, turned into Wan2.1's official ones, which ours are.
+"""Parameter name maps: from every published format to Wan2.1's official names, which are ours.
 
 One map for the transformer (official, diffusers, and what trainers and PEFT wrap around either),
 `models.checkpoints.wan_keys` for the autoencoder. Knows no shapes and no files.

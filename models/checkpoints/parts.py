@@ -1,4 +1,4 @@
-"""The files that a model needs, each with what must be in it: told from a config, without weights.
+"""Files that a model needs, each with its expected tensors, told from a config without weights.
 
 Also tells what a stranger's checkpoint is a part of, by its names.
 """

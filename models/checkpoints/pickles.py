@@ -1,5 +1,5 @@
-"""Trainers' ``.pt`` and ``.pth`` files: the one place that reads a pickle, with torch's loader that admits tensors and
-plain containers only.
+"""Reader of trainers' ``.pt`` and ``.pth`` files: the only place that reads a pickle, by torch's loader for tensors and
+plain containers.
 
 Nothing runs on weights read here: they are converted to safetensors once. Knows no model.
 """

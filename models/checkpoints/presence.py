@@ -1,5 +1,4 @@
-"""Which files a model is loaded from, and whether they are there: told in no time and without torch, so that a server
-may ask before it begins. Not whether they fit."""
+"""Check, without torch, whether a model's files are there. It does not say whether they fit."""
 
 import os
 from pathlib import Path

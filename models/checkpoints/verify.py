@@ -1,4 +1,4 @@
-"""What would load, and why the rest would not: the report of `knotcast models verify`, made without taking memory."""
+"""Report of `knotcast models verify`: which tensors would load, and why the others would not."""
 
 from dataclasses import dataclass
 from pathlib import Path

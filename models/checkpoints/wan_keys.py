@@ -1,4 +1,4 @@
-"""Names of parameters of Wan2.1's autoencoder: the official ones, which ours are, from those that diffusers uses."""
+"""Parameter name map of Wan2.1's autoencoder: from diffusers' names to the official ones."""
 
 import re
 

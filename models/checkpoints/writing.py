@@ -1,4 +1,4 @@
-"""Writes a checkpoint as one safetensors file, tensor by tensor: memory holds one of them, whatever the file's size."""
+"""Writer of one safetensors file, tensor by tensor, in the memory of a single tensor."""
 
 import json
 import struct

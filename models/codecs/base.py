@@ -1,4 +1,4 @@
-"""What every model family's codec offers: a portrait becomes a Reference once, latents become pictures chunk by chunk.
+"""Codec interface of every model family: a portrait becomes a Reference once, latents become pictures chunk by chunk.
 
 Streaming state is a value: the decoder takes one and returns the next, so that one codec object serves every call and
 decoding in chunks equals decoding in one go. Knows no wire format, no clock and no rollout.

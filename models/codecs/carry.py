@@ -1,5 +1,4 @@
-"""What causal layers remember between two calls of a stream, as a value: read in the order of the layers,
-collected anew.
+"""Streaming state of causal layers as a value: read in the order of the layers, collected anew at every call.
 
 A ``Carry`` lives for one call of one stream; the modules it is handed through keep nothing themselves, so one set of
 weights serves every stream at once.

@@ -1,5 +1,5 @@
-"""The codec of models whose chunks are clips by themselves: the portrait as a clip that stands still, chunks decoded
-whole, and their last pictures encoded again as the next chunk's first latents.
+"""Codec of models whose chunks are clips: decodes whole chunks, and encodes their last pictures as the next chunk's
+first latents.
 
 Nothing streams here; the state between chunks is those latents. Knows no transformer, no rollout and no clock.
 """

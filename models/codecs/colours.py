@@ -1,4 +1,4 @@
-"""Pictures whose colours are moved to those of a portrait: mean and deviation of each channel of CIE Lab (D65).
+"""Colour transfer to a portrait: mean and deviation of each channel of CIE Lab (D65).
 
 A chunk that begins with pictures of the one before hands on every small shift of colour; this keeps them from adding
 up. Knows pictures only.

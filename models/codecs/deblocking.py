@@ -1,4 +1,4 @@
-"""Deblocking: the motion latent's block edges smoothed away, as a video decoder does with its blocks.
+"""Deblocking filter of the motion latent: smooths the steps between latents, as a video decoder smooths block edges.
 
 A latent is four frames at once. Made from noise of its own, it meets its neighbour with a small step (a few hundredths
 of a channel's spread), which 6.25 times a second shows as a head that stutters. The first frame of a latent is taken

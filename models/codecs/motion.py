@@ -1,4 +1,4 @@
-"""The embedded codec: a latent is motion, and the pictures are the photograph moved by the rig.
+"""Codec of the embedded model: the latent is motion, and the pictures are the photograph warped by the face rig.
 
 A latent [16, 2, 2] holds four frames (frame j at row j // 2, column j % 2) of sixteen controls, each as its distance
 from the photograph's own state over the channel's scale: the photograph itself is the zero latent. The decoder has no

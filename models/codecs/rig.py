@@ -1,4 +1,4 @@
-"""The rig: a photograph of a face, its landmarks and sixteen controls a frame become pictures. Nothing here is learned.
+"""Face rig: a photograph, its landmarks and sixteen controls a frame become pictures. Nothing in it is learned.
 
 Every pixel but the inside of an opened mouth and the lash lines is fetched from the photograph, so likeness and
 sharpness are the photograph's own, and controls equal to the photograph's own state give the photograph back. All maps

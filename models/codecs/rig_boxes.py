@@ -1,4 +1,4 @@
-"""Small boxes that follow a feature through the frames: cut them out of a batch, put them back. Knows no faces."""
+"""Crops that follow a feature through the frames of a batch. Knows no faces."""
 
 from collections.abc import Sequence
 

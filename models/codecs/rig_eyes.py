@@ -1,4 +1,4 @@
-"""The rig's eyes: lids made of the skin above them, lash lines, gaze inside the opening, brows.
+"""Eyes of the face rig: lids made of the skin above them, lash lines, gaze inside the opening, brows.
 
 Both eyes are treated as one batch of 2T boxes, the picture's left eye first. Left on the wire is the avatar's own left,
 which is the right side of the picture.

@@ -1,4 +1,4 @@
-"""The rig's mouth: lips that open, close over the teeth, press, purse and smile, the chin below, the dark inside.
+"""Mouth of the face rig: lips that open, close over the teeth, press, purse and smile; the chin; the mouth's inside.
 
 Coordinates of the mouth: u runs along the line from corner to corner (-1..1), v is the height above (-) or below (+)
 the upper edge of the lower lip. The upper teeth belong to the skull: lips slide over them, they never ride on the jaw.

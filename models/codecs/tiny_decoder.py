@@ -1,4 +1,4 @@
-"""The tiny decoder of Wan2.1's latents in the layout of TAEHV (taew2_1): 2D convolutions and one frame of memory.
+"""Tiny decoder of Wan2.1's latents in the layout of TAEHV (taew2_1): 2D convolutions and one frame of memory.
 
 Softer pictures for a twenty-fifth of the full decoder's work. Parameter names are those of the published file, whose
 encoder is not used: the portrait is encoded once a call, by the full one. Tensors are [T, C, H, W] inside.

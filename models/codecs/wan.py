@@ -1,5 +1,4 @@
-"""The codec of Wan2.1's latents: a portrait becomes one latent, latents become pictures by the full or the tiny
-decoder.
+"""Codec of Wan2.1's latents: encodes a portrait to one latent and decodes by the full or the tiny decoder.
 
 The portrait is encoded as a stream of one picture, as the first frame of a video is. Knows no transformer and no clock.
 """

@@ -1,4 +1,4 @@
-"""Wan2.1's video autoencoder (z = 16, 8x in space, 4x in time), streaming: the layers and the official parameter names.
+"""Streaming video autoencoder of Wan2.1 (z = 16, 8x in space, 4x in time), with the official parameter names.
 
 The first frame of a stream is a latent of its own and every four later ones are another. Any number of latents goes
 through in one call, a few at a time inside; calls in any split equal one call over all. Tensors are [1, C, T, H, W]

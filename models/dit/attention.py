@@ -1,4 +1,4 @@
-"""Attention as the transformer sees it: one kernel facade, rotary angles, and the view of a cache it reads and writes.
+"""Attention facade: kernels, rotary position embedding, and the view of a key-value cache.
 
 The kernel is chosen once per device and logged; every other kernel is held against plain SDPA by a test on a GPU.
 Knows nothing of rollouts, calls or what the cached frames mean.

@@ -1,4 +1,4 @@
-"""A speech encoder's features as the transformer hears them: grouped by latent, then projected to its tokens.
+"""Audio projection: a speech encoder's features, grouped by latent and projected to tokens.
 
 As in SoulX-FlashHead, whose parameter names these are. Knows no voice, no call and no encoder.
 """

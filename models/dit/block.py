@@ -1,4 +1,4 @@
-"""Wan2.1's transformer block, cut into stages: what compilers and other caches may do with it, without its knowing.
+"""Transformer block of Wan2.1, split into stages that can be compiled separately.
 
 Knows no network around it, and of a cache only that it is read and written.
 """

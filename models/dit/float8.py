@@ -1,4 +1,4 @@
-"""Linear layers in 8-bit floats: rows of the weights scaled once, rows of the activations at every call.
+"""Linear layers in 8-bit floats (e4m3): weights scaled by row once, activations by row at every call.
 
 A value is kept to 2^-4 of itself (e4m3 has three bits), so a product is off by 2^-3 of its terms' sizes at most, and by
 about 4 % of its own size where they are random. Hopper's tensor cores also sum with fewer bits than fp32 holds

@@ -1,5 +1,5 @@
-"""The causal video diffusion transformer: Wan2.1's blocks and parameter names, per-frame noise levels, a cache it is
-handed.
+"""Causal video diffusion transformer: Wan2.1's blocks and parameter names, noise levels by frame, a key-value cache
+passed in.
 
 One module serves every method and checkpoint family; what differs is a ``DiTConfig``. ``forward`` changes no attribute:
 state lives in the ``CacheView`` that the caller passes. Knows nothing of chunks, knots or calls.

@@ -1,4 +1,4 @@
-"""Log-mel features of a voice, streaming: sound of any packet size in, one row of 40 values every 10 ms out.
+"""Streaming log-mel features: sound of any packet size in, one row of 40 values every 10 ms out.
 
 The state is a value that goes in and comes out, so one instance serves every call and chunked equals whole. Frames are
 not centred: a row never waits for more than its own 25 ms window. Knows nothing of calls, latents or networks.

@@ -1,4 +1,4 @@
-"""Encoders that transformers builds: a folder as it writes them becomes a module, or one clear line says why not.
+"""Loader of encoders in the folder format of transformers.
 
 transformers is asked for only when an encoder is; nothing else here needs it. Weights are safetensors only.
 """

@@ -1,4 +1,4 @@
-"""wav2vec2 over a stream of voice: every layer's view of each video frame, from the last 8 seconds.
+"""Streaming wav2vec2: the features of every layer for each video frame, from the last 8 seconds of voice.
 
 The whole bounded window is run again for every chunk. Nothing cheaper is right: the first layer's group norm takes its
 statistics over all of the window, and every layer attends to all of it. So a frame's features are not those that the

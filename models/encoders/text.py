@@ -1,4 +1,4 @@
-"""The text a video model attends to: a prompt through umT5, once, kept on disk; or an embedding someone made before.
+"""Text conditioning: a prompt through umT5, encoded once and kept on disk, or a given embedding.
 
 What comes out is [512, width]: one row a token, zeros beyond the prompt, which the transformer attends to without a
 mask (Wan2.1). The encoder is large (11.4 GB in bf16) and is dropped as soon as it has answered.

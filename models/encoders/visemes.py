@@ -1,4 +1,4 @@
-"""What a voice asks of the lips, estimated frame by frame: a small network that hears log-mel and knows no face.
+"""Viseme estimator: lip controls frame by frame, by a small causal network on log-mel.
 
 The transformer hears the same log-mel, but has one token of its own for four frames and half a dozen layers for
 everything: it hears voices that it was not trained on less well. So its drive holds this estimate beside the features.

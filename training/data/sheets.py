@@ -1,4 +1,4 @@
-"""Contact sheets: rows of pictures under captions, landmarks drawn into a face. Knows not where they come from."""
+"""Contact sheets: rows of pictures under captions, with landmarks drawn."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the landmark cascade is trained on: portraits altered as cameras alter them, and crops that are no face.
+"""Samples for the landmark cascade: portraits altered as cameras alter them, and crops without a face.
 
 Knows the annotated folder's layout and the canonical framing; fits nothing.
 """

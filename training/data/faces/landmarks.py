@@ -1,4 +1,4 @@
-"""Train the landmark cascade of engine.landmarks on annotated portraits in the canonical framing.
+"""Training of the landmark cascade (engine.portrait.landmarks) on annotated portraits in the canonical framing.
 
     python -m training.data.faces.landmarks --portraits DIR --out models/weights/embedded/landmarks.safetensors
 

@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, and what it says of faces it was not fitted to.
+"""Ridge regression in closed form, with cross-fitted predictions by face.
 
 A stage of a cascade corrects what the stages before it leave over. On the faces they were fitted to that is less than
 on strangers, so what is handed on is cross-fitted: every face's reading comes from a fit to other faces. Needs numpy.

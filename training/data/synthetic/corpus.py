@@ -1,4 +1,4 @@
-"""The training corpus: voices with their mel hops, what the lips do, and several heads for each voice.
+"""Training corpus: voices with their mel hops, lip tracks, and several head tracks for each voice.
 
 Sessions of half a minute from espeak-ng voices, from flite's and Festival's, human recordings aligned to their text,
 and sound without speech. Written once as an .npz, minutes of work for hours of speech. Plain voices of espeak-ng (no

@@ -1,4 +1,4 @@
-"""Speech whose phonemes are known in voices made of recordings of people who speak other languages than English.
+"""Festival voices of people of other languages than English: speech with known phonemes.
 
 Festival, run as a program, with the voices that Debian packages. Spelling is read letter by letter in these languages,
 so any of them reads any words, also made-up ones, with a foreigner's accent. Phonemes go by espeak's names.

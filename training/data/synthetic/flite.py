@@ -1,4 +1,4 @@
-"""Speech whose phonemes are known in voices made of recordings: CMU flite, run as a program.
+"""CMU flite voices, made of recordings: speech with known phonemes.
 
 espeak-ng computes its sound by rule, whatever the voice; flite's speak with the spectra of people (CMU ARCTIC), which
 is what a network must have heard before it hears a caller. They are English; other languages they speak with an accent,

@@ -1,4 +1,4 @@
-"""Command that makes the corpus: `python -m training.data.synthetic.make_data --out corpus.npz --voices DIR`."""
+"""Command that makes the training corpus: `python -m training.data.synthetic.make_data --out FILE --voices DIR`."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Speech whose phonemes are known: espeak-ng through its shared library, in any of its voices, speeds and pitches.
+"""espeak-ng voices through its shared library: speech with known phonemes, in any voice, speed and pitch.
 
 espeak-ng is GPL and is loaded only here, to make training data and voices to measure with; nothing of it is shipped.
 The library keeps global state, so one process speaks one sentence at a time.

@@ -1,4 +1,4 @@
-"""Portraits of nobody: painted faces in the canonical framing, with landmarks that are exact because they were first.
+"""Painted portraits of nobody, in the canonical framing, with exact landmarks.
 
 `paint_portrait(rng)` draws who it is (looks), then paints it in layers, back to front. Everything is a function of the
 generator, so a seed is a picture. numpy and OpenCV alone, some tens of milliseconds on one core.

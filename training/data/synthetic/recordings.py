@@ -1,4 +1,4 @@
-"""Recordings of people reading: a folder of sounds, and transcripts.json with the text and the language of each.
+"""Recordings of readers: a folder of sounds, and transcripts.json with the text and the language of each.
 
 Those whose names begin with ``reading_`` are kept for testing. Phoneme times come by espeak-ng's readings of the text.
 """

@@ -1,4 +1,4 @@
-"""What the training voices say: sentences written for this project, a small grammar and word salads, five languages.
+"""Texts of the training voices: sentences written for this project, a small grammar and word salads, five languages.
 
 Many p, b, m, oo and ee, because those are what a viewer reads from lips; questions, counting and greetings, because
 callers say them.

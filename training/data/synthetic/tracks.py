@@ -1,4 +1,4 @@
-"""How a head behaves while its voice speaks or rests: pose, nods, brows, blinks, gaze and breath, 25 times a second.
+"""Head motion tracks for a voice: pose, nods, brows, blinks, gaze and breath, 25 times a second.
 
 Everything here is random but tied to the voice: livelier while speaking, nods and brows on accents, blinks at the ends
 of phrases, now and then a listener's nods while it rests. Two draws for one voice differ, which is what makes the

@@ -1,4 +1,4 @@
-"""From phonemes to lips: what each sound asks of jaw, corners and lips, and how neighbours blend (coarticulation).
+"""Lip tracks from phonemes: a viseme table with dominance blending (coarticulation).
 
 A sound has targets and, for each, a dominance: how strongly it insists. Targets are blended by smoothed dominance
 (after M. Cohen and D. Massaro, 1993): a t lets the lips of its vowel pass, a w does not, and p, b, m close them

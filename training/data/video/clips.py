@@ -1,4 +1,4 @@
-"""Prepared clips: how one is written, and how random windows of them are read for training.
+"""Prepared clips on disk: how one is written, and how random windows of them are read.
 
 A clip is a square H.264 picture at the content's frame rate, a FLAC of 16 kHz mono and a safetensors file of where the
 face is; frame n goes with samples n * rate / fps and on. The folder's manifest.jsonl says what there is. Needs PyAV

@@ -1,4 +1,4 @@
-"""Strangers' video files to upright pictures at the content's frame rate and 16 kHz mono sound, on one time line.
+"""Decoder of video files: upright pictures at a constant frame rate and 16 kHz mono sound, on one time line.
 
 Time 0 is the first picture; everything stands where the container's own timestamps put it, so a variable frame rate, a
 sound that starts late and gaps in it are honoured. Broken files end in MediaError. FFmpeg opens them here, which may

@@ -1,4 +1,4 @@
-"""Command that makes prepared clips into examples for a model whose latents are a video's: what training.latents reads.
+"""Command that encodes prepared clips into latents for a video model (training.latents reads them).
 
     python -m training.data.video.encode CLIPS --vae vae.safetensors --out LATENTS
 

@@ -1,4 +1,4 @@
-"""The folder that clips are prepared into: a folder for each source, taken over whole or not at all, and two manifests.
+"""Output folder of the preparation: one folder a source, complete or absent, and two manifests.
 
     prepare.json                    folder of sources, size, rate and limits: the same for everything in it
     sources/NAME-KEY/source.json    what came of a source, with its path, size and time of change

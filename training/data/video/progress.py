@@ -1,4 +1,4 @@
-"""What a person sees while clips are prepared: a bar where rich is installed and a terminal looks on, else lines."""
+"""Progress display of the preparation: a bar in a terminal with rich, else lines."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What a clip must be to be trained on: rules, each with a name, a measured value and a limit.
+"""Quality rules for training clips: each with a name, a measured value and a limit.
 
 Rules for frames cut bad stretches out; rules for spans judge what is left as a whole. Pure functions of what was
 measured.

@@ -1,4 +1,4 @@
-"""Where a video cuts: frames unlike what was shown just before and like what is shown just after.
+"""Shot boundary detection: frames unlike the one before and like the one after.
 
 Compares very small copies, so heads may move; a flash of one or two frames is no cut, a jump within one scene is.
 Fades are not looked for: what they do to a face is found by tracking it. Knows no faces.

@@ -1,4 +1,4 @@
-"""One source file to its clips and refusals, in a process of its own: `python -m training.data.video.source`.
+"""Worker process for one source video, which it cuts into clips and refusals: `python -m training.data.video.source`.
 
 A job comes as a line of JSON on stdin, progress goes as lines of JSON to stdout, and what was made lies in the folder
 the job names: clips and source.json. Ends when its parent does. A file that hangs or kills it costs one source.

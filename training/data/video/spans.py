@@ -1,4 +1,4 @@
-"""Spans of frames that become clips: one shot, nothing wrong in any frame, and a head that stays in one fixed crop.
+"""Selection of clip spans: one shot, no refused frame, and a head that stays in one fixed crop.
 
 The crop is constant over a span, as it is in a call: there a photograph is framed once and the head moves inside it. A
 crop that followed the face would put the head's motion into the background. Where a head wanders too far for one crop

@@ -1,4 +1,4 @@
-"""Do the lips move with the voice? The opening of the mouth is compared with the loudness of the voice at many shifts.
+"""Audio-visual sync check: mouth opening against loudness at many shifts.
 
 A voice is louder when the mouth is open, so over a few seconds the two correlate best where they belong together. The
 evidence is weak and only strong evidence counts: a span without a clear best shift is neither praised nor refused.

@@ -1,4 +1,4 @@
-"""One face followed through a video, and what is read off it in every frame.
+"""Face track through a video, with its readings in every frame.
 
 Faces are searched for once a second (to find newcomers) and where the face was lost; between, the eyes are followed by
 the last stages of the landmark cascade. Framing is the one of engine.landmarks. Decides nothing.

@@ -1,4 +1,4 @@
-"""How far a head is turned from the camera: one ridge regression on the gradients of an aligned crop.
+"""Head turn estimator: one ridge regression on the gradients of an aligned crop.
 
 The scale is the rig's: its fit (`training.data.video.turn_fit`) saw portraits turned by the rig, not skulls. Of 798
 real portraits the 16 read as most turned (0.16 to 0.26 rad) are turned, to the side that was read, by some 15 to 25

@@ -1,4 +1,4 @@
-"""Fit the estimator of training.data.video.turn on portraits that the rig turned.
+"""Fit of the head turn estimator (training.data.video.turn) on portraits that the rig turned.
 
     python -m training.data.video.turn_fit --portraits DIR
 

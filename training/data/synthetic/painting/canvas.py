@@ -1,4 +1,4 @@
-"""What the painter paints with: the pixel grid in picture units, soft-edged covers, bumps, strokes, noise.
+"""Painting primitives: pixel grid in picture units, soft-edged masks, bumps, strokes, noise.
 
 Units are those of the landmarks: -1..1, x right, y down, 160 pixels. Colours are linear light (the square of what is
 stored). Knows no faces.

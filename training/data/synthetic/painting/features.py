@@ -1,4 +1,4 @@
-"""Eyes, brows, mouth and glasses, each in its own small box, exactly where the landmarks say."""
+"""Painted eyes, brows, mouth and glasses, exactly at the given landmarks."""
 
 import numpy as np
 

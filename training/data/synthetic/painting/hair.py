@@ -1,4 +1,4 @@
-"""Hair, beards and what is worn over them: soft masks with ragged edges, filled with strands that catch the light."""
+"""Painted hair, beards and headwear: soft masks with ragged edges, filled with strands that catch the light."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The head as a relief: contour, forehead, brow ridge, nose, cheeks, chin and the lines of age, lit from one side.
+"""Painted head as a lit relief: contour, forehead, brow ridge, nose, cheeks, chin and lines of age.
 
 The relief is a height map; its slopes against the light give every soft shadow of the face. Skin colour varies over
 it as skin does. Eyes, mouth and hair are laid over it by others.

@@ -1,4 +1,4 @@
-"""Everything around the face: backdrop, neck, clothes; and the camera: tone, blur, noise, compression."""
+"""Painted surroundings (backdrop, neck, clothes) and camera effects (tone, blur, noise, compression)."""
 
 from collections.abc import Callable
 
