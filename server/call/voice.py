@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from engine.media.decimate import Decimator
 from ground.errors import CapacityError
-from ground.units import BLOCK, PLAYOUT_PER_DRIVE, milliseconds
+from ground.units import BLOCK, PLAYOUT_PER_DRIVE, PLAYOUT_RATE, milliseconds
 
 _FADE = np.linspace(0.0, 1.0, 240, dtype=np.float32)  # 5 ms
-MAX_QUEUED_TURNS = 4
+MAX_TURNS = 256  # not yet heard to their end
+MAX_QUEUED_S = 240.0  # seconds waiting, beyond which no further turn is taken
 MAX_PAST_TURNS = 8
 
 
@@ -120,8 +121,10 @@ class VoiceLine:
         return list(self._turns)
 
     def require_room(self) -> None:
-        """Raises CapacityError when as many turns wait as may."""
-        if len(self._queue) >= MAX_QUEUED_TURNS:
+        """Raises CapacityError when ``MAX_QUEUED_S`` of speech wait, or ``MAX_TURNS`` are not heard to their end."""
+        waiting = sum(len(turn.pcm) - turn.spoken for turn in self._queue)
+        unheard = sum(not turn.over for turn in self._turns)
+        if waiting >= MAX_QUEUED_S * PLAYOUT_RATE or unheard >= MAX_TURNS:
             raise CapacityError("say_queue_full", "too much is waiting to be said: wait for a turn to end", status=429)
 
     def say(self, turn: Turn) -> None:
@@ -181,17 +184,23 @@ class VoiceLine:
         return np.zeros(max(0, self._drive_head - start), np.int16), start
 
     def _said(self) -> NDArray[np.int16] | None:
+        """The next block of the turns that wait, one directly after the other; silence where none is left."""
         if not self._queue:
             return None
-        turn = self._queue[0]
-        if turn.start < 0:
-            turn.start = self.head
-        block = turn.pcm[turn.spoken : turn.spoken + BLOCK]
-        turn.spoken += BLOCK
-        if turn.spoken >= len(turn.pcm):
-            turn.end, turn.pcm = self.head + BLOCK, turn.pcm[:0]
-            self._queue.popleft()
-        return block if len(block) == BLOCK else np.pad(block, (0, BLOCK - len(block)))
+        block = np.zeros(BLOCK, np.int16)
+        filled = 0
+        while self._queue and filled < BLOCK:
+            turn = self._queue[0]
+            if turn.start < 0:
+                turn.start = self.head + filled
+            part = turn.pcm[turn.spoken : turn.spoken + BLOCK - filled]
+            block[filled : filled + len(part)] = part
+            filled += len(part)
+            turn.spoken += len(part)
+            if turn.spoken == len(turn.pcm):
+                turn.end, turn.pcm, turn.spoken = self.head + filled, turn.pcm[:0], 0
+                self._queue.popleft()
+        return block
 
     def _append(self, pcm: NDArray[np.int16]) -> VoiceBlock:
         drive = self._decimator.push(pcm)

@@ -305,7 +305,8 @@ async def test_a_flood_of_messages_is_thinned_and_a_flood_of_channels_ends_the_c
         assert (await caller.state())["reason"] == "flood"
 
 
-async def test_say_has_its_limits_in_a_call() -> None:
+async def test_say_has_its_limits_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.call.voice.MAX_QUEUED_S", 8.0)
     async with serving(Settings(max_say_seconds=3)) as app, calling(app) as caller:
         post = caller.client.post
 
@@ -321,7 +322,8 @@ async def test_say_has_its_limits_in_a_call() -> None:
         assert answers[-1].status_code == 429 and code(answers[-1]) == "say_queue_full"
 
 
-async def test_one_thing_to_say_is_taken_in_at_a_time() -> None:
+async def test_one_thing_to_say_is_taken_in_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.call.voice.MAX_TURNS", 4)
     wave = wav_bytes(beeps(2.0))
     begun, finish, read = asyncio.Event(), asyncio.Event(), []
 

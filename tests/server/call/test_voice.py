@@ -6,7 +6,7 @@ import pytest
 from engine.media.decimate import Decimator, decimate
 from ground.errors import CapacityError
 from ground.units import BLOCK, drive_start, frame_start
-from server.call.voice import MAX_QUEUED_TURNS, MicrophoneBuffer, Turn, VoiceLine
+from server.call.voice import MAX_QUEUED_S, MAX_TURNS, MicrophoneBuffer, Turn, VoiceLine
 
 
 def tone(n: int, hertz: float = 440.0, rate: int = 48_000) -> np.ndarray:
@@ -56,7 +56,7 @@ def test_what_is_said_comes_before_what_is_heard_before_silence() -> None:
     said, last = line.next_block(), line.next_block()
     assert (said.pcm == 500).all() and (last.pcm[: BLOCK // 2] == 500).all() and not last.pcm[BLOCK // 2 :].any()
     assert 60 < line.next_block().pcm[-1] <= 70
-    assert [(t.start, t.end, t.duration_ms, t.pcm.size) for t in line.turns] == [(BLOCK, 3 * BLOCK, 30, 0)]
+    assert [(t.start, t.end, t.duration_ms, t.pcm.size) for t in line.turns] == [(BLOCK, 5 * BLOCK // 2, 30, 0)]
 
 
 def test_what_is_heard_while_something_is_said_is_not_kept_for_later() -> None:
@@ -68,23 +68,111 @@ def test_what_is_heard_while_something_is_said_is_not_kept_for_later() -> None:
     assert line.microphone.cut_samples == 0 and line.next_block().pcm[-1] >= 1017
 
 
+def said(line: VoiceLine, blocks: int) -> np.ndarray:
+    return np.concatenate([line.next_block().pcm for _ in range(blocks)])
+
+
+def test_parts_that_wait_follow_each_other_without_a_hole() -> None:
+    whole = tone(48_000)
+    line = VoiceLine(4.0)
+    line.next_block()
+    cuts = [0, 6_240, 12_480, 12_500, 12_501, 13_440, 30_000, len(whole)]
+    for i, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        line.say(Turn(str(i), whole[start:end].copy()))
+    assert np.array_equal(said(line, 50), whole)
+    assert [(t.start, t.end) for t in line.turns] == [
+        (BLOCK + a, BLOCK + b) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    assert not line.next_block().pcm.any()
+
+
+def test_a_part_that_comes_while_the_last_one_is_spoken_follows_it_too() -> None:
+    whole = tone(3 * 6_240)
+    line = VoiceLine(4.0)
+    heard = []
+    for i in range(3):
+        line.say(Turn(str(i), whole[i * 6_240 : (i + 1) * 6_240].copy()))
+        heard.append(said(line, 6))
+    heard.append(said(line, 2))
+    assert np.array_equal(np.concatenate(heard)[: len(whole)], whole)
+
+
+def test_ten_short_turns_fit_in_one_block_and_each_is_told() -> None:
+    line = VoiceLine(4.0)
+    for i in range(10):
+        line.say(Turn(str(i), np.full(50, i + 1, np.int16)))
+    block = line.next_block().pcm
+    assert block[:500].tolist() == np.repeat(np.arange(1, 11), 50).tolist() and not block[500:].any()
+    line.heard(0)
+    assert {t.state for t in line.turns} == {"queued"}
+    line.heard(BLOCK)
+    assert [t.state for t in line.turns] == ["finished"] * 10
+    assert line.interrupt() == []
+
+
+def test_a_part_after_the_end_begins_with_a_new_block() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 0.5))
+    line.next_block()
+    line.say(turn("b", 0.5))
+    line.next_block()
+    assert [(t.start, t.end) for t in line.turns] == [(0, BLOCK // 2), (BLOCK, 3 * BLOCK // 2)]
+
+
+def test_a_turn_that_ends_inside_a_block_is_told_by_the_sample() -> None:
+    line = VoiceLine(4.0)
+    line.say(turn("a", 1.5))
+    line.say(turn("b", 1.0))
+    for _ in range(3):
+        line.next_block()
+    told = []
+    for position in (BLOCK, 3 * BLOCK // 2, 2 * BLOCK, 5 * BLOCK // 2):
+        line.heard(position)
+        told.append([t.state[0] for t in line.turns])
+    assert told == [list("sq"), list("fq"), list("fs"), list("ff")]
+
+
+def test_an_interrupt_inside_a_block_stops_what_follows_in_it() -> None:
+    line = VoiceLine(4.0)
+    for name, blocks in (("a", 0.5), ("b", 1.0), ("c", 1.0)):
+        line.say(turn(name, blocks))
+    line.next_block()
+    line.heard(BLOCK // 2)
+    assert line.interrupt() == ["b", "c"]
+    assert not line.next_block().pcm.any()
+    assert [(t.state, t.pcm.size) for t in line.turns] == [("finished", 0), ("interrupted", 0), ("interrupted", 0)]
+
+
 def test_turns_wait_in_line_but_not_without_end() -> None:
     line = VoiceLine(4.0)
-    for i in range(MAX_QUEUED_TURNS):
-        line.say(turn(str(i), 2))
+    for i in range(MAX_TURNS):
+        line.say(turn(str(i), 0.25))
     with pytest.raises(CapacityError) as caught:
         line.say(turn("too many", 1))
     assert caught.value.status == 429
-    line.next_block()
+    line.next_block()  # on the time line, but not yet heard
+    with pytest.raises(CapacityError):
+        line.require_room()
     line.heard(line.head)
-    assert [t.state for t in line.turns] == ["speaking", "queued", "queued", "queued"]
-    assert line.interrupt() == ["0", "1", "2", "3"]
+    line.say(turn("room", 1))
+    assert len(line.interrupt()) == MAX_TURNS - 3
     assert not line.next_block().pcm.any() and line.interrupt() == []
     for i in range(100):
         line.say(turn(str(i), 1))
         line.next_block()
         line.heard(line.head - 3 * BLOCK)
     assert [t.state for t in line.turns] == ["finished"] * 5 + ["queued"] * 3
+
+
+def test_what_waits_is_bounded_by_its_seconds() -> None:
+    line = VoiceLine(4.0)
+    half = round(MAX_QUEUED_S * 25)
+    line.say(turn("a", half))
+    line.say(turn("b", half))
+    with pytest.raises(CapacityError):
+        line.require_room()
+    line.next_block()
+    line.require_room()
 
 
 def test_a_turn_is_over_when_it_was_heard_and_can_be_stopped_until_then() -> None:
