@@ -23,6 +23,7 @@ from aiortc.sdp import candidate_from_sdp
 from ground.clock import monotonic
 from ground.errors import RequestError
 from server.rtc.data_channel import Channel, guard_sctp
+from server.rtc.datagrams import limit_datagrams
 from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
 from server.rtc.ice import IcePolicy, govern
 from server.rtc.microphone import replace_jitter_buffer
@@ -30,6 +31,8 @@ from server.rtc.offer import clean_offer, usable_candidates
 from server.rtc.tracks import AudioTrack, VideoTrack
 
 logger = logging.getLogger(__name__)
+
+limit_datagrams()
 
 CLOSE_S = 3.0
 MAX_TRICKLED = 40
