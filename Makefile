@@ -31,6 +31,15 @@ else
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 endif
 
+# The page itself needs no build; its JavaScript is checked with tools from npm, where there is npm.
+PAGE := .ci/page
+ifneq ($(shell command -v npm 2>/dev/null),)
+PAGE_TOOLS := $(PAGE)/node_modules/.installed
+page_check  = cd $(PAGE) && npm run --silent $(1)
+else
+page_check  = @echo "Skipped: npm is missing, so the page's JavaScript is not checked (Debian: apt-get install nodejs npm)"
+endif
+
 .PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded-weights embedded ablation image-test clean
 
 help:  ## what there is to make
@@ -70,6 +79,10 @@ $(VENV)/.setup-data: $(VENV)/.setup
 	$(PIP_INSTALL) -e '.[data]'
 	@touch $@
 
+$(PAGE)/node_modules/.installed: $(PAGE)/package.json $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --silent
+	@touch $@
+
 test-tools: ; @.ci/test-tools
 
 serve: setup  ## the server on http://127.0.0.1:8000 with the embedded model
@@ -78,15 +91,18 @@ serve: setup  ## the server on http://127.0.0.1:8000 with the embedded model
 test: setup-dev test-tools  ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: setup-dev  ## style: ruff, the Dockerfile, the compose file
+lint: setup-dev $(PAGE_TOOLS)  ## style: ruff, the Dockerfile, the compose file, eslint on the page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint --config docker/hadolint.yaml Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	@! grep -n '"resolved"' $(PAGE)/package-lock.json  # addresses of somebody's registry
+	$(call page_check,lint)
 
-check: setup-dev  ## types (mypy, strict) and floors (import-linter)
+check: setup-dev $(PAGE_TOOLS)  ## types (mypy, strict; tsc on the page) and floors (import-linter)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(call page_check,check)
 
 fmt: setup-dev  ## bring the code into shape
 	$(BIN)/ruff check --fix .
@@ -139,4 +155,4 @@ image-test: setup-dev  ## build the image, run it hardened, make one call (podma
 	docker/image_test.sh
 
 clean:  ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* .hypothesis build dist
+	rm -rf $(VENV) $(PAGE)/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* .hypothesis build dist

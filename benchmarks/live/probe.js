@@ -5,21 +5,26 @@
   const RATE = 48000;
   const QUANTUM = 128;
   const WINDOW = 16384;
-  const probe = (window.knotcastProbe = { pressed: null, pictures: [], sound: [], clock: [] });
+  /** @type {{pressed: number|null, pictures: [number, number|null, number][], sound: [number, number][], clock: [number, number][]}} */
+  const probe = { pressed: null, pictures: [], sound: [], clock: [] };
+  Object.assign(window, { knotcastProbe: probe });
 
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#call")) probe.pressed ??= performance.now();
+  document.addEventListener("click", ({ target }) => {
+    if (target instanceof Element && target.closest("#call")) probe.pressed ??= performance.now();
   }, true);
 
   const canvas = document.createElement("canvas");
   const pen = canvas.getContext("2d", { willReadFrequently: true });
 
-  /** The frame number in the lowest rows, or null: 3 start bits, 20 bits of number, 2 check bits. */
+  /**
+   * The frame number in the lowest rows, or null: 3 start bits, 20 bits of number, 2 check bits.
+   * @param {HTMLVideoElement} video
+   */
   function stampOf(video) {
     const width = video.videoWidth;
     const cell = Math.floor(width / 32);
     const rows = Math.max(8, cell);
-    if (!cell) return null;
+    if (!cell || !pen) return null;
     canvas.width = CELLS * cell;
     canvas.height = rows;
     pen.drawImage(video, 0, video.videoHeight - rows, canvas.width, rows, 0, 0, canvas.width, rows);
@@ -42,7 +47,9 @@
     return bits.startsWith("101") && parseInt(bits.slice(23), 2) === check ? parseInt(digits, 2) : null;
   }
 
+  /** @param {HTMLVideoElement} video */
   function watch(video) {
+    /** @type {VideoFrameRequestCallback} */
     const seen = (now, { presentationTime, presentedFrames }) => {
       probe.pictures.push([presentationTime ?? now, stampOf(video), presentedFrames]);
       video.requestVideoFrameCallback(seen);
@@ -51,6 +58,7 @@
   }
 
   // An analyser looked at often and far back, rather than a worklet: the page's content policy would refuse the worklet's code.
+  /** @param {MediaStream} stream */
   function listen(stream) {
     const context = new AudioContext({ sampleRate: RATE });
     const analyser = new AnalyserNode(context, { fftSize: WINDOW });
@@ -72,12 +80,13 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     const video = document.querySelector("video[data-testid=avatar]");
-    if (!video) return; // some other page
+    if (!(video instanceof HTMLVideoElement)) return; // some other page
     watch(video);
     const timer = setInterval(() => {
-      if (!(video.srcObject?.getAudioTracks().length > 0)) return;
+      const { srcObject: stream } = video;
+      if (!(stream instanceof MediaStream) || stream.getAudioTracks().length === 0) return;
       clearInterval(timer);
-      listen(video.srcObject);
+      listen(stream);
     }, 5);
   });
 })();

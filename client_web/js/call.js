@@ -1,42 +1,53 @@
-// One call: session, peer connection, data channel, liveness, and one way out. Reports by events; knows no page element.
-// Events: "state" {state, reason, message}, "progress" {text}, "media" {stream}, "message" (one data-channel message).
+// One call: session, peer connection, data channel, and one way out. Reports by callbacks; knows no page element.
 import { ApiError, createSession, deleteSession, sendCandidates, sendOffer } from "./api.js";
+import { Channel } from "./channel.js";
+import { askForEnding, endingBy, endingToldBy, hasEnded } from "./endings.js";
+
+/**
+ * @typedef {import("./api.js").Session} Session
+ * @typedef {import("./channel.js").Message} Message
+ * @typedef {import("./endings.js").Ending} Ending
+ * @typedef {object} CallEvents
+ * @property {(state: "connecting"|"live") => void} onState
+ * @property {(ending: Ending) => void} onEnd once; message null: the user wanted it
+ * @property {(text: string) => void} onProgress what the call waits for
+ * @property {(stream: MediaStream) => void} onMedia once a track
+ * @property {(message: Message) => void} onMessage
+ */
 
 const SETUP_MS = 20000; // the server gives up on a call that has not connected after 15 s; we say so soon after
 const ENGINE_START_MS = 90000;
-const PING_MS = 1000;
-const SILENCE_MS = 6000; // nothing heard on the data channel for so long: the server, or the way to it, is gone
 const CANDIDATE_BATCH_MS = 40;
+const SLEPT_MS = 30000; // what is lost so soon after a sleep was lost by it
 
-const ENDINGS = {
-  setup_timeout: "No connection came about. Does a firewall or VPN block UDP between this browser and the server?",
-  ice_failed: "The connection was lost. Check the network and call once more.",
-  remote: "The server has closed the call.",
-  silent: "The server has stopped answering, so the call was ended.",
-};
-
-export class Call extends EventTarget {
-  /** @param {string} portraitId  @param {Promise<MediaStreamTrack|null>} microphone resolves when the user has decided */
-  constructor(portraitId, microphone) {
-    super();
+export class Call {
+  /**
+   * @param {string} portraitId
+   * @param {Promise<MediaStreamTrack|null>} microphone resolves when the user has decided
+   * @param {CallEvents} events
+   */
+  constructor(portraitId, microphone, events) {
     this.portraitId = portraitId;
     this.microphone = microphone;
+    this.events = events;
+    /** @type {"created"|"connecting"|"live"|"ended"} */
     this.state = "created";
+    /** @type {Session|null} */
     this.session = null;
-    this.roundTripMs = null;
-    this.sequence = 0;
+    /** @type {RTCPeerConnection|null} */
+    this.peer = null;
+    /** @type {Channel|null} */
+    this.channel = null;
+    /** @type {RTCIceCandidateInit[]} */
     this.pending = [];
+    this.answered = this.flushing = this.released = this.asking = false;
+    this.wokeAt = -Infinity;
+    /** @type {Set<number>} */
     this.timers = new Set();
   }
 
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
-  }
-
-  #enter(state, detail = {}) {
-    if (this.state === "ended" || this.state === state) return;
-    this.state = state;
-    this.#emit("state", { state, ...detail });
+  get roundTripMs() {
+    return this.channel?.roundTripMs ?? null;
   }
 
   /** Connects. Does not throw: what goes wrong ends the call with a reason. */
@@ -61,134 +72,156 @@ export class Call extends EventTarget {
       try {
         return await createSession(this.portraitId);
       } catch (error) {
-        if (error.code !== "starting" || this.state === "ended" || performance.now() > deadline) throw error;
-        this.#emit("progress", { text: "The engine is starting…" });
+        const starting = error instanceof ApiError && error.code === "starting";
+        if (!starting || this.state === "ended" || performance.now() > deadline) throw error;
+        this.events.onProgress("The engine is starting…");
         await pause(1000);
       }
     }
   }
 
+  /** @param {Session} session */
   async #connect(session) {
     const peer = new RTCPeerConnection({ iceServers: session.ice_servers ?? [] });
     this.peer = peer;
-    this.#watch(peer);
-    this.#openChannel(peer);
+    this.#watch(peer, session);
+    this.channel = new Channel(peer, {
+      onMessage: (message) => this.#heard(message),
+      onLost: (sign) => (sign === "unopened" ? this.end(sign) : this.#lose(session)),
+      onWake: () => this.#wake(session),
+    });
     const voice = peer.addTransceiver("audio", { direction: "sendrecv" });
     peer.addTransceiver("video", { direction: "recvonly" });
     // Sound keeps its jitter buffer; the picture follows it, so a deeper one of its own would only add delay.
     for (const receiver of peer.getReceivers()) {
       if (receiver.track.kind === "video" && "jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
     }
-    this.microphone.then((track) => track && this.state !== "ended" && voice.sender.replaceTrack(track)).catch(() => {});
+    this.microphone.then((track) => (track && !this.#isOver() ? voice.sender.replaceTrack(track) : undefined)).catch(() => {});
     await peer.setLocalDescription();
+    if (!peer.localDescription) throw new ApiError("This browser made no offer.", { code: "no_offer" });
     const answer = await sendOffer(session, peer.localDescription);
-    if (this.state === "ended") return;
+    if (this.#isOver()) return;
     await peer.setRemoteDescription(answer);
     this.answered = true;
-    this.#flushCandidates();
+    this.#flushCandidates(session);
   }
 
-  #watch(peer) {
+  #isOver() {
+    return this.state === "ended";
+  }
+
+  /**
+   * @param {RTCPeerConnection} peer
+   * @param {Session} session
+   */
+  #watch(peer, session) {
     const stream = new MediaStream();
     peer.addEventListener("track", ({ track }) => {
       stream.addTrack(track); // one stream for both, so that the browser keeps them in sync
-      this.#emit("media", { stream });
+      if (!this.#isOver()) this.events.onMedia(stream);
     });
     peer.addEventListener("icecandidate", ({ candidate }) => {
       if (!candidate?.candidate) return;
       const { candidate: text, sdpMid, sdpMLineIndex } = candidate;
       this.pending.push({ candidate: text, sdpMid, sdpMLineIndex });
-      this.#flushCandidates();
+      this.#flushCandidates(session);
     });
     peer.addEventListener("connectionstatechange", () => {
-      if (peer.connectionState === "connected") this.#enter("live");
-      if (peer.connectionState === "failed") this.end("ice_failed");
-      if (peer.connectionState === "closed") this.end("remote");
+      if (peer.connectionState === "connected") {
+        this.channel?.connected();
+        this.#enter("live");
+      } else if (peer.connectionState === "failed") {
+        if (this.state === "connecting") this.end("setup_timeout");
+        else this.#lose(session);
+      } else if (peer.connectionState === "closed") this.#lose(session);
     });
   }
 
-  /** Candidates may only follow the offer, and several go in one request. */
-  #flushCandidates() {
+  /**
+   * Candidates may only follow the offer, and several go in one request.
+   * @param {Session} session
+   */
+  #flushCandidates(session) {
     if (!this.answered || this.flushing || this.pending.length === 0) return;
     this.flushing = true;
     this.#later(async () => {
       const batch = this.pending.splice(0);
       try {
-        await sendCandidates(this.session, batch);
+        await sendCandidates(session, batch);
       } catch {
         // Not fatal: the server finds this browser by its own checks, and the set-up deadline still stands.
       }
       this.flushing = false;
-      this.#flushCandidates();
+      this.#flushCandidates(session);
     }, CANDIDATE_BATCH_MS);
   }
 
-  #openChannel(peer) {
-    const channel = peer.createDataChannel("knotcast");
-    this.channel = channel;
-    const sent = new Map();
-    let heardAt = 0;
-    channel.addEventListener("open", () => {
-      heardAt = performance.now();
-      this.#every(() => {
-        if (performance.now() - heardAt > SILENCE_MS) return this.end("silent");
-        const seq = this.send("ping");
-        if (seq === null) return;
-        sent.set(seq, performance.now());
-        if (sent.size > 10) sent.delete(sent.keys().next().value);
-      }, PING_MS);
-    });
-    channel.addEventListener("message", ({ data }) => {
-      heardAt = performance.now();
-      let message;
-      try {
-        message = JSON.parse(data);
-      } catch {
-        return;
-      }
-      if (message.type === "pong") this.#pong(message, sent);
-      else this.#heard(message);
-    });
-    // The server closes the channel with the call; its DTLS alert may come later or never.
-    channel.addEventListener("close", () => this.end("remote"));
-  }
-
-  #pong(message, sent) {
-    const at = sent.get(message.ping_seq);
-    if (at !== undefined) this.roundTripMs = performance.now() - at;
-    sent.delete(message.ping_seq);
-  }
-
+  /** @param {Message} message */
   #heard(message) {
-    if (message.type === "error") this.lastError = message.code; // it may be what ends the call, and has been told then
-    if (message.type !== "state" || message.state !== "ended") return this.#emit("message", message);
-    const reason = message.reason ?? "remote";
-    const untold = `The call was ended by the server (${reason.replaceAll("_", " ")}).`;
-    this.end(reason, message.message ?? (reason === this.lastError ? null : untold));
+    if (this.#isOver()) return;
+    if (message.type === "state" && message.state === "ended") this.#finish(endingToldBy(message, this.#hasSlept()));
+    else this.events.onMessage(message);
   }
 
-  /** Sends one data-channel message; returns its seq, or null if the channel is not open. */
-  send(type, fields = {}) {
-    if (this.channel?.readyState !== "open") return null;
-    const seq = this.sequence++;
-    this.channel.send(JSON.stringify({ v: 1, type, seq, t_ms: Math.round(performance.now()), ...fields }));
-    return seq;
+  #hasSlept() {
+    return performance.now() - this.wokeAt < SLEPT_MS;
   }
 
+  /**
+   * After a sleep the server may have given the call up, and its farewell found nobody awake.
+   * @param {Session} session
+   */
+  async #wake(session) {
+    this.wokeAt = performance.now();
+    if (await hasEnded(session)) this.end("slept"); // if not, or not to be asked yet, silence on the channel will tell
+  }
+
+  /**
+   * The connection shows no life: find out why, then end.
+   * @param {Session} session
+   */
+  async #lose(session) {
+    if (this.asking || this.#isOver()) return;
+    this.asking = true;
+    this.events.onProgress("The connection was lost…");
+    const slept = this.#hasSlept();
+    const ending = await askForEnding(session, slept);
+    this.#finish(ending ?? endingBy(slept ? "slept" : "connection_lost"));
+  }
+
+  /**
+   * @param {string} type
+   * @param {object} fields
+   */
+  send(type, fields) {
+    this.channel?.send(type, fields);
+  }
+
+  /** @param {unknown} error */
   #fail(error) {
-    if (this.state === "ended") return;
-    const text = error instanceof ApiError ? error.message : `The call could not be set up (${error.name}).`;
-    this.end(error.code ?? "setup_failed", text);
+    if (error instanceof ApiError) return this.#finish({ reason: error.code, message: error.message });
+    const name = error instanceof Error ? error.name : "unknown";
+    this.#finish({ reason: "setup_failed", message: `This browser could not set up the call (${name}).` });
   }
 
-  /** Ends the call once, from any state; the server is told. */
-  end(reason, message = ENDINGS[reason] ?? null) {
-    if (this.state === "ended") return;
-    this.#enter("ended", { reason, message });
-    for (const cancel of this.timers) cancel();
+  /**
+   * Ends the call, from any state; the server is told.
+   * @param {string} reason
+   */
+  end(reason) {
+    this.#finish(endingBy(reason));
+  }
+
+  /** @param {Ending} ending the first one counts */
+  #finish(ending) {
+    if (this.#isOver()) return;
+    this.state = "ended";
+    for (const id of this.timers) clearTimeout(id);
     this.timers.clear();
+    this.channel?.close();
     this.peer?.close();
     this.#release();
+    this.events.onEnd(ending);
   }
 
   #release() {
@@ -197,21 +230,32 @@ export class Call extends EventTarget {
     deleteSession(this.session).catch(() => {}); // it may have ended on the server first; then there is nothing to delete
   }
 
-  #later(work, ms) {
-    const id = setTimeout(() => {
-      this.timers.delete(cancel);
-      work();
-    }, ms);
-    const cancel = () => clearTimeout(id);
-    this.timers.add(cancel);
+  /** @param {"connecting"|"live"} state */
+  #enter(state) {
+    if (this.#isOver() || this.state === state) return;
+    this.state = state;
+    this.events.onState(state);
   }
 
-  #every(work, ms) {
-    const id = setInterval(work, ms);
-    this.timers.add(() => clearInterval(id));
+  /**
+   * @param {() => unknown} work
+   * @param {number} ms
+   */
+  #later(work, ms) {
+    const id = setTimeout(() => {
+      this.timers.delete(id);
+      work();
+    }, ms);
+    this.timers.add(id);
   }
 }
 
+/**
+ * @param {number} ms
+ * @returns {Promise<void>}
+ */
 function pause(ms) {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
 }

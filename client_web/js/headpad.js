@@ -1,10 +1,11 @@
-// The head pad: a pointer or the arrow keys become yaw and pitch in radians, eased, at most 25 times a second while held.
+// Head direction by a pointer or the arrow keys: yaw and pitch in radians, eased, at most 25 times a second while held.
 // Right on the pad is right in the picture, which is the avatar's own left: positive yaw. Up is positive pitch.
 
 const YAW = 0.35; // rad, about 20 degrees
 const PITCH = 0.26; // rad, about 15 degrees
 const TICK_MS = 40;
 const EASE = 0.3; // share of the way to the target taken in a tick
+/** @type {Record<string, [number, number]>} */
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 export class HeadPad {
@@ -14,9 +15,12 @@ export class HeadPad {
     this.send = send;
     this.at = [0, 0];
     this.target = [0, 0];
+    /** @type {Set<string>} */
     this.keys = new Set();
+    /** @type {number|null} */
     this.pointer = null;
-    this.timer = null;
+    /** @type {number|undefined} */
+    this.timer = undefined;
     this.enabled = false;
     this.#listen();
   }
@@ -30,7 +34,7 @@ export class HeadPad {
       this.#point(event);
     });
     pad.addEventListener("pointermove", (event) => event.pointerId === this.pointer && this.#point(event));
-    for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    for (const name of /** @type {const} */ (["pointerup", "pointercancel", "lostpointercapture"])) {
       pad.addEventListener(name, (event) => event.pointerId === this.pointer && this.#letGo());
     }
     pad.addEventListener("keydown", (event) => {
@@ -44,6 +48,7 @@ export class HeadPad {
     window.addEventListener("blur", () => this.#letGo());
   }
 
+  /** @param {boolean} enabled */
   setEnabled(enabled) {
     this.enabled = enabled;
     this.pad.setAttribute("aria-disabled", String(!enabled));
@@ -55,6 +60,7 @@ export class HeadPad {
     }
   }
 
+  /** @param {PointerEvent} event */
   #point(event) {
     const box = this.pad.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width - 0.5) / 0.38;
@@ -66,8 +72,9 @@ export class HeadPad {
   #keyed() {
     const sum = [0, 0];
     for (const key of this.keys) {
-      sum[0] += KEYS[key][0];
-      sum[1] += KEYS[key][1];
+      const [x, y] = KEYS[key];
+      sum[0] += x;
+      sum[1] += y;
     }
     this.#aim(sum);
   }
@@ -78,6 +85,7 @@ export class HeadPad {
     this.target = [0, 0];
   }
 
+  /** @param {number[]} target */
   #aim(target) {
     this.target = target;
     this.timer ??= setInterval(() => this.#tick(), TICK_MS);
@@ -98,7 +106,7 @@ export class HeadPad {
 
   #stop() {
     clearInterval(this.timer);
-    this.timer = null;
+    this.timer = undefined;
   }
 
   #draw() {
@@ -113,6 +121,10 @@ export class HeadPad {
   }
 }
 
+/**
+ * @param {number} across degrees to the right of the picture
+ * @param {number} up degrees
+ */
 function describe(across, up) {
   const parts = [];
   if (across) parts.push(`${Math.abs(across)} degrees ${across > 0 ? "right" : "left"}`);

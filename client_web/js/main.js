@@ -1,6 +1,7 @@
-// Wires the page together: picker, call, microphone, screen, meters, figures. The one place that knows them all.
+// The page put together: picker, call, microphone, screen, meters, figures. The one place that knows them all.
 import { ApiError, interrupt, say, sentence } from "./api.js";
 import { Call } from "./call.js";
+import { element, part } from "./dom.js";
 import { HeadPad } from "./headpad.js";
 import { Meters } from "./meter.js";
 import { Microphone } from "./microphone.js";
@@ -12,42 +13,67 @@ import { Talk } from "./talk.js";
 
 const SENTENCE = "samples/sentence.wav";
 const PICTURE_MS = 10000; // connected, but nothing to see for so long: say so
+const NO_WEBRTC = "This browser has no WebRTC, or a setting or an extension switches it off: it cannot make calls.";
 
-const $ = (id) => document.getElementById(id);
-const notices = new Notices($("toasts"));
+const callButton = element("call", HTMLButtonElement);
+const callLabel = part("call-label");
+const hang = element("hang", HTMLButtonElement);
+const sayButton = element("say", HTMLButtonElement);
+const stop = element("interrupt", HTMLButtonElement);
+const speaker = element("speaker", HTMLButtonElement);
+const figures = element("stats-toggle", HTMLButtonElement);
+const status = part("status");
+
+const notices = new Notices(part("toasts"));
 const picker = new PortraitPicker();
 const microphone = new Microphone();
 const talk = new Talk(microphone, { notices, retry: retryMicrophone });
 const meters = new Meters();
 const screen = new Screen();
-const stats = new Stats($("stats"), screen.video, onStill);
-const pad = new HeadPad($("pad"), (pose) => call?.send("pose", pose));
+const stats = new Stats(part("stats"), onStill);
+const pad = new HeadPad(part("pad"), (pose) => call?.send("pose", pose));
+const canCall = "RTCPeerConnection" in window;
 
 /** @type {Call|null} */
 let call = null;
 let starting = false;
 let resent = false;
 let recovering = false; // the server has said so: then it is known why the picture stands still
+/** @type {Set<string>} */
 const speaking = new Set(); // turns that were said and have not ended
 
-function setStatus(text) {
-  $("status").textContent = text;
-}
+const PICKER_STATUS = { checking: "Checking the picture", accepted: "Ready", refused: "Picture refused", failed: "Not ready" };
 
+/** @param {"idle"|"connecting"|"live"} state */
 function show(state) {
   document.body.dataset.state = state;
   const busy = state !== "idle";
-  for (const element of document.querySelectorAll(".before")) element.hidden = busy;
-  for (const element of document.querySelectorAll(".during")) element.hidden = !busy;
+  for (const each of document.querySelectorAll(".before")) each.toggleAttribute("hidden", busy);
+  for (const each of document.querySelectorAll(".during")) each.toggleAttribute("hidden", !busy);
   picker.enabled = !busy;
-  $("say").disabled = state !== "live";
+  sayButton.disabled = state !== "live";
   pad.setEnabled(state === "live");
   talk.setLive(busy);
 }
 
 function showPicker() {
-  $("call").disabled = starting || picker.state === "checking" || picker.state === "refused";
-  if (!call) setStatus({ checking: "Checking the picture", refused: "Picture refused", failed: "Not ready" }[picker.state] ?? "Ready");
+  callButton.disabled = !canCall || starting || picker.state === "checking" || picker.state === "refused";
+  if (!call) status.textContent = canCall ? PICKER_STATUS[picker.state] : "No WebRTC";
+}
+
+function onChoice() {
+  if (!call && !starting) offerCall("Call");
+  showPicker();
+}
+
+/**
+ * @param {"Call"|"Call again"} label
+ * @param {string|null} message why the last call ended
+ */
+function offerCall(label, message = null) {
+  callLabel.textContent = label;
+  if (message) screen.tell(message);
+  else screen.cover(null);
 }
 
 async function startCall() {
@@ -56,11 +82,11 @@ async function startCall() {
   showPicker();
   notices.clear();
   meters.start();
-  if (picker.state !== "accepted") screen.cover("Looking for the face…");
+  screen.cover(picker.state === "accepted" ? null : "Looking for the face…");
   const portraitId = await picker.ready();
   starting = false;
   if (portraitId) {
-    begin(new Call(portraitId, microphone.request()));
+    begin(portraitId);
   } else {
     screen.cover(null);
     meters.stop();
@@ -68,83 +94,92 @@ async function startCall() {
   }
 }
 
-function begin(next) {
+/** @param {string} portraitId */
+function begin(portraitId) {
+  const next = new Call(portraitId, microphone.request(), {
+    onState: (state) => (state === "live" ? onLive(next) : onConnecting()),
+    onEnd: endCall,
+    onProgress: (text) => screen.cover(text),
+    onMedia,
+    onMessage,
+  });
   call = next;
-  next.addEventListener("state", ({ detail }) => call === next && onState(detail));
-  next.addEventListener("progress", ({ detail }) => call === next && screen.cover(detail.text));
-  next.addEventListener("media", ({ detail }) => call === next && onMedia(detail.stream));
-  next.addEventListener("message", ({ detail }) => call === next && onMessage(detail));
   next.start();
 }
 
-function onState({ state, reason, message }) {
-  if (state === "connecting") {
-    recovering = false;
-    show("connecting");
-    setStatus("Connecting");
-    screen.cover("Connecting…");
-    $("hang").focus({ preventScroll: true });
-  } else if (state === "live") {
-    show("live");
-    resent = false;
-    setStatus("Live");
-    stats.start(call);
-    if (!screen.screen.classList.contains("shown")) waitForPicture(call);
-    if (!talk.talk.disabled) talk.talk.focus({ preventScroll: true });
-  } else if (state === "ended") {
-    endCall(reason, message);
-  }
+function onConnecting() {
+  recovering = false;
+  show("connecting");
+  status.textContent = "Connecting";
+  screen.cover("Connecting…");
+  hang.focus({ preventScroll: true });
 }
 
+/** @param {Call} current */
+function onLive(current) {
+  show("live");
+  resent = false;
+  status.textContent = "Live";
+  stats.start(current);
+  if (!screen.shown) waitForPicture(current);
+  if (!talk.talk.disabled) talk.talk.focus({ preventScroll: true });
+}
+
+/** @param {Call} current */
 function waitForPicture(current) {
   screen.cover("Connected. Waiting for the first picture…");
   setTimeout(() => {
-    if (call !== current || screen.screen.classList.contains("shown")) return;
+    if (call !== current || screen.shown) return;
     notices.error("Connected, but no picture has come yet. The server may be very busy, or its log may say why.");
   }, PICTURE_MS);
 }
 
+/** @param {MediaStream} stream */
 function onMedia(stream) {
   screen.play(stream, () => screen.cover(null));
-  meters.connect("avatar", stream, [$("level-avatar")]);
+  meters.connect("avatar", stream, [part("level-avatar")]);
 }
 
+/** @param {import("./channel.js").Message} message */
 function onMessage(message) {
   if (message.type === "stats") stats.heard(message);
   if (message.type === "error") notices.error(sentence(message.message ?? "something went wrong on the server"));
   if (message.type === "state") onServerState(message);
 }
 
+/** @param {import("./channel.js").StateMessage} message */
 function onServerState({ state, turn }) {
   if (turn) return onTurn(turn);
   recovering = state === "recovering";
   if (recovering) screen.cover("The engine is restarting. The picture comes back by itself.");
-  if (state === "live" && screen.screen.classList.contains("shown")) screen.cover(null);
+  if (state === "live" && screen.shown) screen.cover(null);
 }
 
+/** @param {boolean} still */
 function onStill(still) {
   if (call?.state !== "live" || recovering) return;
   screen.cover(still ? "The picture is held up. It comes back by itself." : null);
 }
 
-function endCall(reason, message) {
+/** @param {import("./call.js").Ending} ending */
+function endCall({ reason, message }) {
   call = null;
   stats.stop();
   meters.stop();
   microphone.release();
-  onTurn(null);
+  stopTurns();
   screen.clear();
   show("idle");
-  showPicker();
-  setStatus("Call ended");
   if (reason === "portrait_not_found" && !resent) {
     resent = true; // the server was restarted and has forgotten it: send it once more
     picker.forget();
     startCall();
     return;
   }
-  if (message) notices.error(sentence(message));
-  $("call").focus({ preventScroll: true });
+  offerCall(message ? "Call again" : "Call", message && sentence(message));
+  showPicker();
+  status.textContent = "Call ended";
+  callButton.focus({ preventScroll: true });
 }
 
 async function retryMicrophone() {
@@ -153,57 +188,75 @@ async function retryMicrophone() {
   if (track && sender) await sender.replaceTrack(track);
 }
 
+function onMicrophone() {
+  const { stream } = microphone;
+  if (!stream) return meters.disconnect("you");
+  if (stream === measuredStream) return;
+  measuredStream = stream;
+  talk.setMeasured(meters.connect("you", stream, [part("level-you"), part("level-you-2")]));
+}
+
+/** @type {MediaStream|null} whose level was asked for last */
+let measuredStream = null;
+
 async function saySentence() {
   const current = call;
   if (!current?.session) return;
-  $("say").disabled = true;
+  sayButton.disabled = true;
   try {
     const response = await fetch(SENTENCE).catch(() => null);
     if (!response?.ok) throw new ApiError("The sample sentence could not be loaded. Is the server still running?");
     const { turn_id: id } = await say(current.session, await response.blob());
     if (call === current) onTurn({ id, state: "queued" });
   } catch (error) {
-    if (call === current) notices.error(error.message);
+    if (call === current) notices.error(wordsOf(error));
   }
-  $("say").disabled = call?.state !== "live";
+  sayButton.disabled = call?.state !== "live";
 }
 
-/** Something said began, waits or ended; null: the call is over. "Stop" is there for as long as there is something to stop. */
-function onTurn(turn) {
-  if (turn === null) speaking.clear();
-  else if (turn.state === "queued" || turn.state === "speaking") speaking.add(turn.id);
-  else speaking.delete(turn.id);
-  $("interrupt").disabled = speaking.size === 0;
+/** @param {import("./channel.js").Turn} turn something said began, waits or ended; "Stop" is there while there is any */
+function onTurn({ id, state }) {
+  if (state === "queued" || state === "speaking") speaking.add(id);
+  else speaking.delete(id);
+  stop.disabled = speaking.size === 0;
+}
+
+function stopTurns() {
+  speaking.clear();
+  stop.disabled = true;
 }
 
 async function stopSpeaking() {
   try {
     if (call?.session) await interrupt(call.session);
   } catch (error) {
-    notices.error(error.message);
+    notices.error(wordsOf(error));
   }
 }
 
-$("call").addEventListener("click", startCall);
-$("hang").addEventListener("click", () => call?.end("hang_up"));
-$("say").addEventListener("click", saySentence);
-$("interrupt").addEventListener("click", stopSpeaking);
-$("speaker").addEventListener("click", () => {
+/** @param {unknown} error */
+function wordsOf(error) {
+  return error instanceof ApiError ? error.message : "Something went wrong in this page. Loading it again may help.";
+}
+
+callButton.addEventListener("click", startCall);
+hang.addEventListener("click", () => call?.end("hang_up"));
+sayButton.addEventListener("click", saySentence);
+stop.addEventListener("click", stopSpeaking);
+speaker.addEventListener("click", () => {
   screen.video.muted = !screen.video.muted;
 });
-screen.video.addEventListener("volumechange", () => $("speaker").setAttribute("aria-pressed", String(!screen.video.muted)));
+screen.video.addEventListener("volumechange", () => speaker.setAttribute("aria-pressed", String(!screen.video.muted)));
 screen.video.addEventListener("silenced", () => notices.info("The browser has muted the avatar: press Speaker to hear it."));
-$("stats-toggle").addEventListener("click", () => {
-  $("stats").hidden = !$("stats").hidden;
-  $("stats-toggle").setAttribute("aria-pressed", String(!$("stats").hidden));
+figures.addEventListener("click", () => {
+  const hidden = part("stats").toggleAttribute("hidden");
+  figures.setAttribute("aria-pressed", String(!hidden));
 });
-picker.addEventListener("change", showPicker);
-microphone.addEventListener("change", () => {
-  if (microphone.stream && !meters.channels.has("you")) meters.connect("you", microphone.stream, [$("level-you"), $("level-you-2")]);
-  if (!microphone.stream) meters.disconnect("you");
-});
+picker.addEventListener("change", onChoice);
+microphone.addEventListener("change", onMicrophone);
 // A page that is kept for "back" would otherwise hold a place at the server that nobody watches.
 window.addEventListener("pagehide", () => call?.end("hang_up"));
 
 show("idle");
 showPicker();
+if (!canCall) screen.tell(NO_WEBRTC);

@@ -1,32 +1,81 @@
 // Level meters: how loud the caller and the avatar are, drawn as the length of a bar. Owns the one audio context.
+// A level that cannot be measured costs the bar and nothing else.
+
+/**
+ * @typedef {object} Channel
+ * @property {MediaStreamAudioSourceNode} source
+ * @property {AnalyserNode} analyser
+ * @property {HTMLElement[]} bars
+ * @property {number} level 0 to 1
+ * @property {string} drawn
+ */
 
 const FLOOR_DB = -60;
 const DRAW_MS = 50; // a meter that follows the screen's rate would cost more than the call's own drawing
+const WINDOW = 1024;
 
 export class Meters {
   constructor() {
+    /** @type {AudioContext|null} */
     this.context = null;
+    /** @type {Map<string, Channel>} */
     this.channels = new Map();
-    this.timer = null;
+    this.samples = new Float32Array(WINDOW);
+    /** @type {number|undefined} */
+    this.timer = undefined;
+    // A browser may hold sound back until the page is touched once more, or take it away for a phone call.
+    for (const name of ["pointerdown", "keydown"]) window.addEventListener(name, () => this.timer && this.#resume());
   }
 
   /** Call it inside a click: browsers start sound only then. */
   start() {
-    this.context ??= new AudioContext();
-    this.context.resume().catch(() => {});
+    try {
+      this.context ??= new AudioContext();
+    } catch {
+      return; // none in this browser, or too many in use
+    }
+    this.#resume();
     this.timer ??= setInterval(() => this.#draw(), DRAW_MS);
   }
 
-  /** @param {string} name  @param {MediaStream|null} stream  @param {HTMLElement[]} bars */
-  connect(name, stream, bars) {
-    this.disconnect(name);
-    if (!stream || stream.getAudioTracks().length === 0 || !this.context) return;
-    const source = this.context.createMediaStreamSource(stream);
-    const analyser = new AnalyserNode(this.context, { fftSize: 1024, smoothingTimeConstant: 0 });
-    source.connect(analyser); // and no further: the video element plays the sound
-    this.channels.set(name, { source, analyser, bars, samples: new Float32Array(1024), level: 0 });
+  #resume() {
+    if (this.context && this.context.state !== "running") this.context.resume().catch(() => {});
   }
 
+  /**
+   * @param {string} name
+   * @param {MediaStream} stream
+   * @param {HTMLElement[]} bars
+   * @returns {boolean} whether the level can be measured
+   */
+  connect(name, stream, bars) {
+    this.disconnect(name);
+    if (stream.getAudioTracks().length === 0) return true; // its track is still to come
+    const measured = this.#measure(name, stream, bars);
+    for (const bar of bars) bar.parentElement?.classList.toggle("unmeasured", !measured);
+    return measured;
+  }
+
+  /**
+   * Firefox refuses a device whose sample rate is not the context's.
+   * @param {string} name
+   * @param {MediaStream} stream
+   * @param {HTMLElement[]} bars
+   */
+  #measure(name, stream, bars) {
+    if (!this.context) return false;
+    try {
+      const source = this.context.createMediaStreamSource(stream);
+      const analyser = new AnalyserNode(this.context, { fftSize: WINDOW, smoothingTimeConstant: 0 });
+      source.connect(analyser); // and no further: the video element plays the sound
+      this.channels.set(name, { source, analyser, bars, level: 0, drawn: "" });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** @param {string} name */
   disconnect(name) {
     const channel = this.channels.get(name);
     if (!channel) return;
@@ -37,23 +86,28 @@ export class Meters {
 
   stop() {
     clearInterval(this.timer);
-    this.timer = null;
+    this.timer = undefined;
     for (const name of [...this.channels.keys()]) this.disconnect(name);
     this.context?.suspend().catch(() => {});
   }
 
   #draw() {
+    const running = this.context?.state === "running";
     for (const channel of this.channels.values()) {
-      channel.analyser.getFloatTimeDomainData(channel.samples);
-      let power = 0;
-      for (const sample of channel.samples) power += sample * sample;
-      const db = 10 * Math.log10(power / channel.samples.length + 1e-9);
-      const level = Math.min(1, Math.max(0, 1 - db / FLOOR_DB));
-      channel.level = Math.max(level, channel.level * 0.75); // rises at once, falls gently
+      channel.level = Math.max(running ? this.#levelOf(channel) : 0, channel.level * 0.75); // rises at once, falls gently
       const text = channel.level.toFixed(2);
       if (text === channel.drawn) continue;
       channel.drawn = text;
       for (const bar of channel.bars) bar.style.setProperty("--level", text);
     }
+  }
+
+  /** @param {Channel} channel */
+  #levelOf({ analyser }) {
+    analyser.getFloatTimeDomainData(this.samples);
+    let power = 0;
+    for (const sample of this.samples) power += sample * sample;
+    const db = 10 * Math.log10(power / WINDOW + 1e-9);
+    return Math.min(1, Math.max(0, 1 - db / FLOOR_DB));
   }
 }

@@ -1,53 +1,64 @@
 // The microphone and its gate: who may be heard, and when. Knows nothing of the call or of the page.
 // Heard = not muted and (held down or kept open). Closed means digital silence, not a stopped stream, so opening is instant.
 
-const CONSTRAINTS = { audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 } };
+/** @type {MediaTrackConstraints} */
+const WANTED = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
 
-const REFUSALS = {
-  NotAllowedError: "The microphone is not allowed for this page.",
+const UNUSABLE = "The microphone cannot be used.";
+/** @type {Record<string, string>} by the DOMException's name */
+const PROBLEMS = {
+  InsecureContext: "Browsers give the microphone only to https pages and to this machine itself.",
+  Unsupported: "This browser gives no page a microphone.",
+  NotAllowedError: "The microphone is not allowed for this page: allow it beside the address, and in the system's settings.",
+  SecurityError: "The microphone is not allowed for this page.",
   NotFoundError: "No microphone was found.",
-  NotReadableError: "The microphone is used by another program.",
+  NotReadableError: "The microphone could not be started: another program may be using it.",
+  AbortError: "The microphone could not be started.",
 };
 
 export class Microphone extends EventTarget {
   constructor() {
     super();
+    /** @type {MediaStream|null} */
     this.stream = null;
+    /** @type {string|null} */
     this.problem = null;
     this.held = false;
     this.open = false;
     this.muted = false;
+    /** @type {object|null} the latest request */
+    this.turn = null;
   }
 
   get heard() {
     return this.stream !== null && !this.muted && (this.held || this.open);
   }
 
-  /** Asks for the microphone. Resolves to its track, or to null with `problem` set; never rejects. */
+  /**
+   * Asks for the microphone.
+   * @returns {Promise<MediaStreamTrack|null>} null with `problem` set; never rejects
+   */
   async request() {
     this.release();
     this.problem = null;
     const turn = (this.turn = {});
     try {
-      if (!navigator.mediaDevices) throw new DOMException("", "InsecureContext");
-      const stream = await navigator.mediaDevices.getUserMedia(CONSTRAINTS);
+      const stream = await ask();
       if (this.turn !== turn) {
         stopAll(stream); // the call ended while the browser was asking
         return null;
       }
       this.stream = stream;
-      stream.getAudioTracks()[0].addEventListener("ended", () => this.#lost(stream));
+      stream.getAudioTracks()[0]?.addEventListener("ended", () => this.#lost(stream));
     } catch (error) {
       if (this.turn !== turn) return null;
-      this.problem =
-        error.name === "InsecureContext"
-          ? "Browsers give the microphone only to https pages and to this machine itself."
-          : (REFUSALS[error.name] ?? "The microphone cannot be used.");
+      this.problem = PROBLEMS[error instanceof Error || error instanceof DOMException ? error.name : ""] ?? UNUSABLE;
     }
     this.#apply();
     return this.stream?.getAudioTracks()[0] ?? null;
   }
 
+  /** @param {MediaStream} stream */
   #lost(stream) {
     if (this.stream !== stream) return;
     this.stream = null;
@@ -55,6 +66,7 @@ export class Microphone extends EventTarget {
     this.#apply();
   }
 
+  /** @param {{held?: boolean, open?: boolean, muted?: boolean}} change */
   set({ held = this.held, open = this.open, muted = this.muted }) {
     Object.assign(this, { held, open, muted });
     this.#apply();
@@ -74,6 +86,19 @@ export class Microphone extends EventTarget {
   }
 }
 
+/** @returns {Promise<MediaStream>} rejects with a name of PROBLEMS, or another */
+async function ask() {
+  if (!window.isSecureContext) throw new DOMException("", "InsecureContext");
+  if (!navigator.mediaDevices?.getUserMedia) throw new DOMException("", "Unsupported");
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: WANTED });
+  } catch (error) {
+    if (!(error instanceof Error) || error.name !== "OverconstrainedError") throw error;
+    return navigator.mediaDevices.getUserMedia({ audio: true }); // a device that can do nothing of what is wanted
+  }
+}
+
+/** @param {MediaStream} stream */
 function stopAll(stream) {
   for (const track of stream.getTracks()) track.stop();
 }

@@ -1,4 +1,4 @@
-// Messages that pass: errors and hints at the foot of the page, read aloud, closed by hand or by time. Never silent, never piled up.
+// Passing messages at the foot of the page: errors and hints, read aloud, closed by hand or by time, at most three at once.
 
 const LIFETIME_MS = { error: 12000, info: 8000 };
 const AT_MOST = 3;
@@ -9,10 +9,12 @@ export class Notices {
     this.place = place;
   }
 
+  /** @param {string} text */
   error(text) {
     this.#add(text, "error");
   }
 
+  /** @param {string} text */
   info(text) {
     this.#add(text, "info");
   }
@@ -21,11 +23,14 @@ export class Notices {
     this.place.replaceChildren();
   }
 
+  /**
+   * @param {string} text
+   * @param {"error"|"info"} kind
+   */
   #add(text, kind) {
-    for (const old of this.place.children) if (old.dataset.text === text) old.remove();
+    for (const old of [...this.place.children]) if (old.querySelector("p")?.textContent === text) old.remove();
     const toast = document.createElement("div");
     toast.className = `toast ${kind}`;
-    toast.dataset.text = text;
     const words = document.createElement("p");
     words.textContent = text;
     const close = document.createElement("button");
@@ -35,7 +40,7 @@ export class Notices {
     close.addEventListener("click", () => toast.remove());
     toast.append(words, close);
     this.place.append(toast);
-    while (this.place.children.length > AT_MOST) this.place.firstChild.remove();
+    while (this.place.children.length > AT_MOST) this.place.firstElementChild?.remove();
     setTimeout(() => toast.remove(), LIFETIME_MS[kind]);
   }
 }

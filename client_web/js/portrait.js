@@ -1,43 +1,46 @@
-// Choosing who answers: a sample, a file, or a dropped picture; uploading it; showing the crop, warnings and reasons.
-// Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
-import { ApiError, sentence, uploadPortrait } from "./api.js";
+// The portrait picker: a sample, a file, or a dropped picture; its upload; its crop, warnings and reasons as the server words
+// them. Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
+import { ApiError, fromServer, sentence, uploadPortrait } from "./api.js";
+import { element, part } from "./dom.js";
 
-const WARNINGS = {
-  low_resolution: "The face is small in this picture, so it will look soft.",
-  blurred: "The picture is blurred.",
-  dark: "The picture is dark.",
-  profile: "The head is turned away from the camera.",
-  occluded: "Something covers part of the face.",
-  low_confidence: "It is not certain where eyes and mouth are.",
-};
+/**
+ * @typedef {{sample: string, file?: undefined}|{file: File, sample?: undefined}} Choice
+ * @typedef {import("./api.js").Portrait} Portrait
+ */
+
 const LARGEST = 20 * 1024 * 1024; // the server has its own cap; this only saves a hopeless upload
 
 export class PortraitPicker extends EventTarget {
   constructor() {
     super();
-    for (const name of ["samples", "file", "drop", "verdict", "poster"]) this[name] = document.getElementById(name);
+    this.samples = [...part("samples").querySelectorAll("button")];
+    this.file = element("file", HTMLInputElement);
+    this.verdict = part("verdict");
+    this.poster = element("poster", HTMLImageElement);
+    /** @type {Map<string, Portrait>} */
     this.known = new Map(); // sample address -> accepted portrait
     this.enabled = true;
-    this.state = "checking"; // checking | accepted | refused (this picture will not do) | failed (the way to the server; try again)
+    /** @type {"checking"|"accepted"|"refused"|"failed"} refused: this picture will not do; failed: try again */
+    this.state = "checking";
+    /** @type {Choice} */
+    this.choice = { sample: sampleOf(this.samples[0]) };
+    /** @type {Promise<Portrait|null>|null} */
     this.work = null;
     this.#listen();
-    this.#choose({ sample: this.#sampleButtons()[0].dataset.sample }); // so that Call has nothing left to wait for
-  }
-
-  #sampleButtons() {
-    return [...this.samples.querySelectorAll("button")];
+    this.#choose(this.choice); // so that Call has nothing left to wait for
   }
 
   #listen() {
-    for (const button of this.#sampleButtons()) {
-      button.addEventListener("click", () => this.#choose({ sample: button.dataset.sample }));
+    for (const button of this.samples) {
+      button.addEventListener("click", () => this.#choose({ sample: sampleOf(button) }));
     }
     this.file.addEventListener("change", () => {
-      const file = this.file.files[0];
+      const file = this.file.files?.[0];
       this.file.value = ""; // so that the same file can be chosen again
       if (file) this.#choose({ file });
     });
     let depth = 0;
+    /** @param {number} change */
     const dragging = (change) => {
       depth = Math.max(0, change === 0 ? 0 : depth + change);
       document.body.classList.toggle("dragging", this.enabled && depth > 0);
@@ -53,20 +56,25 @@ export class PortraitPicker extends EventTarget {
     });
   }
 
+  /** @param {PortraitPicker["state"]} state */
   #enter(state) {
     this.state = state;
     this.dispatchEvent(new Event("change"));
   }
 
+  /** @param {Choice} choice */
   #choose(choice) {
     this.choice = choice;
-    for (const button of this.#sampleButtons()) {
-      button.setAttribute("aria-pressed", String(button.dataset.sample === choice.sample));
+    for (const button of this.samples) {
+      button.setAttribute("aria-pressed", String(sampleOf(button) === choice.sample));
     }
     this.work = this.#check(choice);
   }
 
-  /** The accepted portrait's id, or null: then the reason stands beside the picture. Tries again after a failure. */
+  /**
+   * Tries again after a failure.
+   * @returns {Promise<string|null>} the accepted portrait's id, or null: then the reason stands beside the picture
+   */
   async ready() {
     for (;;) {
       const work = (this.work ??= this.#check(this.choice));
@@ -81,16 +89,16 @@ export class PortraitPicker extends EventTarget {
     this.work = null;
   }
 
+  /** @param {Choice} choice */
   async #check(choice) {
     this.#enter("checking");
     this.#say(choice.file ? "Looking for the face…" : "");
     try {
       if (choice.file) await this.#showFile(choice.file);
       else this.#show(choice.sample);
-      const portrait = this.known.get(choice.sample) ?? (await this.#upload(choice));
-      if (choice.sample) this.known.set(choice.sample, portrait);
+      const portrait = await (choice.file ? this.#upload(choice.file) : this.#known(choice.sample));
       if (this.choice !== choice) return portrait;
-      if (portrait.preview_url) this.#show(portrait.preview_url);
+      if (portrait.preview_url) this.#show(fromServer(portrait.preview_url));
       this.#accepted(portrait, choice);
       this.#enter("accepted");
       return portrait;
@@ -104,20 +112,33 @@ export class PortraitPicker extends EventTarget {
     }
   }
 
-  async #upload({ sample, file }) {
-    if (file?.size > LARGEST) throw new ApiError("This file is larger than 20 MB. Choose a smaller picture.", { status: 413 });
-    if (file) return uploadPortrait(file, file.name || "portrait");
-    const response = await fetch(sample).catch(() => null);
-    if (!response?.ok) throw new ApiError("The sample could not be loaded. Is the server still running?");
-    return uploadPortrait(await response.blob(), sample.split("/").at(-1));
+  /** @param {File} file */
+  async #upload(file) {
+    if (file.size > LARGEST) throw new ApiError("This file is larger than 20 MB. Choose a smaller picture.", { status: 413 });
+    return await uploadPortrait(file, file.name || "portrait");
   }
 
+  /** @param {string} sample */
+  async #known(sample) {
+    const known = this.known.get(sample);
+    if (known) return known;
+    const response = await fetch(sample).catch(() => null);
+    if (!response?.ok) throw new ApiError("The sample could not be loaded. Is the server still running?");
+    const portrait = await uploadPortrait(await response.blob(), sample.split("/").at(-1) ?? sample);
+    this.known.set(sample, portrait);
+    return portrait;
+  }
+
+  /** @param {string} address */
   #show(address) {
     this.poster.src = address;
   }
 
-  /** The chosen file at once, before the server has cropped it; a format that this browser cannot show is the server's to
-   * judge. A data address, since it needs no wider content policy than pictures do. */
+  /**
+   * The chosen file at once, before the server has cropped it; a format that this browser cannot show is the server's to
+   * judge. A data address, since it needs no wider content policy than pictures do.
+   * @param {File} file
+   */
   async #showFile(file) {
     const reader = new FileReader();
     await new Promise((resolve) => {
@@ -125,28 +146,46 @@ export class PortraitPicker extends EventTarget {
       reader.readAsDataURL(file);
     });
     const trial = new Image();
-    trial.src = reader.result ?? "";
+    trial.src = String(reader.result ?? "");
     const shown = await trial.decode().then(() => true, () => false);
     if (shown) this.#show(trial.src);
   }
 
+  /**
+   * @param {string} text
+   * @param {""|"refused"|"warned"} kind
+   */
   #say(text, kind = "") {
     this.verdict.className = `verdict ${kind}`;
     this.verdict.textContent = text;
     this.verdict.hidden = !text;
   }
 
-  #accepted(portrait, { sample }) {
-    const warnings = (portrait.warnings ?? []).map(({ code, message }) => WARNINGS[code] ?? sentence(String(message ?? code)));
+  /**
+   * @param {Portrait} portrait
+   * @param {Choice} choice
+   */
+  #accepted({ warnings }, { sample }) {
     if (warnings.length === 0) return this.#say(sample ? "" : "This face will do. The picture shows how it is cropped.");
     this.#say("This face can answer, but the result may suffer:", "warned");
     const list = document.createElement("ul");
-    for (const text of warnings) list.append(Object.assign(document.createElement("li"), { textContent: text }));
+    for (const { message } of warnings) {
+      list.append(Object.assign(document.createElement("li"), { textContent: sentence(message) }));
+    }
     this.verdict.append(list);
   }
 }
 
-/** The picture itself is at fault; sending it again would change nothing. */
-function isRefusal({ status }) {
-  return status >= 400 && status < 500 && ![401, 408, 429].includes(status);
+/** @param {HTMLButtonElement} button */
+function sampleOf(button) {
+  return button.dataset.sample ?? "";
+}
+
+/**
+ * The picture itself is at fault; sending it again would change nothing.
+ * @param {unknown} error
+ */
+function isRefusal(error) {
+  if (!(error instanceof ApiError)) return false;
+  return error.status >= 400 && error.status < 500 && ![401, 408, 429].includes(error.status);
 }

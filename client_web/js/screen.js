@@ -1,13 +1,23 @@
-// The picture area: poster, live video, and the veil with words over it. Knows elements, not calls.
+// The picture area: poster, live video, and words over it. Knows elements, not calls.
+import { element, part } from "./dom.js";
 
 export class Screen {
   constructor() {
-    for (const name of ["screen", "avatar", "veil", "veil-text", "poster"]) this[name] = document.getElementById(name);
-    this.video = this.avatar;
+    this.screen = part("screen");
+    this.video = element("avatar", HTMLVideoElement);
+    this.veil = part("veil");
+    this.words = part("veil-text");
     this.video.addEventListener("resize", () => this.#fit());
   }
 
-  /** @param {() => void} onPicture once, when the first picture is on the screen */
+  get shown() {
+    return this.screen.classList.contains("shown");
+  }
+
+  /**
+   * @param {MediaStream} stream
+   * @param {() => void} onPicture once, when the first picture is on the screen
+   */
   play(stream, onPicture) {
     if (this.video.srcObject === stream) return;
     this.video.srcObject = stream;
@@ -17,11 +27,14 @@ export class Screen {
       this.screen.classList.add("shown");
       onPicture();
     };
-    if ("requestVideoFrameCallback" in this.video) this.video.requestVideoFrameCallback(first);
+    if (typeof this.video.requestVideoFrameCallback === "function") this.video.requestVideoFrameCallback(first);
     else this.video.addEventListener("playing", first, { once: true });
   }
 
-  /** The click on Call allows sound; a browser that thinks it too long ago still plays without, until Speaker is pressed. */
+  /**
+   * The click on Call allows sound; a browser that thinks it too long ago still plays without, until Speaker is pressed.
+   * @param {MediaStream} stream
+   */
   #begin(stream) {
     this.video.play().catch((error) => {
       if (error.name !== "NotAllowedError" || this.video.srcObject !== stream) return;
@@ -31,10 +44,30 @@ export class Screen {
     });
   }
 
-  /** Words over the picture, or none. */
+  /**
+   * Words over the picture while it is waited for; null: none.
+   * @param {string|null} text
+   */
   cover(text) {
+    this.#veil(text, true);
+  }
+
+  /**
+   * Words that stay over the picture: why a call ended.
+   * @param {string} text
+   */
+  tell(text) {
+    this.#veil(text, false);
+  }
+
+  /**
+   * @param {string|null} text
+   * @param {boolean} waiting
+   */
+  #veil(text, waiting) {
     this.veil.hidden = !text;
-    this["veil-text"].textContent = text ?? "";
+    this.veil.classList.toggle("told", !waiting);
+    this.words.textContent = text ?? "";
   }
 
   clear() {

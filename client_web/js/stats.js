@@ -1,22 +1,52 @@
-// The figures over the picture: what the server reports of the engine, what this browser measures of the way.
-// Also notices when the picture stands still although the call is live, which must never pass in silence.
+// Figures over the picture: the server's report on the engine, and what this browser measures of the connection.
+// Also notices a picture that stands still although the call is live.
+
+/**
+ * @typedef {object} EngineReport a `stats` message of the server
+ * @property {number} [distinct_fps]
+ * @property {number} [chunk_ms]
+ * @property {number} [latency_ms]
+ * @property {number} [underruns]
+ * @typedef {object} Way what getStats() and the pings say of the connection
+ * @property {number|null} rtt ms
+ * @property {number} [lost] packets
+ * @property {number} [fps]
+ * @property {number} [buffer] ms
+ * @property {number} [freezes]
+ */
 
 const POLL_MS = 1000;
 const STILL_MS = 2500;
 
-const number = (value, digits = 0) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
-const ms = (value) => (Number.isFinite(value) ? `${Math.round(value)} ms` : "–");
+/** @param {number|null|undefined} value  @param {number} [digits] */
+const number = (value, digits = 0) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "–");
+/** @param {number|null|undefined} value */
+const ms = (value) => (typeof value === "number" && Number.isFinite(value) ? `${Math.round(value)} ms` : "–");
 
 export class Stats {
-  /** @param {HTMLElement} list a dl  @param {HTMLVideoElement} video  @param {(still: boolean) => void} onStill */
-  constructor(list, video, onStill) {
+  /**
+   * @param {HTMLElement} list a dl
+   * @param {(still: boolean) => void} onStill
+   */
+  constructor(list, onStill) {
     this.list = list;
-    this.video = video;
     this.onStill = onStill;
+    /** @type {Map<string, HTMLElement>} */
     this.rows = new Map();
+    /** @type {import("./call.js").Call|null} */
+    this.call = null;
+    /** @type {EngineReport} */
+    this.engine = {};
+    /** @type {RTCInboundRtpStreamStats|null} */
+    this.before = null;
+    this.newestAt = 0;
+    this.still = false;
+    this.timer = 0;
   }
 
+  /** @param {import("./call.js").Call} call */
   start(call) {
+    this.stop();
     this.call = call;
     this.engine = {};
     this.before = null;
@@ -30,15 +60,16 @@ export class Stats {
     this.call = null;
   }
 
-  /** A `stats` message of the server. */
-  heard(message) {
-    this.engine = message;
-    if (message.distinct_fps > 0) this.newestAt = performance.now();
+  /** @param {EngineReport} report */
+  heard(report) {
+    this.engine = report;
+    if ((report.distinct_fps ?? 0) > 0) this.newestAt = performance.now();
   }
 
   async #poll() {
     const { call } = this;
     if (!call?.peer) return;
+    /** @type {Way} */
     const way = { rtt: call.roundTripMs };
     for (const report of (await call.peer.getStats()).values()) {
       if (report.type !== "inbound-rtp") continue;
@@ -50,16 +81,22 @@ export class Stats {
     if (!this.list.hidden) this.#draw(way);
   }
 
+  /**
+   * @param {RTCInboundRtpStreamStats} report
+   * @returns {Omit<Way, "rtt">}
+   */
   #video(report) {
-    const { timestamp, framesDecoded, freezeCount, jitterBufferDelay, jitterBufferEmittedCount } = report;
     const { before } = this;
+    const freezes = report.freezeCount;
     this.before = report;
-    if (!before || timestamp <= before.timestamp) return { freezes: freezeCount };
-    const emitted = jitterBufferEmittedCount - before.jitterBufferEmittedCount;
+    if (!before || report.timestamp <= before.timestamp) return { freezes };
+    /** @param {"framesDecoded"|"jitterBufferDelay"|"jitterBufferEmittedCount"} name */
+    const grown = (name) => (report[name] ?? NaN) - (before[name] ?? NaN); // not every browser counts all of them
+    const emitted = grown("jitterBufferEmittedCount");
     return {
-      fps: ((framesDecoded - before.framesDecoded) * 1000) / (timestamp - before.timestamp),
-      buffer: emitted > 0 ? ((jitterBufferDelay - before.jitterBufferDelay) * 1000) / emitted : NaN,
-      freezes: freezeCount,
+      fps: (grown("framesDecoded") * 1000) / (report.timestamp - before.timestamp),
+      buffer: emitted > 0 ? (grown("jitterBufferDelay") * 1000) / emitted : NaN,
+      freezes,
     };
   }
 
@@ -70,25 +107,31 @@ export class Stats {
     this.still = still;
   }
 
+  /** @param {Way} way */
   #draw(way) {
     const { engine } = this;
     const onTheWay = (way.buffer || 0) + (way.rtt ?? 0) / 2;
     this.#row("New frames", `${number(engine.distinct_fps, 1)} /s`);
     this.#row("Received", `${number(way.fps, 1)} /s`);
     this.#row("Chunk", ms(engine.chunk_ms));
-    this.#row("Latency", ms(engine.latency_ms + onTheWay));
+    this.#row("Latency", ms((engine.latency_ms ?? NaN) + onTheWay));
     this.#row("Underruns", number(engine.underruns));
     this.#row("Round trip", ms(way.rtt));
     this.#row("Lost packets", number(way.lost));
     this.#row("Freezes", number(way.freezes));
   }
 
+  /**
+   * @param {string} name
+   * @param {string} text
+   */
   #row(name, text) {
-    if (!this.rows.has(name)) {
-      const value = document.createElement("dd");
+    let value = this.rows.get(name);
+    if (!value) {
+      value = document.createElement("dd");
       this.list.append(Object.assign(document.createElement("dt"), { textContent: name }), value);
       this.rows.set(name, value);
     }
-    this.rows.get(name).textContent = text;
+    value.textContent = text;
   }
 }

@@ -125,7 +125,7 @@ def test_refused_picture_shows_the_reason(open_page: PageOpener, tmp_path: Path)
     expect(page.get_by_role("button", name="Call")).to_be_enabled()
     expect(verdict).to_be_hidden()
     preview = page.locator("#poster")
-    expect(preview).to_have_attribute("src", re.compile("/v1/portraits/"))
+    expect(preview).to_have_attribute("src", re.compile("v1/portraits/"))
     wait_for(page, "the crop is shown", lambda: preview.evaluate("image => image.naturalWidth > 0"))
 
 
@@ -135,7 +135,7 @@ def test_a_poor_picture_is_taken_with_a_warning_in_words(open_page: PageOpener, 
         sample.filter(ImageFilter.GaussianBlur(6)).save(tmp_path / "blurred.png")
     page.get_by_label("Portrait").set_input_files(tmp_path / "blurred.png")
     verdict = page.locator("#verdict.warned")
-    expect(verdict).to_contain_text("The picture is blurred.")
+    expect(verdict).to_contain_text("blurred")
     expect(verdict).not_to_contain_text("object")
     expect(page.get_by_role("button", name="Call")).to_be_enabled()
 
