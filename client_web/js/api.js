@@ -4,6 +4,7 @@
 /**
  * @typedef {{code: string, message: string}} Warning
  * @typedef {{id: string, warnings: Warning[], preview_url: string}} Portrait
+ * @typedef {{max_bytes: number, max_pixels: number, types: string[]}} PortraitLimits
  * @typedef {{id: string, token: string, ice_servers: RTCIceServer[]}} Session
  * @typedef {{state: string, reason: string|null, message?: string|null}} SessionState
  * @typedef {{status?: number, code?: string, param?: string|null, retryAfter?: number|null}} ErrorFacts
@@ -145,6 +146,11 @@ function unanswered(error) {
   const late = error instanceof DOMException && error.name === "TimeoutError";
   if (late) return new ApiError("The server did not answer in time. Is the machine very busy?", { code: "timeout" });
   return new ApiError("The server cannot be reached. Is it still running?");
+}
+
+/** @returns {Promise<{portrait: PortraitLimits}>} what the server accepts; needs no key */
+export function getLimits() {
+  return request("v1/limits");
 }
 
 /**

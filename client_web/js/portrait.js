@@ -1,14 +1,13 @@
 // The portrait picker: a sample, a file, or a dropped picture; its upload; its crop, warnings and reasons as the server words
 // them. Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
-import { ApiError, fromServer, sentence, uploadPortrait } from "./api.js";
+import { ApiError, fromServer, getLimits, sentence, uploadPortrait } from "./api.js";
 import { element, part } from "./dom.js";
+import { fitPicture } from "./picture.js";
 
 /**
  * @typedef {{sample: string, file?: undefined}|{file: File, sample?: undefined}} Choice
  * @typedef {import("./api.js").Portrait} Portrait
  */
-
-const LARGEST = 20 * 1024 * 1024; // the server has its own cap; this only saves a hopeless upload
 
 export class PortraitPicker extends EventTarget {
   constructor() {
@@ -26,6 +25,7 @@ export class PortraitPicker extends EventTarget {
     this.choice = { sample: sampleOf(this.samples[0]) };
     /** @type {Promise<Portrait|null>|null} */
     this.work = null;
+    this.shown = ""; // address of the chosen file
     this.#listen();
     this.#choose(this.choice); // so that Call has nothing left to wait for
   }
@@ -94,9 +94,7 @@ export class PortraitPicker extends EventTarget {
     this.#enter("checking");
     this.#say(choice.file ? "Looking for the face…" : "");
     try {
-      if (choice.file) await this.#showFile(choice.file);
-      else this.#show(choice.sample);
-      const portrait = await (choice.file ? this.#upload(choice.file) : this.#known(choice.sample));
+      const portrait = await (choice.file ? this.#send(choice.file) : this.#sendSample(choice.sample));
       if (this.choice !== choice) return portrait;
       if (portrait.preview_url) this.#show(fromServer(portrait.preview_url));
       this.#accepted(portrait, choice);
@@ -113,13 +111,14 @@ export class PortraitPicker extends EventTarget {
   }
 
   /** @param {File} file */
-  async #upload(file) {
-    if (file.size > LARGEST) throw new ApiError("This file is larger than 20 MB. Choose a smaller picture.", { status: 413 });
-    return await uploadPortrait(file, file.name || "portrait");
+  async #send(file) {
+    const [image, limits] = await Promise.all([this.#showFile(file), getLimits()]);
+    return uploadPortrait(await fitPicture(file, image, limits.portrait), file.name || "portrait");
   }
 
   /** @param {string} sample */
-  async #known(sample) {
+  async #sendSample(sample) {
+    this.#show(sample);
     const known = this.known.get(sample);
     if (known) return known;
     const response = await fetch(sample).catch(() => null);
@@ -135,20 +134,18 @@ export class PortraitPicker extends EventTarget {
   }
 
   /**
-   * The chosen file at once, before the server has cropped it; a format that this browser cannot show is the server's to
-   * judge. A data address, since it needs no wider content policy than pictures do.
+   * The chosen file at once, before the server has cropped it.
    * @param {File} file
+   * @returns {Promise<HTMLImageElement|null>} null: a format that this browser cannot show is the server's to judge
    */
   async #showFile(file) {
-    const reader = new FileReader();
-    await new Promise((resolve) => {
-      reader.onloadend = resolve;
-      reader.readAsDataURL(file);
-    });
-    const trial = new Image();
-    trial.src = String(reader.result ?? "");
-    const shown = await trial.decode().then(() => true, () => false);
-    if (shown) this.#show(trial.src);
+    URL.revokeObjectURL(this.shown);
+    this.shown = URL.createObjectURL(file);
+    const image = new Image();
+    image.src = this.shown;
+    const readable = await image.decode().then(() => true, () => false);
+    if (readable && this.choice.file === file) this.#show(image.src);
+    return readable ? image : null;
   }
 
   /**
