@@ -31,7 +31,7 @@ from engine.pool.local import LocalPool
 from engine.pool.stream import EngineStream, StreamSpec
 from engine.portrait.framing import FramedPortrait
 from engine.portrait.landmark_file import file_beside, landmarks_beside
-from engine.wire.messages import ModelInfo, Rollout
+from engine.wire.messages import ModelInfo, RolloutRequest
 from ground.config import EngineConfig
 from ground.errors import MediaError, RequestError
 from ground.units import DRIVE_RATE, PLAYOUT_RATE
@@ -52,7 +52,7 @@ class AnimateJob:
     out: Path
     pose: Path | None
     engine: EngineConfig
-    rollout: Rollout
+    rollout: RolloutRequest
     seed: int
     seconds: float | None
     report: Path | None

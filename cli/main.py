@@ -105,7 +105,7 @@ def animate(
     """Make a video of a portrait speaking a recording, by the same worker as a live call."""
     from cli.animate import AnimateJob
     from cli.animate import animate as run_animate
-    from engine.wire.messages import Rollout
+    from engine.wire.messages import RolloutRequest
     from ground.config import EngineConfig
 
     with one_line_errors("knotcast"):
@@ -127,7 +127,7 @@ def animate(
                     models_dir=folder,
                     preset=preset or "",
                 ),  # fmt: skip
-                rollout=Rollout(rollout or "", running_ahead or ""),
+                rollout=RolloutRequest(rollout or "", running_ahead or ""),
                 seed=seed,
                 seconds=seconds,
                 report=report,

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from engine.pool.stream import StreamSpec
-from engine.wire.messages import Rollout
+from engine.wire.messages import RolloutRequest
 from ground.clock import monotonic
 from ground.config import RUNNING_AHEAD, STRATEGIES
 from ground.errors import CapacityError, RequestError
@@ -30,7 +30,7 @@ class Session:
     token: bytes
     portrait_id: str
     model: str
-    rollout: Rollout
+    rollout: RolloutRequest
     seed: int
     call: Call
     expires_at: datetime.datetime
@@ -49,7 +49,7 @@ class Sessions:
         self._by_token: dict[bytes, Session] = {}  # by the token's digest, whose prefix nobody can choose
 
     def create(
-        self, owner: str, portrait: Portrait, model: str | None, rollout: Rollout, seed: int | None
+        self, owner: str, portrait: Portrait, model: str | None, rollout: RolloutRequest, seed: int | None
     ) -> tuple[Session, str]:
         """A session and its token, which is shown only now."""
         self._check(model, rollout)
@@ -146,7 +146,7 @@ class Sessions:
     def _forget(self, session: Session) -> None:
         del self._sessions[session.id], self._by_token[session.token]
 
-    def _check(self, model: str | None, rollout: Rollout) -> None:
+    def _check(self, model: str | None, rollout: RolloutRequest) -> None:
         if model is not None and model != self._parts.pool.info.name:
             raise RequestError(
                 "unknown_model", f"this server runs the model {self._parts.pool.info.name!r}", param="model"

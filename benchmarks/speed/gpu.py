@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.chunks import ceilings, codec_of, memory_mb, new_peak
-from benchmarks.speed.parts import VARIANTS, Bench, Variant, beside, compare, consumer_cards, pictures
+from benchmarks.speed.parts import VARIANTS, Bench, Variant, compare, consumer_cards, pictures
 from engine.worker.runner import choose_attention, execution_of
 from ground.errors import one_line_errors
 from models.codecs.wan import DECODERS
@@ -154,10 +154,6 @@ def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -
     return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
 
 
-def aside(bench: Bench, variant: Variant, kind: str, rounds: int) -> dict[str, Any]:
-    return beside(bench, variant, codec_of(bench.model, kind), rounds)
-
-
 def base(session: Session) -> None:
     """The 1.3B: denoise only, then the whole way with each decoder."""
     model = session.load("1.3B", session.video(WAN21_1_3B))
@@ -176,9 +172,6 @@ def base(session: Session) -> None:
             session.journal.step(f"{label}: decoder {kind}, {best}", work)
         work = partial(shown, whole_chunks(bench), VARIANTS[best], "wan", 2 * session.rounds, session.journal.ends)
         session.journal.step(f"{label}: decoder wan, a chunk's latents at once, {best}", work)
-        for kind in DECODERS:
-            work = partial(aside, bench, VARIANTS[best], kind, max(1, session.rounds // 2))
-            session.journal.step(f"{label}: decoder {kind}, on a stream of its own, {best}", work)
 
 
 def cards(session: Session) -> None:

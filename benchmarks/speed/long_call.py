@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.speed.chunks import average_landmarks, grey_face
 from engine.rollout.strategies import default_spec
 from engine.wire.frame_ring import FrameRing
-from engine.wire.messages import OpenStream, Rollout
+from engine.wire.messages import OpenStream, RolloutRequest
 from engine.worker.runner import ModelRunner
 from engine.worker.stream import Stream
 from ground.config import EngineConfig
@@ -95,7 +95,7 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
     height, width, _ = face.shape
     opened = OpenStream(
         stream="long-call", epoch=0, portrait=face.tobytes(), width=width, height=height,
-        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=Rollout(), first_frame=0, live=False,
+        landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=RolloutRequest(), first_frame=0, live=False,
     )  # fmt: skip
     return Stream(opened, 0, ring, runner)
 
@@ -105,7 +105,6 @@ def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
     stream.begin(time.perf_counter())
     while not stream.finished:
         stream.run_pending()
-    stream.decode(time.perf_counter())
     chunk = stream.emit().chunk
     if device.type == "cuda":
         torch.cuda.synchronize()

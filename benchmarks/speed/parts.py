@@ -28,7 +28,6 @@ from benchmarks.speed.chunks import (
     timed,
 )
 from benchmarks.speed.textbook import TextbookRunner
-from engine.worker.decoding import Decoding
 from engine.worker.runner import Execution, ModelRunner
 from models.codecs.base import Codec
 from models.dit.attention import KERNELS, choose_kernel, kernel_for
@@ -37,7 +36,6 @@ from models.dit.transformer import CausalWanDiT
 from models.registry import LoadedModel
 
 WARM_UP = 5  # chunks at least, in which every shape of pass occurs
-IN_A_ROW = 8  # chunks between two moments when the device has nothing to do
 CARDS = {"RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0}  # dense bf16 TFLOP/s with fp32 sums, data sheets
 
 
@@ -210,44 +208,6 @@ def pictures(
         "last_quarter_over_first": round(float(np.median(whole[-quarter:]) / np.median(whole[:quarter])), 3),
         "memory_mb": round(memory[-1], 1),
         "memory_growth_mb": round(memory[-1] - memory[quarter - 1], 1),
-    }
-
-
-def beside(bench: Bench, variant: Variant, codec: Codec[Any], rounds: int) -> dict[str, Any]:
-    """Milliseconds a chunk of one call to I420 in host memory, rounds of several in turn: each decoded before the next
-    is begun, and on a stream of its own beside the next one's passes (on the CPU the same)."""
-    assert variant.execution is not None
-    device = bench.model.device
-    new_peak(device)
-    bench = Bench(replace(bench.model, codec=codec))
-    runner = bench.runner(replace(variant, execution=replace(variant.execution, overlap=True)))
-    runner.prepare(codec)
-    screen, call = Screen(codec), bench.call(runner)
-
-    def at_once() -> None:
-        for _ in range(IN_A_ROW):
-            screen.show(call.denoise())
-
-    def overlapped() -> None:
-        decoding: Decoding | None = None
-        for _ in range(IN_A_ROW):
-            latents = call.denoise()
-            if decoding is not None:
-                decoding.pictures()
-            decoding, screen.state = runner.decode(latents, screen.reference, screen.state)
-        assert decoding is not None
-        decoding.pictures()
-
-    for work in (at_once, overlapped):  # the window is full, and every shape was met
-        work()
-    rows = list(in_turn({"at once": at_once, "beside": overlapped}, device, rounds))
-    times = {name: [row[name] / IN_A_ROW for row in rows] for name in rows[0]}
-    return {
-        "at_once_ms": percentiles(times["at once"]),
-        "beside_ms": percentiles(times["beside"]),
-        "faster": round(float(np.median(times["at once"]) / np.median(times["beside"])), 3),
-        "fps": round(bench.fps(times["beside"]), 2),
-        "memory_mb": round(memory_mb(device), 1),
     }
 
 

@@ -25,7 +25,7 @@ from engine.wire.messages import (
     OfStream,
     PushPose,
     PushVoice,
-    Rollout,
+    RolloutRequest,
     StreamClosed,
     StreamOpened,
     ToWorker,
@@ -52,7 +52,7 @@ class StreamSpec:
     landmarks: dict[str, float]
     confidence: float = 1.0
     seed: int = 0
-    rollout: Rollout = field(default_factory=Rollout)
+    rollout: RolloutRequest = field(default_factory=RolloutRequest)
     first_frame: int = 0
     epoch: int = 0
     live: bool = True

@@ -44,8 +44,8 @@ class Ping(_Message, frozen=True):
     nonce: int
 
 
-class Rollout(msgspec.Struct, frozen=True):
-    """The wire's copy of a rollout choice; empty fields take the model's default."""
+class RolloutRequest(msgspec.Struct, frozen=True):
+    """The rollout that a call asks for; empty fields take the model's own."""
 
     strategy: str = ""
     running_ahead: str = ""
@@ -67,7 +67,7 @@ class OpenStream(_Message, frozen=True):
     landmarks: dict[str, float]
     confidence: float
     seed: int
-    rollout: Rollout
+    rollout: RolloutRequest
     first_frame: int
     live: bool = True
 

@@ -41,7 +41,6 @@ from ground.errors import AvatarError, CapacityError, EngineError
 log = logging.getLogger("engine.worker.loop")
 
 IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
-DECODING_SECONDS = 0.002  # how long it sleeps while pictures are on their way that nothing wakes it for
 
 
 class DeviceLost(Exception):
@@ -59,7 +58,6 @@ class Worker:
             period=info.chunk_frames / info.fps, cost=info.warmup_chunk_ms / 1000
         )
         self._pulse = Pulse()
-        self._emitted_at = 0.0
         self._running = True
 
     def run(self) -> None:
@@ -82,8 +80,6 @@ class Worker:
         self._channel.close()
 
     def _idle_time(self) -> float:
-        if any(stream.leaving for stream in self._streams.values()):
-            return DECODING_SECONDS
         return min(IDLE_SECONDS, max(0.0, self._scheduler.wake_at() - self._clock()))
 
     def _drain_inbox(self) -> None:
@@ -101,7 +97,7 @@ class Worker:
             if not stream.busy:
                 with self._guard(stream):
                     stream.begin(now)
-        ready = [stream for stream in due if stream.busy and not stream.finished]
+        ready = [stream for stream in due if stream.busy]
         if not ready:
             self._run_held()
             return []
@@ -141,27 +137,19 @@ class Worker:
                 stream.answer(answer)
 
     def _emit(self, batch: list[Stream]) -> None:
-        """The batch's first. A stream has one chunk on its way at a time: they leave in order, the ring has room."""
-        for stream in dict.fromkeys((*batch, *self._streams.values())):
-            if self._streams.get(stream.name) is not stream:
-                continue
-            with self._guard(stream):
-                self._send_decoded(stream)
-                if stream.finished and not stream.leaving:
-                    stream.decode(self._clock())
-                    self._scheduler.withdraw(stream.name)
-                    self._send_decoded(stream)
+        """Send the chunks that the batch has finished."""
+        for stream in list(batch):
+            if self._streams.get(stream.name) is stream and stream.finished:
+                with self._guard(stream):
+                    self._send_chunk(stream)
 
-    def _send_decoded(self, stream: Stream) -> None:
-        if not stream.decoded:
-            return
-        left, now = stream.emit(), self._clock()
-        # Decoded beside other work, it ends after the chunk emitted before it, whose time is not to be counted twice.
-        decoding = now - max(left.denoised_at, self._emitted_at)
-        self._emitted_at = now
-        chunk_ms, decode_ms = 1000 * (now - left.began_at), 1000 * decoding
-        self._channel.send(msgspec.structs.replace(left.chunk, chunk_ms=chunk_ms, decode_ms=decode_ms))
-        self._scheduler.spent(stream.name, left.work + decoding)
+    def _send_chunk(self, stream: Stream) -> None:
+        denoised = self._clock()
+        emitted, now = stream.emit(), self._clock()
+        self._scheduler.withdraw(stream.name)
+        chunk_ms, decode_ms = 1000 * (now - emitted.began_at), 1000 * (now - denoised)
+        self._channel.send(msgspec.structs.replace(emitted.chunk, chunk_ms=chunk_ms, decode_ms=decode_ms))
+        self._scheduler.spent(stream.name, emitted.work + now - denoised)
 
     def _handle(self, message: ToWorker, descriptor: int | None) -> None:
         match message:

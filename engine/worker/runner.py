@@ -17,13 +17,11 @@ from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.kv_cache import KVCache
 from engine.rollout.strategies import default_spec, make_rollout
-from engine.worker.decoding import Decoded, Decoding, SideStream
 from engine.worker.graphs import Graphs
 from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
 from ground.errors import EngineError
 from models.codecs.base import Codec, Portrait, Reference
-from models.codecs.clip import ClipState
 from models.codecs.wan import DECODERS, WanCodec
 from models.dit.attention import FrameRuns, choose_fastest
 from models.dit.audio_projection import group
@@ -50,16 +48,13 @@ class Execution:
     """How passes are run; the answers are the same up to rounding. graphs: as CUDA graphs (elsewhere without effect).
     fused: one product for queries, keys and values. compiled: blocks, and Wan2.1's decoder, through torch.compile (a
     minute at the start). runs: a joined pass attends run by run of its frames, not under a mask over tokens. spare:
-    frames only committed leave the last block after their keys and values. overlap: on a GPU a chunk is decoded on a
-    stream of its own beside the next chunk's passes; the memory of both is then wanted at once. It gained 1 to 2 % on
-    an H200, where each fills the card by itself, so nothing asks for it but `benchmarks.speed.gpu`."""
+    frames only committed leave the last block after their keys and values."""
 
     graphs: bool = True
     fused: bool = True
     compiled: bool = False
     runs: bool = True
     spare: bool = True
-    overlap: bool = False
 
 
 def execution_of(model: LoadedModel) -> Execution:
@@ -85,8 +80,6 @@ class ModelRunner:
         self.device, self.dtype = model.device, model.dtype
         self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
         self.graphs = Graphs(self.device, limit=16 * slots) if execution.graphs and self.device.type == "cuda" else None
-        overlap = execution.overlap and self.device.type == "cuda"
-        self._side = SideStream(self.device) if overlap else None
         if execution.fused:
             model.dit.fuse_projections()
         if execution.compiled:
@@ -226,11 +219,8 @@ class ModelRunner:
         return group(features, latents, audio), heard
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[Decoding, Any]:
-        """Pictures of latents [F, C, h, w], perhaps still on their way, and the decoder's next state; chunk by chunk
-        equals whole. A clip's state is the next clip's beginning, so nothing can go on beside it."""
-        decode = partial(self.codec.decode, latents, reference, state)
-        if self._side is not None and not isinstance(state, ClipState):
-            return self._side.decode(decode)
-        frames, state = decode()
-        return Decoded(to_i420(frames)), state
+    def decode(self, latents: Tensor, reference: Reference, state: Any) -> tuple[np.ndarray, Any]:
+        """I420 pictures [N, H*3/2, W] of latents [F, C, h, w], in host memory, and the decoder's next state; chunk by
+        chunk equals whole."""
+        frames, state = self.codec.decode(latents, reference, state)
+        return to_i420(frames), state

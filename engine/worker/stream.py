@@ -17,7 +17,6 @@ from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import ChunkReady, Deadline, OpenStream
-from engine.worker.decoding import Decoding
 from engine.worker.runner import ModelRunner, SlottedPass
 from ground.errors import EngineError, RequestError
 from models.codecs.base import Portrait
@@ -26,14 +25,12 @@ from models.encoders.speech import SpeechState
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
-    """A chunk that is denoised. chunk: without times. began_at, denoised_at: monotonic seconds. work: seconds that its
+class Emitted:
+    """A chunk whose pictures lie in the ring. chunk: without times. began_at: monotonic seconds. work: seconds that its
     passes took."""
 
-    decoding: Decoding
     chunk: ChunkReady
     began_at: float
-    denoised_at: float
     work: float
 
 
@@ -63,7 +60,6 @@ class Stream:
         self._deadline: Deadline | None = None
         self._job: ChunkJob | None = None
         self._held: Pass | None = None
-        self._leaving: Leaving | None = None
         self._missing: tuple[tuple[int, int], ...] = ()
         self._ready_at: float | None = None
         self._began_at = 0.0
@@ -146,45 +142,27 @@ class Stream:
 
     @property
     def finished(self) -> bool:
-        """The chunk's latents are there: ``decode`` it, once the chunk before has been emitted."""
+        """The chunk's latents are there: ``emit`` it."""
         return self._job is not None and self._job.next_pass is None
 
-    def decode(self, now: float) -> None:
-        """Send the finished chunk on its way: its place in the call is taken, and the next one may begin."""
+    def emit(self) -> Emitted:
+        """Decode the finished chunk and write its pictures into the ring; the next one may begin."""
         job = self._job
-        assert self._leaving is None and job is not None and job.latents is not None
+        assert job is not None and job.latents is not None
         self._job, self._held = None, job.held
-        decoding, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
+        pictures, self._decoder_state = self._runner.decode(job.latents, self._reference, self._decoder_state)
         if isinstance(self._decoder_state, ClipState):  # the next chunk begins with what was shown last
             self._state.knot = self._decoder_state.shown
         chunk = ChunkReady(
             stream=self.name, epoch=self.epoch, index=self._index, first_frame=self._next_frame,
             frames=self._chunk_frames, chunk_ms=0.0, decode_ms=0.0, missing=list(self._missing),
         )  # fmt: skip
-        self._leaving = Leaving(decoding, chunk, self._began_at, now, self.work)
+        assert len(pictures) == chunk.frames, "the codec made another number of frames than its latents' own"
+        for offset, picture in enumerate(pictures):
+            self._ring.write(chunk.first_frame + offset, picture)
         self._next_frame, self._index = chunk.first_frame + chunk.frames, chunk.index + 1
         self._ready_at = None
-
-    @property
-    def leaving(self) -> bool:
-        """A chunk's pictures are on their way, or there."""
-        return self._leaving is not None
-
-    @property
-    def decoded(self) -> bool:
-        """They are there: ``emit`` them."""
-        return self._leaving is not None and self._leaving.decoding.done()
-
-    def emit(self) -> Leaving:
-        """Write the decoded chunk's pictures into the ring; waits for them."""
-        leaving = self._leaving
-        assert leaving is not None
-        pictures = leaving.decoding.pictures()
-        assert len(pictures) == leaving.chunk.frames, "the codec made another number of frames than its latents' own"
-        for offset, picture in enumerate(pictures):
-            self._ring.write(leaving.chunk.first_frame + offset, picture)
-        self._leaving = None
-        return leaving
+        return Emitted(chunk, self._began_at, self.work)
 
     def take_held(self) -> SlottedPass | None:
         """The last chunk's commit, to be run by itself in idle time instead of joined with the next chunk's first pass.

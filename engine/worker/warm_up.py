@@ -15,8 +15,7 @@ from engine.rollout.base import Pass, Rollout
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.wire.frame_ring import FrameRing
-from engine.wire.messages import ModelInfo, OpenStream
-from engine.wire.messages import Rollout as WantedRollout
+from engine.wire.messages import ModelInfo, OpenStream, RolloutRequest
 from engine.worker.runner import ModelRunner, SlottedPass
 from engine.worker.stream import Stream, portrait_of
 from ground.config import EngineConfig
@@ -35,7 +34,7 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     opened = OpenStream(
         stream="warm-up", epoch=0, portrait=bytes([128]) * (width * height * 3), width=width, height=height,
         landmarks={name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}, confidence=1.0, seed=0,
-        rollout=WantedRollout(), first_frame=0,
+        rollout=RolloutRequest(), first_frame=0,
     )  # fmt: skip
     if runner.prepares_shapes:
         meet_shapes(runner, runner.encode_reference(portrait_of(opened)), config.slots)
@@ -86,7 +85,6 @@ def _chunk_seconds(stream: Stream) -> list[float]:
         stream.begin(began)
         while not stream.finished:
             stream.run_pending()
-        stream.decode(perf_counter())
         chunk = stream.emit().chunk
         stream.frames_read(chunk.first_frame + chunk.frames)
         seconds.append(perf_counter() - began)

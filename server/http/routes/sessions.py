@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from engine.media.wav import read_wav
-from engine.wire.messages import Rollout
+from engine.wire.messages import RolloutRequest
 from ground.errors import RequestError
 from ground.units import milliseconds
 from server.call.voice import Turn
@@ -136,12 +136,12 @@ def _require_live(session: Session) -> None:
         raise RequestError("not_live", "the call is not live", status=409)
 
 
-def _rollout(choice: str | RolloutChoice | None) -> Rollout:
+def _rollout(choice: str | RolloutChoice | None) -> RolloutRequest:
     if choice is None:
-        return Rollout()
+        return RolloutRequest()
     if isinstance(choice, str):
-        return Rollout(strategy=choice)
-    return Rollout(strategy=choice.strategy, running_ahead=choice.running_ahead)
+        return RolloutRequest(strategy=choice)
+    return RolloutRequest(strategy=choice.strategy, running_ahead=choice.running_ahead)
 
 
 def _shown(session: Session) -> dict[str, Any]:

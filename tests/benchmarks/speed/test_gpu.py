@@ -16,7 +16,7 @@ from benchmarks.speed import small_card
 from benchmarks.speed.chunks import Screen, codec_of, in_turn
 from benchmarks.speed.engine import ablation, measure
 from benchmarks.speed.gpu import Journal, Session, cards, on_card, whole_chunks
-from benchmarks.speed.parts import VARIANTS, Bench, beside, consumer_cards
+from benchmarks.speed.parts import VARIANTS, Bench, consumer_cards
 from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
 from ground.errors import RequestError
@@ -155,13 +155,6 @@ def test_a_decoder_of_whole_chunks_is_measured_beside_the_one_that_takes_latents
     one, whole = (codec_of(each.model, "wan") for each in (bench, whole_chunks(bench)))
     assert isinstance(one, WanCodec) and isinstance(whole, WanCodec)
     assert (one.decoder.at_once, whole.decoder.at_once) == (1, 3)  # type: ignore[union-attr]
-
-
-def test_decoding_beside_the_passes_is_measured_against_decoding_at_once() -> None:
-    bench = tiny_bench()
-    found = beside(bench, VARIANTS["graphs, fused"], codec_of(bench.model, "wan-tiny"), 2)
-    assert found["at_once_ms"]["p50"] > 0 and found["beside_ms"]["p50"] > 0
-    assert found["faster"] == pytest.approx(found["at_once_ms"]["p50"] / found["beside_ms"]["p50"], abs=0.01)
 
 
 def test_works_take_turns_in_both_orders_until_the_time_is_over() -> None:

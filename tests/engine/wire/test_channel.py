@@ -25,7 +25,7 @@ from engine.wire.messages import (
     Pong,
     PushPose,
     PushVoice,
-    Rollout,
+    RolloutRequest,
     Shutdown,
     ToWorker,
 )
@@ -35,7 +35,7 @@ from ground.errors import EngineError
 def open_stream(pixels: int = 12) -> OpenStream:
     return OpenStream(
         stream="s", epoch=1, portrait=bytes(pixels), width=2, height=2, landmarks={"cx": 0.5}, confidence=1.0, seed=3,
-        rollout=Rollout(), first_frame=0,
+        rollout=RolloutRequest(), first_frame=0,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from engine.pool.client import WorkerClient
 from engine.pool.local import LocalPool
 from engine.pool.stream import EngineStream, MediaChunk, StreamSpec
-from engine.wire.messages import Rollout
+from engine.wire.messages import RolloutRequest
 from ground.clock import monotonic
 from ground.config import EngineConfig
 from ground.errors import EngineError, RequestError
@@ -152,9 +152,9 @@ async def test_a_reader_that_stops_holds_the_worker(pool: LocalPool) -> None:
 
 async def test_poses_and_the_other_rollout_are_taken(pool: LocalPool) -> None:
     with pytest.raises(RequestError) as unknown:
-        await pool.acquire(spec("odd", rollout=Rollout(strategy="nonsense")))
+        await pool.acquire(spec("odd", rollout=RolloutRequest(strategy="nonsense")))
     assert unknown.value.code == "unknown_rollout"
-    lease = await pool.acquire(spec("posed", rollout=Rollout(strategy="self_forcing"), first_frame=1000))
+    lease = await pool.acquire(spec("posed", rollout=RolloutRequest(strategy="self_forcing"), first_frame=1000))
     lease.stream.push_pose({"yaw": 0.3, "no such": 1.0}, 1000)
     lease.stream.push_voice(voice(2.0), 999 * 640)
     made = await chunks(lease.stream, 2)

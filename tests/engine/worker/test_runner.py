@@ -129,3 +129,14 @@ def test_answers_are_of_the_noisy_frames() -> None:
     joined = [(work, answer) for work, answer in trace if work.clean and not work.is_commit]
     assert len(joined) == 2
     assert all(answer is not None and len(answer) == work.frames - work.clean == 4 for work, answer in joined)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_decoder_is_compiled_where_the_blocks_are(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda layer, **options: layer)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model = load_model("wan-tiny-test", device="cpu", random_weights=True)
+    runner = ModelRunner(model, slots=1, context=3, execution=Execution(compiled=compiled))
+    layers = [layer for layer in runner.codec.decoder.modules() if hasattr(layer, "compiled")]
+    assert len(layers) == 17 and all((layer.compiled is not None) == compiled for layer in layers)
+    assert torch.backends.cudnn.benchmark == compiled

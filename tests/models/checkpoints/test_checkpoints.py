@@ -139,8 +139,7 @@ def test_a_self_forcing_checkpoint_rolls_out(tmp_path: Path) -> None:
         assert job.latents is not None
         chunks.append(job.latents)
         held = job.held
-    decoding, _ = runner.decode(torch.cat(chunks), None, runner.codec.initial_state())  # type: ignore[arg-type]
-    pictures = decoding.pictures()
+    pictures, _ = runner.decode(torch.cat(chunks), None, runner.codec.initial_state())  # type: ignore[arg-type]
     assert pictures.shape == (4 * 24 - 3, 96, 64) and len({picture.tobytes() for picture in pictures}) == 93
     first, second = passes[0], passes[4]
     assert first[0].reads == () and first[0].positions == (18, 19, 20)
