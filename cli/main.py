@@ -37,10 +37,10 @@ def fail(message: str) -> None:
 
 def models_folder(given: Path | None) -> str:
     """The option, the variable, or the user's cache folder."""
-    from server.settings import Settings
     from server.settings import models_folder as folder
+    from server.settings import read_settings
 
-    return folder(given or Settings().models_dir)
+    return folder(given or read_settings().models_dir)
 
 
 @app.command()
@@ -54,6 +54,7 @@ def serve(
     spares: Annotated[int | None, typer.Option(help="more of them that stand by, warm, for when one is lost")] = None,
     slots: Annotated[int | None, typer.Option(help="calls one worker can hold")] = None,
     tls: Annotated[Literal["off", "self-signed"] | None, typer.Option(help="HTTPS for microphones elsewhere")] = None,
+    public_url: Annotated[str | None, typer.Option(help="address behind a reverse proxy; a key is demanded")] = None,
     advertised_address: Annotated[str | None, typer.Option(help="public address behind 1:1 NAT")] = None,
     prompt: Annotated[str | None, typer.Option(help="text for models that attend to text")] = None,
     text_embedding: Annotated[str | None, typer.Option(help="or its embedding, .safetensors")] = None,
@@ -62,22 +63,15 @@ def serve(
     models_dir: Annotated[Path | None, typer.Option(help=MODELS_DIR)] = None,
 ) -> None:
     """Serve the page and the API. Options left out come from KNOTCAST_* variables, then from the defaults."""
-    from pydantic import ValidationError
-
     from models.checkpoints.presence import check_model
     from server.http.run import serve as run_server
-    from server.settings import Settings, engine_config
+    from server.settings import Settings, engine_config, read_settings
 
     given = {name: value for name, value in locals().items() if value is not None and name in Settings.model_fields}
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        fail(f"{'.'.join(map(str, first['loc'])) or 'settings'}: {first['msg']}")
-        return
     with one_line_errors("knotcast"):
+        settings = read_settings(**given)
         check_model(engine_config(settings))
-        raise typer.Exit(run_server(settings))
+        run_server(settings)
 
 
 @app.command()
@@ -184,9 +178,13 @@ def train(
             typer.echo(written)
 
 
-@bench.command("engine", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@bench.command(
+    "engine",
+    add_help_option=False,  # --help is passed on with everything else
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def bench_engine(context: typer.Context) -> None:
-    """Chunks per second of a model on this machine. Options: see `python -m benchmarks.speed.engine --help`."""
+    """Chunks per second of a model on this machine; `knotcast bench engine --help` lists its options."""
     import subprocess
 
     # By name and in its own process: benchmarks use everything and are imported by nothing.

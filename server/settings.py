@@ -10,12 +10,13 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from ground.config import EngineConfig
+from ground.errors import RequestError
 
 LEAST_VIDEO_KBPS = 150
 
@@ -33,7 +34,12 @@ def _listed(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    return json.loads(text) if text.startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError("this begins like a JSON list, and is none") from None
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _origin(value: str) -> str:
@@ -42,6 +48,18 @@ def _origin(value: str) -> str:
     if not re.fullmatch(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", origin):
         raise ValueError("an origin is written as https://example.org or http://localhost:3000")
     return origin
+
+
+def _public_url(value: str) -> str:
+    """Scheme, host, port and path, without a slash at the end."""
+    url = value.removesuffix("/")
+    host, _, path = url.partition("://")[2].partition("/")
+    _origin(url.removesuffix(f"/{path}") if path else url)
+    if path and not all(
+        re.fullmatch(r"[A-Za-z0-9_~.-]*[A-Za-z0-9_~-][A-Za-z0-9_~.-]*", part) for part in path.split("/")
+    ):
+        raise ValueError("an address is written as https://example.org or https://example.org/avatar")
+    return f"{url.partition('://')[0].lower()}://{host.lower()}" + (f"/{path}" if path else "")
 
 
 Names = Annotated[list[str], NoDecode, BeforeValidator(_listed)]
@@ -64,9 +82,18 @@ class Settings(BaseSettings):
     allowed_origins: Origins = Field(
         [], description="Further web pages that may call the API by CORS, such as `https://example.org`."
     )
+    public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+        None,
+        description="Address of this server behind a reverse proxy, such as `https://example.org/avatar`. Callers are "
+        "asked for a key then, on loopback too.",
+    )
     api_keys: Secrets = Field(
         [], description="Keys that open the API. Without any, a wider bind prints one-time access links."
     )
+    link_ttl_s: float = Field(
+        43_200.0, gt=0, le=31_536_000,
+        description="Seconds that a browser which opened an access link is known. Then its portraits are deleted.",
+    )  # fmt: skip
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
@@ -169,6 +196,21 @@ class Settings(BaseSettings):
         return self.media_threads or min(32, max(4, (os.cpu_count() or 1) // 2))
 
     @property
+    def public_origin(self) -> str | None:
+        """Origin of the pages at ``public_url``."""
+        return None if self.public_url is None else "/".join(self.public_url.split("/")[:3])
+
+    @property
+    def root_path(self) -> str:
+        """Path under which a proxy serves this server: ``/avatar``, or nothing."""
+        return "" if self.public_url is None else self.public_url.removeprefix(self.public_origin or "")
+
+    @property
+    def secure(self) -> bool:
+        """Browsers reach this server by HTTPS."""
+        return self.tls != "off" or (self.public_url or "").startswith("https:")
+
+    @property
     def loopback(self) -> bool:
         """Only this machine can reach the HTTP port."""
         if self.host == "localhost":
@@ -177,6 +219,24 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings of the environment, with ``given`` in front of it. Raises RequestError ``invalid_settings``."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        where = (
+            "settings" if not name else f"--{name.replace('_', '-')}" if name in given else f"KNOTCAST_{name.upper()}"
+        )
+        words = str(first["msg"]).removeprefix("Value error, ")
+        raise RequestError("invalid_settings", f"{where}: {words}", param=name or None) from error
+    except SettingsError as error:  # a list or an object that is not JSON
+        field = re.search(r'field "(\w+)"', str(error))
+        where = f"KNOTCAST_{field[1].upper()}" if field else "settings"
+        raise RequestError("invalid_settings", f"{where}: this is not JSON") from error
 
 
 def engine_config(settings: Settings) -> EngineConfig:

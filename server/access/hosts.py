@@ -37,6 +37,8 @@ def allowed_host_names(settings: Settings) -> frozenset[str]:
             names.add(bracket(settings.host))
     if settings.advertised_address is not None:
         names.add(bracket(settings.advertised_address))
+    if settings.public_origin is not None:
+        names.add(re.sub(r":\d+$", "", settings.public_origin.partition("://")[2]))
     return frozenset(name.lower() for name in names)
 
 

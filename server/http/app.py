@@ -12,9 +12,9 @@ from fastapi.staticfiles import StaticFiles
 
 from engine.pool.client import Limits
 from engine.pool.local import LocalPool, WorkerPool
+from ground.clock import monotonic
 from ground.errors import AvatarError
-from server.access.hosts import allowed_host_names
-from server.access.keys import AccessKeys
+from server.access.keys import AccessKeys, is_guest
 from server.call.call import CallParts
 from server.http.errors import install_error_handlers
 from server.http.limits import body_limit
@@ -34,6 +34,7 @@ from server.settings import Settings, engine_config
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[2] / "client_web"
+GUEST_SWEEP_S = 2.0
 
 
 def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
@@ -47,11 +48,8 @@ def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Frame
         app.include_router(router)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    scheme = "https" if settings.tls != "off" else "http"
     app.add_middleware(BodyLimit, limit=lambda path: body_limit(path, settings))
-    app.add_middleware(
-        Gate, names=allowed_host_names(settings), origins=settings.allowed_origins, scheme=scheme
-    )  # fmt: skip
+    app.add_middleware(Gate, settings=settings)
     return app
 
 
@@ -63,6 +61,7 @@ def _local_pool(settings: Settings) -> LocalPool:
 def _services(settings: Settings, pool: WorkerPool, framer: Framer) -> Services:
     metrics = Metrics()
     portraits = PortraitStore(framer, settings.data_dir, settings.max_portraits, settings.max_portrait_pixels)
+    portraits.delete_of(is_guest)  # of an earlier run, whose cookies ended with it
     parts = CallParts(settings, pool, IcePolicy.from_settings(settings), metrics)
     return Services(settings, pool, portraits, Sessions(parts, portraits), metrics, AccessKeys(settings))
 
@@ -78,6 +77,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(_start_engine(services), name="engine-start"),
         asyncio.create_task(services.sessions.sweep(), name="session-sweep"),
+        asyncio.create_task(_forget_guests(services), name="guest-sweep"),
     ]
     try:
         yield
@@ -91,6 +91,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await services.portraits.close()
         app.state.files.shutdown(wait=False, cancel_futures=True)
         media.shutdown(wait=False, cancel_futures=True)
+
+
+async def _forget_guests(services: Services) -> None:
+    """Task: delete what guests left whose access has expired."""
+    while True:
+        await asyncio.sleep(GUEST_SWEEP_S)
+        gone = set(services.keys.forget(monotonic()))
+        services.portraits.delete_of(gone.__contains__)
 
 
 async def _start_engine(services: Services) -> None:

@@ -5,17 +5,19 @@ Pure ASGI, so that a body is counted while it arrives and refused before it is k
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ground.errors import AvatarError, RequestError
-from server.access.hosts import host_is_allowed, origin_is_allowed
+from server.access.hosts import allowed_host_names, host_is_allowed, origin_is_allowed
 from server.access.keys import access_cookie_header
 from server.http.errors import error_response, unforeseen_response
+from server.settings import Settings
 
 _READING = frozenset({"GET", "HEAD"})
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -33,8 +35,13 @@ class Gate:
     Outside of everything. Pages of ``origins`` may read the answers and send a key: CORS is for them alone.
     """
 
-    def __init__(self, app: ASGIApp, names: frozenset[str], origins: Iterable[str], scheme: str) -> None:
-        self._names, self._origins, self._scheme = names, tuple(origins), scheme
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._settings, self._names = settings, allowed_host_names(settings)
+        self._scheme = "https" if settings.tls != "off" else "http"
+        self._origins = tuple(settings.allowed_origins)
+        # Where a proxy stands in front, neither scheme nor host are those that the page was opened by.
+        public = settings.public_origin
+        self._own_origins = self._origins if public is None else (*self._origins, public)
         self._app: ASGIApp = _Foreseen(app)
         if self._origins:
             self._app = CORSMiddleware(
@@ -45,6 +52,12 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        root = self._settings.root_path
+        if root and scope["path"] == root:  # the page's own addresses are relative to the folder
+            await RedirectResponse(f"{root}/", 308)(scope, receive, send)
+            return
+        if root and scope["path"].startswith(f"{root}/"):  # a proxy may strip it or not
+            scope = {**scope, "path": scope["path"].removeprefix(root)}
         refusal = self._refusal(scope)
         guarded = self._guarded(scope, send)
         if refusal is not None:
@@ -58,13 +71,13 @@ class Gate:
             return RequestError(
                 "unknown_host", "this server is not known by that name: see KNOTCAST_ALLOWED_HOSTS", status=400
             )
-        if scope["method"] not in _READING and not origin_is_allowed(headers, self._scheme, self._origins):
+        if scope["method"] not in _READING and not origin_is_allowed(headers, self._scheme, self._own_origins):
             return RequestError("foreign_origin", "this page may not call this server", status=403)
         return None
 
     def _guarded(self, scope: Scope, send: Send) -> Send:
         state = scope.setdefault("state", {})  # request.state
-        path, secure = scope["path"], self._scheme == "https"
+        path = scope["path"]
         api = path.startswith("/v1/") or path in ("/health", "/ready", "/metrics")
         # An <img> says no origin; the link itself is the right to see a preview.
         shared = Headers(scope=scope).get("origin") in self._origins or (self._origins and path.endswith("/preview"))
@@ -83,10 +96,10 @@ class Gate:
                 else:
                     headers["Permissions-Policy"] = "microphone=(self), camera=(), geolocation=()"
                     headers["Cache-Control"] = "no-cache"  # revalidated by ETag: a new version is seen at once
-                if secure:
+                if self._settings.tls == "self-signed":
                     headers["Strict-Transport-Security"] = "max-age=0"  # a self-signed name must never be pinned
                 if (cookie := state.get("access_cookie")) is not None:
-                    headers.append("Set-Cookie", access_cookie_header(cookie, secure=secure))
+                    headers.append("Set-Cookie", access_cookie_header(cookie, self._settings))
             await send(message)
 
         return guarded

@@ -1,6 +1,7 @@
 """Runs the server until it is told to stop: sockets, certificate, and the lines a person reads first."""
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import sys
@@ -15,38 +16,32 @@ from server.access.hosts import own_addresses
 from server.http.app import create_app
 from server.http.connections import PromptProtocol, PromptTLS
 from server.http.services import Services
+from server.http.sockets import bound_sockets
 from server.settings import Settings
 
 SHUTDOWN_S = 5
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM. The exit status: 0, or 2 when the engine or the socket could not be had."""
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises AvatarError when a socket, a folder or the engine cannot be had."""
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     for noisy in ("aiortc", "aioice", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
-    app = create_app(settings)
-    services: Services = app.state.services
-    fingerprint, context = None, None
-    if settings.tls == "self-signed":
-        cert_path, key_path, fingerprint = self_signed_certificate(settings)
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(cert_path, key_path)
-    server = _Server(http_config(app, settings, context), services, settings, fingerprint)
-    try:
-        server.run()
-    except KeyboardInterrupt:  # uvicorn raises it again once everything has been shut down
-        return 0
-    except SystemExit as stop:
-        if stop.code:
-            print(f"knotcast: cannot listen on {settings.host} port {settings.port}: is it taken?", file=sys.stderr)
-        return 2 if stop.code else 0
+    with bound_sockets(settings.host, settings.port) as sockets:
+        app = create_app(settings)
+        services: Services = app.state.services
+        fingerprint, context = None, None
+        if settings.tls == "self-signed":
+            cert_path, key_path, fingerprint = self_signed_certificate(settings)
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(cert_path, key_path)
+        server = _Server(http_config(app, settings, context), services, settings, fingerprint)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything has been shut down
+            server.run(sockets)
     if services.engine_error is not None:
-        print(f"knotcast: {services.engine_error.message}", file=sys.stderr)
-        return 2
-    return 0
+        raise services.engine_error
 
 
 def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None) -> uvicorn.Config:
@@ -112,7 +107,7 @@ class _Server(uvicorn.Server):
         if self._fingerprint is not None:
             say("The certificate is our own, so the browser will warn. Compare its SHA-256 before you go on:")
             say(f"    {self._fingerprint}")
-        elif not self._settings.loopback:
+        elif not self._settings.loopback and not self._settings.secure:
             say("Without TLS, browsers on other machines give no microphone: --tls self-signed.")
         say("Ctrl+C ends it.")
 
@@ -121,12 +116,12 @@ class _Server(uvicorn.Server):
 
     def _address(self) -> str:
         settings = self._settings
+        if settings.public_url is not None:
+            return settings.public_url
         host = settings.advertised_address or settings.host
         if host in ("0.0.0.0", "::"):
             host = next(iter(own_addresses()), "127.0.0.1")
-        port = settings.port
-        if port == 0 and self.servers:
-            port = self.servers[0].sockets[0].getsockname()[1]
+        port = self.servers[0].sockets[0].getsockname()[1]
         scheme = "https" if settings.tls != "off" else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from engine.pool.local import WorkerPool
+from ground.clock import monotonic
 from ground.errors import AvatarError, CapacityError, EngineError, RequestError
 from server.access.keys import ACCESS_COOKIE, AccessKeys, bearer
 from server.metrics import Metrics
@@ -59,15 +60,19 @@ def get_owner(request: Request, services: Annotated[Services, Depends(get_servic
     spent even when the request it came with is refused.
     """
     authorization = request.headers.get("authorization")
-    owner = services.keys.owner(authorization, request.cookies.get(ACCESS_COOKIE))
+    owner = services.keys.owner(authorization, request.cookies.get(ACCESS_COOKIE), monotonic())
     if owner is not None:
         return owner
     key = bearer(authorization)
-    if key is not None and (cookie := services.keys.redeem(key)) is not None:
+    if key is not None and (cookie := services.keys.redeem(key, monotonic())) is not None:
         request.state.access_cookie = cookie
-        return "link"
+        owner = services.keys.owner(None, cookie, monotonic())
+        assert owner is not None
+        return owner
     raise RequestError(
-        "missing_key", "this server asks for an access key: open the address that it printed", status=401
+        "missing_key",
+        "this server asks for an access key: open a link that it printed, or send Authorization: Bearer KEY",
+        status=401,
     )
 
 

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ground.errors import AvatarError, RequestError
+from ground.files import writing
 from server.portraits.jobs import FrameReply
 from server.portraits.process import Framer
 
@@ -53,11 +55,13 @@ class PortraitStore:
     """Metadata in memory, pixels on disk; the pixels of a portrait are about 1 MiB."""
 
     def __init__(self, framer: Framer, folder: Path | None, limit: int, max_pixels: int) -> None:
-        """folder: None for a temporary one that ``close`` removes."""
+        """folder: None for a temporary one that ``close`` removes. Raises RequestError ``cannot_write``."""
         self._framer, self._limit, self._max_pixels = framer, limit, max_pixels
         self._temporary = folder is None
-        self._folder = Path(tempfile.mkdtemp(prefix="knotcast-portraits-")) if folder is None else folder
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with writing(folder or Path(tempfile.gettempdir())):
+            self._folder = Path(tempfile.mkdtemp(prefix="knotcast-portraits-")) if folder is None else folder
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tempfile.TemporaryFile(dir=self._folder).close()  # told now rather than by the first upload
         self._portraits: dict[str, Portrait] = {}
         self._load()
 
@@ -90,6 +94,11 @@ class PortraitStore:
         portrait = self.get(portrait_id, owner)
         del self._portraits[portrait.id]
         shutil.rmtree(self._folder / portrait.id, ignore_errors=True)
+
+    def delete_of(self, gone: Callable[[str], bool]) -> None:
+        """Delete the portraits of every owner of whom ``gone`` is true."""
+        for portrait in [portrait for portrait in self._portraits.values() if gone(portrait.owner)]:
+            self.delete(portrait.id, portrait.owner)
 
     def preview(self, portrait_id: str, key: str) -> bytes:
         """JPEG of the crop, for whoever has the link."""

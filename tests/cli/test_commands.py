@@ -1,6 +1,7 @@
 """The command line as a user meets it: a video with the right frames and sound, and one line for every mistake."""
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -245,3 +246,44 @@ def test_the_operations_of_a_chunk_are_those_of_the_full_size_model() -> None:
     for size, tera in (((832, 480), 143.8), ((512, 512), 79.3)):
         config = replace(WAN21_1_3B.at_size(*size), dit=WAN21_T2V_1_3B)
         assert chunk_flops(config, make_rollout(default_spec(config), config)) / 1e12 == pytest.approx(tera, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "words"),
+    [
+        ({"PORT": "abc"}, ["serve"], "KNOTCAST_PORT"),
+        ({"PORT": "abc"}, ["models", "list"], "KNOTCAST_PORT"),
+        ({}, ["serve", "--port", "70000"], "--port"),
+        ({"ICE_SERVERS": "turn:x"}, ["serve"], "KNOTCAST_ICE_SERVERS: this is not JSON"),
+        ({"ALLOWED_HOSTS": "[a"}, ["serve"], "KNOTCAST_ALLOWED_HOSTS"),
+        ({"PUBLIC_URL": "example.org"}, ["serve"], "KNOTCAST_PUBLIC_URL"),
+        ({"DATA_DIR": "README.md"}, ["serve", "--port", "0"], "README.md"),
+        ({"DATA_DIR": "/proc/nothing"}, ["serve", "--port", "0"], "/proc/nothing"),
+        ({}, ["serve", "--host", "203.0.113.1"], "203.0.113.1"),
+    ],
+)
+def test_a_setting_that_does_not_fit_stops_the_start_in_one_line(
+    variables: dict[str, str], arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"KNOTCAST_{name}", value)
+    run = CliRunner().invoke(app, arguments)
+    assert (run.exit_code, run.stderr.count("\n"), run.stdout) == (2, 1, ""), run.output
+    assert run.stderr.startswith("knotcast: ") and words in run.stderr
+
+
+def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        run = knotcast("serve", "--port", str(other.getsockname()[1]))
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1) and "in use" in run.stderr, run.stderr
+
+
+def test_the_options_of_a_benchmark_are_listed() -> None:
+    run = knotcast("bench", "engine", "--help")
+    assert run.returncode == 0 and "--ablation" in run.stdout and "--chunks" in run.stdout
+
+
+@pytest.mark.parametrize("command", [["train"], ["serve"], ["animate"], ["bench", "memory"], ["models", "convert"]])
+def test_every_command_lists_its_options(command: list[str]) -> None:
+    run = CliRunner().invoke(app, [*command, "--help"])
+    assert run.exit_code == 0 and run.stdout.count("--") > 2

@@ -91,3 +91,26 @@ def test_spares_are_workers_beside_those_that_take_calls(monkeypatch: pytest.Mon
     monkeypatch.setenv("KNOTCAST_SPARES", "1")
     pool = create_app(Settings()).state.services.pool
     assert isinstance(pool, LocalPool) and (pool._workers, len(pool._seats)) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept", "origin", "path"),
+    [
+        ("https://Example.org/", "https://example.org", "https://example.org", ""),
+        ("http://localhost:9000/a/B", "http://localhost:9000/a/B", "http://localhost:9000", "/a/B"),
+        ("https://[::1]:1/x/", "https://[::1]:1/x", "https://[::1]:1", "/x"),
+    ],
+)
+def test_a_public_address_has_an_origin_and_a_path(url: str, kept: str, origin: str, path: str) -> None:
+    settings = Settings(public_url=url)
+    assert (settings.public_url, settings.public_origin, settings.root_path) == (kept, origin, path)
+    assert settings.secure is url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "example.org", "ftp://a", "https://a/?x", "https://a/..", "https://a//b", "https://a/%2e", "https://a/b#c"],
+)
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(public_url=url)

@@ -41,12 +41,12 @@ async def put_portrait(request: Request, owner: OwnerDep, services: ServicesDep)
 
 @router.get("")
 async def list_portraits(owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
-    return {"portraits": [_shown(portrait) for portrait in services.portraits.list(owner)]}
+    return {"portraits": [_shown(portrait, services) for portrait in services.portraits.list(owner)]}
 
 
 @router.get("/{portrait_id}")
 async def get_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
-    return _shown(services.portraits.get(portrait_id, owner))
+    return _shown(services.portraits.get(portrait_id, owner), services)
 
 
 @router.delete("/{portrait_id}", status_code=204)
@@ -86,10 +86,10 @@ async def _put(data: bytes, owner: str, services: Services) -> dict[str, Any]:
         services.metrics.portrait(accepted=False)
         raise
     services.metrics.portrait(accepted=True)
-    return _shown(portrait)
+    return _shown(portrait, services)
 
 
-def _shown(portrait: Portrait) -> dict[str, Any]:
+def _shown(portrait: Portrait, services: Services) -> dict[str, Any]:
     return {
         "id": portrait.id,
         "status": "ready",
@@ -97,5 +97,5 @@ def _shown(portrait: Portrait) -> dict[str, Any]:
         "height": portrait.height,
         "face": {"confidence": round(portrait.confidence, 3), "crop": portrait.crop},
         "warnings": [{"code": code, "message": _WARNINGS.get(code, code)} for code in portrait.warnings],
-        "preview_url": portrait.preview_url,
+        "preview_url": services.settings.root_path + portrait.preview_url,
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -291,3 +292,42 @@ async def test_the_limits_can_be_read_while_the_engine_starts() -> None:
         assert (await client.get("/v1/limits")).json()["model"] == app.state.services.pool.info.name
         app.state.services.ready = False
         assert (await client.get("/v1/limits")).json()["model"] == "embedded"
+
+
+# Guests
+
+
+async def test_guests_do_not_see_each_other_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.http.app.GUEST_SWEEP_S", 0.01)
+    now = [1000.0]
+    for module in ("server.http.services", "server.http.app"):
+        monkeypatch.setattr(f"{module}.monotonic", lambda: now[0])
+    async with serving(Settings(host="0.0.0.0", link_ttl_s=60)) as app, http(app) as one, http(app) as two:
+        keys, portraits = app.state.services.keys, app.state.services.portraits
+        made = (await one.put("/v1/portraits", headers=bearer(keys.new_link()), **PORTRAIT)).json()
+        now[0] += 30
+        kept = (await two.put("/v1/portraits", headers=bearer(keys.new_link()), **PORTRAIT)).json()
+        assert kept["id"] != made["id"]
+        assert (await two.get(f"/v1/portraits/{made['id']}")).status_code == 404
+        assert (await two.delete(f"/v1/portraits/{made['id']}")).status_code == 404
+        assert [shown["id"] for shown in (await one.get("/v1/portraits")).json()["portraits"]] == [made["id"]]
+        now[0] += 30
+        late = await one.get("/v1/portraits")
+        assert late.status_code == 401 and code(late) == "missing_key"
+        async with asyncio.timeout(5):
+            while made["id"] in portraits._portraits:
+                await asyncio.sleep(0.01)
+        assert (await one.get(made["preview_url"])).status_code == 404
+        assert (await two.get(kept["preview_url"])).status_code == 200
+
+
+async def test_portraits_of_guests_do_not_outlive_the_server(tmp_path: Path) -> None:
+    settings = Settings(host="0.0.0.0", api_keys=["k"], data_dir=tmp_path)
+    async with serving(settings) as app, http(app) as client:
+        keys = app.state.services.keys
+        await client.put("/v1/portraits", headers=bearer("k"), **PORTRAIT)
+        await client.put("/v1/portraits", headers=bearer(keys.new_link()), **PORTRAIT)
+        assert len(list(tmp_path.iterdir())) == 2
+    async with serving(settings) as app, http(app) as client:
+        assert len(list(tmp_path.iterdir())) == 1
+        assert len((await client.get("/v1/portraits", headers=bearer("k"))).json()["portraits"]) == 1
