@@ -1,4 +1,4 @@
-"""The sessions there are: one a call, made with a token, gone a while after it ended, never too many."""
+"""Sessions: one a call, with a token, an expiry, and a limit on their number; their calls are connected by WebRTC."""
 
 import asyncio
 import datetime
@@ -13,6 +13,8 @@ from ground.errors import CapacityError, RequestError
 from server.access.keys import digest, new_token
 from server.call.call import Call, CallParts
 from server.portraits.store import Portrait, PortraitStore
+from server.rtc.ice import IcePolicy
+from server.rtc.peer import Peer
 
 REMEMBER_S = 60.0  # an ended session still says why
 SWEEP_S = 0.5
@@ -22,7 +24,7 @@ MAX_REMEMBERED = 1000  # then those that ended first are forgotten early
 @dataclass(slots=True)
 class Session:
     """state: created, connecting, live, ended. deadline: seconds of the monotonic clock at which it expires or is
-    forgotten.
+    forgotten. peer: the connection of its answered offer, None before and after.
     """
 
     id: str
@@ -37,14 +39,15 @@ class Session:
     deadline: float
     state: str = "created"
     reason: str | None = None
+    peer: Peer | None = None
     answering: bool = field(default=False)  # an offer is being answered: a second one is refused at once
 
 
 class Sessions:
     """``create``, then everything else by id and token."""
 
-    def __init__(self, parts: CallParts, portraits: PortraitStore) -> None:
-        self._parts, self._portraits = parts, portraits
+    def __init__(self, parts: CallParts, policy: IcePolicy, portraits: PortraitStore) -> None:
+        self._parts, self._policy, self._portraits = parts, policy, portraits
         self._sessions: dict[str, Session] = {}
         self._by_token: dict[bytes, Session] = {}  # by the token's digest, whose prefix nobody can choose
 
@@ -66,8 +69,9 @@ class Sessions:
         )
 
         def on_state(state: str, reason: str | None) -> None:
-            session.state, session.reason = state, reason
-            session.deadline = monotonic() + REMEMBER_S if state == "ended" else float("inf")
+            session.state, session.reason, session.deadline = state, reason, float("inf")
+            if state == "ended":
+                session.peer, session.deadline = None, monotonic() + REMEMBER_S
 
         session = Session(
             id=session_id,
@@ -114,9 +118,32 @@ class Sessions:
             raise CapacityError("no_worker", "the engine is starting again: try again in a moment")
         session.answering = True
         try:
-            return await session.call.accept(sdp)
+            return await self._answer(session, sdp)
         finally:
             session.answering = False
+
+    async def _answer(self, session: Session, sdp: str) -> str:
+        """Connect the session's call by WebRTC. Raises RequestError; then nothing is left open."""
+        asked_at, info = monotonic(), self._parts.pool.info
+        peer = Peer(self._policy, (info.width, info.height), self._parts.settings.max_video_kbps * 1000)
+        try:
+            answer = await peer.accept(sdp)
+            session.call.attach(peer, asked_at)
+        except BaseException:
+            await peer.close()
+            raise
+        session.peer = peer
+        return answer
+
+    async def add_candidates(self, session: Session, candidates: list[tuple[str, str | None, int | None]]) -> None:
+        """Trickled candidates as (text, sdpMid, sdpMLineIndex). Raises RequestError: 409 before the offer has been
+        answered or after the session has ended, 422 for too many or for one that cannot be read.
+        """
+        if session.state == "ended":
+            raise RequestError("session_ended", "the session has ended", status=409)
+        if session.peer is None:
+            raise RequestError("no_offer", "candidates follow the answered offer", status=409)
+        await session.peer.add_candidates(candidates)
 
     async def hang_up(self, session: Session) -> None:
         await session.call.close("hang_up")

@@ -237,6 +237,5 @@ async def calling(app: FastAPI, **kwargs: Any) -> AsyncIterator[Caller]:
 
 def caller_connections(app: Any) -> list[Any]:
     """The server's ends of every call: aioice's connections."""
-    calls = [session.call for session in app.state.services.sessions._sessions.values()]
-    peers = [call._peer for call in calls if call._peer is not None]
+    peers = [session.peer for session in app.state.services.sessions._sessions.values() if session.peer is not None]
     return [t.receiver.transport.transport._connection for peer in peers for t in peer._pc.getTransceivers()]

@@ -62,8 +62,8 @@ def _services(settings: Settings, pool: WorkerPool, framer: Framer) -> Services:
     metrics = Metrics()
     portraits = PortraitStore(framer, settings.data_dir, settings.max_portraits, settings.max_portrait_pixels)
     portraits.delete_of(is_guest)  # of an earlier run, whose cookies ended with it
-    parts = CallParts(settings, pool, IcePolicy.from_settings(settings), metrics)
-    return Services(settings, pool, portraits, Sessions(parts, portraits), metrics, AccessKeys(settings))
+    sessions = Sessions(CallParts(settings, pool, metrics), IcePolicy.from_settings(settings), portraits)
+    return Services(settings, pool, portraits, sessions, metrics, AccessKeys(settings))
 
 
 @contextlib.asynccontextmanager

@@ -1,13 +1,14 @@
-"""One peer connection under our rules: what aiortc must be told, and what it must be kept from.
+"""A WebRTC peer connection: aiortc's, with the limits, addresses and encoders of this server.
 
-Knows nothing of portraits, engines or playout: tracks go out, a microphone and messages come in, and two events say
-when it connected and when it was gone.
+It is a call's transport (server/call/transport.py) and knows nothing of portraits, engines or playout.
 """
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import numpy as np
 from aiortc import (
     MediaStreamTrack,
     RTCBundlePolicy,
@@ -17,8 +18,10 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 from aiortc.sdp import candidate_from_sdp
+from numpy.typing import NDArray
 
 from ground.clock import monotonic
 from ground.errors import RequestError
@@ -26,7 +29,7 @@ from server.rtc.data_channel import Channel, guard_sctp
 from server.rtc.datagrams import limit_datagrams
 from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
 from server.rtc.ice import IcePolicy, govern
-from server.rtc.microphone import replace_jitter_buffer
+from server.rtc.microphone import MicrophoneSource, replace_jitter_buffer
 from server.rtc.offer import clean_offer, usable_candidates
 from server.rtc.tracks import AudioTrack, VideoTrack
 
@@ -52,9 +55,9 @@ class Peer:
         self._bitrate = bitrate_for(*size, most_bitrate)
         # An empty list, not None: aiortc's default asks a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
-        self.audio, self.video = AudioTrack(), VideoTrack()
-        self.channel = Channel(self._hear)
-        self.microphone: asyncio.Future[MediaStreamTrack] = asyncio.get_running_loop().create_future()
+        self._audio, self._video = AudioTrack(), VideoTrack()
+        self._channel = Channel(self._hear)
+        self._microphone: asyncio.Future[MediaStreamTrack] = asyncio.get_running_loop().create_future()
         self.connected, self.gone = asyncio.Event(), asyncio.Event()
         self.gone_reason = "remote"
         self.last_heard = monotonic()
@@ -97,14 +100,44 @@ class Peer:
                 except _BAD_OFFER as error:
                     raise RequestError("invalid_candidate", "a candidate cannot be read", param="candidates") from error
 
+    # A call's transport
+
+    @property
+    def open(self) -> asyncio.Event:
+        """Set once the data channel is open."""
+        return self._channel.open
+
+    def put(self, sound: NDArray[np.int16], picture: NDArray[np.uint8] | None, tick: int) -> None:
+        """Both at once: a browser plays together what was sent together."""
+        self._audio.put(sound, tick)
+        if picture is not None:
+            self._video.put(picture, tick)
+
+    async def microphone(self) -> AsyncIterator[NDArray[np.int16]]:
+        """48 kHz mono, until the browser's track ends."""
+        source = MicrophoneSource(await self._microphone)
+        while True:
+            try:
+                pcm = await source.read()
+            except MediaStreamError:
+                return
+            yield pcm
+
+    def listen(self, receive: Callable[[str], None], opened: Callable[[], None]) -> None:
+        self._channel.deliver_to(receive)
+        self._channel.on_open(opened)
+
+    def send(self, kind: str, t_ms: int, **fields: object) -> bool:
+        return self._channel.send(kind, t_ms, **fields)
+
     async def close(self) -> None:
         """Close everything, in bounded time; twice is fine."""
         if self._closing:
             return
         self._closing = True
-        self.audio.stop()
-        self.video.stop()
-        self.microphone.cancel()
+        self._audio.stop()
+        self._video.stop()
+        self._microphone.cancel()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._stop()
@@ -123,10 +156,10 @@ class Peer:
 
     def _prepare(self, transceiver: RTCRtpTransceiver) -> None:
         if transceiver.kind == "audio":
-            self._pc.addTrack(self.audio)
+            self._pc.addTrack(self._audio)
             replace_jitter_buffer(transceiver.receiver)
             return
-        self._pc.addTrack(self.video)
+        self._pc.addTrack(self._video)
         transceiver.direction = "sendonly"
         sender = cast(Any, transceiver.sender)
         assert hasattr(sender, "_RTCRtpSender__encoder"), "aiortc has changed: see server/rtc/peer.py"
@@ -151,11 +184,11 @@ class Peer:
             self._lose("ice_failed" if state == "failed" else "remote")
 
     def _on_track(self, track: MediaStreamTrack) -> None:
-        if track.kind == "audio" and not self.microphone.done():
-            self.microphone.set_result(track)
+        if track.kind == "audio" and not self._microphone.done():
+            self._microphone.set_result(track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        self.channel.adopt(channel)
+        self._channel.adopt(channel)
 
     def _hear(self) -> None:
         self.last_heard = monotonic()

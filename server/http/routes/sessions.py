@@ -93,11 +93,9 @@ async def post_offer(body: Description, session: SessionDep, services: ServicesD
 
 
 @router.patch("/{session_id}/candidates", status_code=204)
-async def patch_candidates(body: Candidates, session: SessionDep) -> None:
-    if session.state == "ended":
-        raise RequestError("session_ended", "the session has ended", status=409)
-    await session.call.add_candidates(
-        [(item.candidate, item.mid, item.index) for item in body.candidates if item and item.candidate]
+async def patch_candidates(body: Candidates, session: SessionDep, services: ServicesDep) -> None:
+    await services.sessions.add_candidates(
+        session, [(item.candidate, item.mid, item.index) for item in body.candidates if item and item.candidate]
     )
 
 
@@ -105,7 +103,7 @@ async def patch_candidates(body: Candidates, session: SessionDep) -> None:
 async def post_say(request: Request, session: SessionDep, services: ServicesDep) -> dict[str, Any]:
     """A WAV, as the body or as a form's ``file``; all that can be refused without it is refused before it is read."""
     _require_live(session)
-    session.call.line.require_room()
+    session.call.stream.require_room()
     with services.sending(session.id):
         data = await _read_sound(request)
         longest, largest = services.settings.max_say_seconds, say_bytes(services.settings)
@@ -128,7 +126,7 @@ async def _read_sound(request: Request) -> bytes:
 @router.post("/{session_id}/interrupt", status_code=202)
 async def post_interrupt(session: SessionDep) -> dict[str, Any]:
     _require_live(session)
-    return {"interrupted": session.call.interrupt()}
+    return {"interrupted": session.call.stream.interrupt()}
 
 
 def _require_live(session: Session) -> None:
@@ -145,21 +143,22 @@ def _rollout(choice: str | RolloutChoice | None) -> RolloutRequest:
 
 
 def _shown(session: Session) -> dict[str, Any]:
-    playout = session.call.playout
+    figures = session.call.stream.figures()
     return {
         "id": session.id,
         "state": session.state,
         "reason": session.reason,
+        "message": session.call.why,
         "portrait_id": session.portrait_id,
         "model": session.model,
         "rollout": {"strategy": session.rollout.strategy, "running_ahead": session.rollout.running_ahead},
         "seed": session.seed,
         "expires_at": session.expires_at.isoformat(timespec="seconds"),
-        "generated_frames": playout.shown,
-        "underruns": playout.underruns,
-        "delay_ms": round(milliseconds(playout.lag)),
+        "generated_frames": figures.shown,
+        "underruns": figures.underruns,
+        "delay_ms": round(milliseconds(figures.delay)),
         "turns": [
             {"turn_id": turn.id, "state": turn.state, "start_ms": milliseconds(turn.start) if turn.start >= 0 else None}
-            for turn in session.call.line.turns
+            for turn in session.call.stream.turns
         ],
     }

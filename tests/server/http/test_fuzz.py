@@ -10,7 +10,7 @@ from aiortc.sdp import SessionDescription
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.media.pose import RANGES
+from engine.media.pose import RANGES, Pose
 from ground.errors import RequestError
 from server.call.desk import MessageDesk
 from server.rtc.ice import IcePolicy
@@ -109,21 +109,20 @@ class FakeCall:
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, object]]] = []
         self.poses: list[dict[str, float]] = []
-        self.engine = self
 
     def send(self, kind: str, **fields: object) -> None:
         json.dumps(fields, allow_nan=False)
         self.sent.append((kind, fields))
 
-    def push_pose(self, controls: dict[str, float]) -> None:
-        self.poses.append(controls)
+    def push_pose(self, pose: Pose) -> None:
+        self.poses.append(pose.controls)
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=200) | JSON.map(json.dumps) | st.dictionaries(FIELDS, JSON, max_size=6).map(json.dumps))
 def test_every_message_is_answered_used_or_refused(text: str) -> None:
     call: Any = FakeCall()
-    MessageDesk(call).receive(text)
+    MessageDesk(call, call.send).receive(text)
     assert len(call.sent) + len(call.poses) == 1
     for controls in call.poses:
         assert all(RANGES[name][0] <= value <= RANGES[name][1] for name, value in controls.items())
@@ -133,5 +132,5 @@ def test_every_message_is_answered_used_or_refused(text: str) -> None:
 @given(st.dictionaries(FIELDS, JSON, max_size=6))
 def test_every_pose_is_used_or_refused(fields: dict[str, Any]) -> None:
     call: Any = FakeCall()
-    MessageDesk(call).receive(json.dumps(fields | {"type": "pose", "v": 1}))
+    MessageDesk(call, call.send).receive(json.dumps(fields | {"type": "pose", "v": 1}))
     assert len(call.sent) + len(call.poses) == 1

@@ -9,6 +9,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSession
 from aiortc.mediastreams import AudioStreamTrack
 from numpy.typing import NDArray
 
+from ground.units import BLOCK
 from server.rtc.data_channel import MAX_BUFFERED
 from server.rtc.datagrams import MAX_DATAGRAM, MAX_PAYLOAD
 from server.rtc.ice import GuardedProtocol, IcePolicy
@@ -70,11 +71,11 @@ async def test_no_datagram_is_larger_than_the_smallest_mtu_takes(codec: str, sen
     try:
         async with asyncio.timeout(15):
             await peer.connected.wait()
-            await peer.channel.open.wait()
+            await peer.open.wait()
             for tick in range(20):
-                peer.video.put(noise(tick), tick * 4)
+                peer.put(np.zeros(BLOCK, np.int16), noise(tick), tick * 4)
                 await asyncio.sleep(0.02)
-            assert peer.channel.send("long", 0, text=LONG)
+            assert peer.send("long", 0, text=LONG)
             while not arrived:
                 await asyncio.sleep(0.01)
     finally:

@@ -1,0 +1,176 @@
+"""The media of a call: voice and poses in, pictures and sound out, on one clock.
+
+Every 20 ms one block of voice goes to the engine and one block of sound leaves, with the picture of the same media time
+when one is due. The engine may be lost and replaced in between. Knows no transport, session or message.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.media.pose import Pose
+from engine.pool.local import WorkerPool
+from engine.pool.stream import StreamSpec
+from engine.wire.messages import ModelInfo
+from ground.clock import monotonic
+from ground.fitting import fit_picture
+from ground.units import BLOCK, PLAYOUT_RATE, playout_samples
+from server.call.engine_link import EngineLink
+from server.call.playout import Playout, Release
+from server.call.voice import Turn, VoiceLine
+from server.metrics import Metrics
+
+LIMIT_MS = 1000  # delay above the target at which speech is cut too
+HISTORY_S = 2.0  # voice kept beyond the longest delay: an engine that begins anew is given a second before its frame
+
+
+class AvatarListener(Protocol):
+    """Receiver of what an ``AvatarStream`` makes. Called on its clock, so it must return at once."""
+
+    def on_release(self, release: Release) -> None:
+        """Sound, and a picture where one is due, that leave now."""
+        ...
+
+    def on_turn(self, turn: Turn) -> None:
+        """``turn.state`` has changed as the viewer hears it: speaking, finished or interrupted."""
+        ...
+
+    def on_engine(self, state: str) -> None:
+        """``live`` once an engine is there, ``recovering`` when it was lost, and ``live`` again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFigures:
+    """Counters of a stream, and its delay as it is. delay and position are samples (48 kHz), chunk_ms the last
+    chunk's."""
+
+    shown: int
+    underruns: int
+    skipped: int
+    stalls: int
+    delay: int
+    position: int
+    chunk_ms: float
+
+
+class AvatarStream:
+    """``run`` once, ``release`` at the end; everything else in between."""
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        spec: StreamSpec,
+        metrics: Metrics,
+        listener: AvatarListener,
+        *,
+        delay_ms: int = 0,
+        stamped: bool = False,
+    ) -> None:
+        """delay_ms: see ``playout_delay``. stamped: number the pictures in their pixels, for measurement."""
+        info = pool.info
+        delay = playout_delay(info, delay_ms)
+        self._playout = Playout(still_picture(spec, info), info.fps, delay, delay + round(playout_samples(LIMIT_MS)))
+        self._line = VoiceLine(self._playout.limit / PLAYOUT_RATE + HISTORY_S)
+        self._listener = listener
+        self._engine = EngineLink(
+            pool, spec, self._line, self._playout, metrics, listener.on_engine, stamped=stamped
+        )  # fmt: skip
+        self._told: dict[str, str] = {}  # turn -> the state last told
+
+    # In
+
+    def hear(self, pcm: NDArray[np.int16]) -> None:
+        """Microphone: 48 kHz mono samples, in real time. Said turns go before it."""
+        self._line.microphone.push(pcm)
+
+    def require_room(self) -> None:
+        """Raises CapacityError when as many turns wait as may."""
+        self._line.require_room()
+
+    def say(self, turn: Turn) -> None:
+        """Speak a turn after those that wait. Raises CapacityError when too many do."""
+        self._line.say(turn)
+
+    def interrupt(self) -> list[str]:
+        """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer. The turns stopped."""
+        ids = self._line.interrupt()
+        self._engine.take_back(self._playout.fade_out())
+        self._tell_turns()
+        return ids
+
+    def push_pose(self, pose: Pose) -> None:
+        """Controls for the voice that comes in now; dropped while no engine is there."""
+        self._engine.push_pose(pose.controls)
+
+    # Out
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Those that wait or are heard, and the last few that are over; oldest first."""
+        return self._line.turns
+
+    @property
+    def position(self) -> int:
+        """Media time of the next sound to leave, in samples (48 kHz)."""
+        return self._playout.position
+
+    def figures(self) -> StreamFigures:
+        playout = self._playout
+        return StreamFigures(
+            playout.shown, playout.underruns, playout.skipped, playout.stalls, playout.lag, playout.position,
+            self._engine.chunk_ms,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Take an engine and play until cancelled. Raises an ExceptionGroup of AvatarError when there is no engine, or
+        none any more."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._engine.run())
+            group.create_task(self._play())
+
+    async def release(self) -> None:
+        """Let the engine, the pictures and the sound go; counters and turns stay."""
+        self._line.clear()
+        self._playout.clear()
+        await self._engine.release()
+
+    async def _play(self) -> None:
+        while True:
+            for release in self._playout.due(monotonic()):
+                self._engine.step()
+                self._listener.on_release(release)
+                self._line.heard(self._playout.position)
+                self._tell_turns()
+            await asyncio.sleep(max(0.001, self._playout.next_due() - monotonic()))
+
+    def _tell_turns(self) -> None:
+        turns = self._line.turns
+        for turn in turns:
+            if self._told.get(turn.id, "queued") != turn.state:
+                self._listener.on_turn(turn)
+        self._told = {turn.id: turn.state for turn in turns}
+
+
+def playout_delay(info: ModelInfo, delay_ms: int) -> int:
+    """Samples (48 kHz, whole blocks) between voice and picture: the drive a chunk waits for, its cost, and some air.
+
+    A chunk of c frames needs the voice of c + k frames and the features' look-ahead before it can begin: with less
+    delay than that there would never be a first one, whatever was asked for (``delay_ms``, 0: choose).
+    """
+    drive_ms = (info.chunk_frames + info.drive_ahead_frames) * 1000 / info.fps + info.lookahead_ms
+    wanted_ms = delay_ms or drive_ms + 1.5 * info.warmup_chunk_ms + 80
+    return math.ceil(playout_samples(max(drive_ms, wanted_ms)) / BLOCK) * BLOCK
+
+
+def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
+    """The portrait itself as I420 uint8 [H*3/2, W]: seen from the first moment, until the engine's frames come."""
+    rgb = spec.portrait
+    if rgb.shape[:2] != (info.height, info.width):
+        rgb = fit_picture(rgb, info.width, info.height)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)
