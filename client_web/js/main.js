@@ -62,7 +62,7 @@ function showPicker() {
 }
 
 function onChoice() {
-  if (!call && !starting) offerCall("Call");
+  if (canCall && !call && !starting) offerCall("Call");
   showPicker();
 }
 

@@ -20,8 +20,8 @@ from benchmarks.live.browser import (
 
 PageOpener = Callable[..., Page]
 
-# Chromium says so itself when an answer is not 2xx; the page's own words about it are what the tests look at.
-EXPECTED_ON_CONSOLE = ("the server responded with a status of",)
+# Chromium says so itself when an answer is not 2xx or does not come; the tests look at the page's own words about it.
+EXPECTED_ON_CONSOLE = ("Failed to load resource",)
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +53,28 @@ def chromium(playwright: Playwright, microphone: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(server: RunningServer, chromium: Browser) -> Iterator[PageOpener]:
-    """``open_page(width, height, browser=...)``: the page, freshly opened.
+    """``open_page(width, height, browser=..., url=..., before=...)``: the page, freshly opened.
+
+    before: a script that runs before the page's own.
 
     Errors in it, of its content policy too, fail the test at the end.
     """
     errors: list[str] = []
     contexts = []
 
-    def opener(width: int = 1000, height: int = 800, browser: Browser = chromium) -> Page:
+    def opener(
+        width: int = 1000, height: int = 800, browser: Browser = chromium, url: str = server.url, before: str = ""
+    ) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         install_probe(context)
+        if before:
+            context.add_init_script(before)
         page = context.new_page()
         page.set_default_timeout(20000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(server.url)
+        page.goto(url)
         return page
 
     yield opener

@@ -3,9 +3,7 @@
 import os
 import re
 import signal
-import time
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +14,9 @@ from playwright.sync_api import Page, Playwright, expect
 from benchmarks.live.browser import SAMPLES, RunningServer, launch_chromium
 from benchmarks.live.call import HEARD, Recording, Session, measure_av, picture_figures, press_call
 from tests.browser.conftest import PageOpener
+from tests.browser.observe import hang_up, loudness, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def wait_for(page: Page, what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        page.wait_for_timeout(200)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
 
 
 def now(page: Page) -> float:
@@ -35,17 +25,6 @@ def now(page: Page) -> float:
 
 def frames_since(page: Page, since: float) -> list[int]:
     return [number for at, number in Recording.read(page).first_shown() if at > since]
-
-
-def loudness(page: Page) -> float:
-    """The 95th percentile over the half second noted last; not by the clock, which drifts on a starved machine."""
-    levels = page.evaluate("window.knotcastProbe.sound.slice(-188).map(([, rms]) => rms)")
-    return float(np.percentile(levels, 95)) if levels else 0.0
-
-
-def hang_up(page: Page) -> None:
-    page.get_by_role("button", name="Hang up").click()
-    expect(page.get_by_role("button", name="Call")).to_be_visible()
 
 
 def is_gone(session: Session) -> bool:
