@@ -140,7 +140,8 @@ async def _bind(
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
         return protocol
-    logger.warning("no UDP socket could be bound family=%s", "ipv6" if ":" in address else "ipv4")
+    family = "ipv6" if ":" in address else "ipv4"
+    logger.warning("no UDP socket could be bound family=%s; widen KNOTCAST_UDP_PORT_MIN to _MAX", family)
     return None
 
 

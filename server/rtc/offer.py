@@ -1,66 +1,186 @@
-"""The gate in front of a stranger's SDP: size, sections, fingerprints and candidates, before anything parses it."""
+"""Checks and rewriting of a stranger's SDP offer before aiortc parses it.
+
+Size, sections, bundling, directions, codecs and candidates are checked. What passes is written anew from the
+attributes that aiortc acts on, each in the one shape that it reads, so an unknown or oddly written attribute refuses
+no offer.
+"""
 
 import re
 from collections.abc import Iterable
 
+from aiortc.codecs import CODECS
+from aiortc.rtcpeerconnection import find_common_codecs
+from aiortc.sdp import FMTP_INT_PARAMETERS, SessionDescription
+
 from ground.errors import RequestError
 from server.rtc.ice import IcePolicy
+from server.rtc.sdp import Codec, Sdp, Section, read_sdp
 
 MAX_BYTES = 64 * 1024
 MAX_LINES = 1200  # Chromium's offer with every video codec has about 250
 MAX_CANDIDATES = 50
-_SECTION = re.compile(r"m=(audio|video|application) ")
-_DIRECTIONS = ("a=sendrecv", "a=recvonly", "a=sendonly", "a=inactive")
-_OPUS = re.compile(r"a=rtpmap:\d+ opus/48000", re.IGNORECASE)
-_FINGERPRINT = re.compile(r"a=fingerprint:sha-(256|384|512) ", re.IGNORECASE)
+MAX_MID = 48  # characters; it travels in every RTP packet
+KINDS = ("audio", "video", "application")
+OURS = {"audio": "Opus (opus/48000/2)", "video": "VP8, or H264 with packetization-mode=1 in (constrained) baseline"}
+_FINGERPRINT = re.compile(r"(sha-256|sha-384|sha-512) +([0-9a-f]{2}(?::[0-9a-f]{2})+)", re.IGNORECASE)
+_PROFILES = re.compile(r"(?:(?:UDP|TCP)/)?(?:TLS/)?RTP/S?AVPF?")
+_DATA_PROFILES = re.compile(r"(?:(?:UDP|TCP)/)?DTLS/SCTP")
+_EXTENSION = re.compile(r"(\d{1,3})(?:/\w+)? (\S+)(?: .*)?")
+_FEEDBACK = re.compile(r"(\*|\d{1,3}) (\S+)(?: (\S.*))?")
+_NUMBERS = (*range(64), *range(96, 128))  # the others look like RTCP (RFC 5761)
+_SHOWN = 12  # codec names in a message
 
 
 def clean_offer(sdp: str, policy: IcePolicy) -> str:
-    """The offer without the candidates we would not use. Raises RequestError ``invalid_offer``."""
+    """The offer as aiortc gets it, without the candidates that we would not use. Raises RequestError
+    ``invalid_offer``."""
     if len(sdp.encode("utf-8", "replace")) > MAX_BYTES:
         raise _invalid(f"the SDP is larger than {MAX_BYTES // 1024} KiB")
-    # Exactly as aiortc splits it, which is at more than line feeds; joined again there is nothing left to disagree on.
-    lines = sdp.splitlines()
-    if len(lines) > MAX_LINES or not sdp.startswith("v=0"):
-        raise _invalid("this is not an SDP offer")
-    sections = [line for line in lines if line.startswith("m=")]
-    kinds = [match[1] for line in sections if (match := _SECTION.match(line))]
-    if len(kinds) != len(sections) or not kinds or len(set(kinds)) != len(kinds):
-        raise _invalid("an offer has at most one audio, one video and one data section")
-    if not _can_show(lines):
-        raise _invalid("an offer receives one audio section, with Opus, and one video section")
-    if not any(_FINGERPRINT.match(line) for line in lines):
-        raise _invalid("the offer needs a SHA-256 fingerprint")
-    candidates = [line for line in lines if line.startswith("a=candidate:")]
+    if len(sdp.splitlines()) > MAX_LINES or not sdp.startswith("v=0"):
+        raise _invalid("this is not an SDP offer; send localDescription.sdp as it is")
+    try:
+        offer = read_sdp(sdp)
+    except ValueError as error:
+        raise _invalid(f"{error}; send localDescription.sdp as it is") from error
+    candidates = [line for section in offer.sections for line in section.values("candidate")]
     if len(candidates) > MAX_CANDIDATES:
-        raise _invalid(f"more than {MAX_CANDIDATES} candidates")
-    refused = {line for line in candidates if not candidate_is_usable(line.removeprefix("a="), policy)}
-    # Without end-of-candidates: after stripping none may be left, and the browser is then found by its own checks.
-    kept = [line for line in lines if line not in refused and line.strip() != "a=end-of-candidates"]
-    return "\r\n".join(kept).rstrip("\r\n") + "\r\n"
+        raise _invalid(f"more than {MAX_CANDIDATES} candidates; leave out those of unused interfaces")
+    _check_sections(offer)
+    _check_codecs(offer)
+    tagged = _tagged(offer)
+    # aiortc stops the transport it goes on to use if the group is in another order than the sections.
+    mids = " ".join(section.value("mid") or "" for section in offer.sections)
+    lines = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0", f"a=group:BUNDLE {mids}"]
+    lines += ["a=msid-semantic:WMS *"] + (["a=ice-lite"] if offer.session.has("ice-lite") else [])
+    transport = _transport(offer, tagged, policy)
+    for section in offer.sections:
+        lines += [*(_data(section) if section.kind == "application" else _media(section, offer)), *transport]
+    return "\r\n".join(lines) + "\r\n"
 
 
-def _can_show(lines: list[str]) -> bool:
-    """Would whoever offers this see and hear the avatar? A call that nobody can follow is not given a slot."""
-    starts = [at for at, line in enumerate(lines) if line.startswith("m=")]
-    shown = set()
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        section = lines[start:end]
-        kind, port = section[0].removeprefix("m=").split(" ")[:2]
-        directions = [line for line in section if line in _DIRECTIONS]
-        rejected = port == "0" and "a=bundle-only" not in section
-        receives = not directions or directions[-1] in ("a=sendrecv", "a=recvonly")
-        if receives and not rejected and (kind != "audio" or any(_OPUS.match(line) for line in section)):
-            shown.add(kind)
-    return {"audio", "video"} <= shown
+def _check_sections(offer: Sdp) -> None:
+    kinds = [section.kind for section in offer.sections]
+    if not kinds or set(kinds) - set(KINDS) or len(set(kinds)) != len(kinds):
+        raise _invalid("an offer has at most one audio, one video and one data section; leave out the others")
+    if not {"audio", "video"} <= set(kinds):
+        raise _invalid("the offer needs an audio and a video section: add a transceiver of each kind")
+    for section in offer.sections:
+        media = section.kind != "application"
+        if not (_PROFILES if media else _DATA_PROFILES).fullmatch(section.profile):
+            raise _invalid(f"the {section.kind} section needs DTLS: UDP/TLS/RTP/SAVPF, or UDP/DTLS/SCTP for data")
+        if section.port == 0 and not section.has("bundle-only"):
+            raise _invalid(f"the {section.kind} section is rejected (port 0); leave it out or offer it")
+        if media and offer.direction(section) not in ("sendrecv", "recvonly"):
+            raise _invalid(f"the {section.kind} section must receive: offer it as recvonly or sendrecv")
+        if media and not section.has("rtcp-mux"):
+            raise _invalid(f"the {section.kind} section needs a=rtcp-mux: set rtcpMuxPolicy to require")
+
+
+def _check_codecs(offer: Sdp) -> None:
+    """Nobody would see or hear a call without a codec in common."""
+    owner: dict[int, str] = {}
+    for section in offer.sections:
+        if section.kind == "application":
+            continue
+        text = "\r\n".join(["v=0", *_media(section, offer)])
+        common = find_common_codecs(CODECS[section.kind], SessionDescription.parse(text).media[0].rtp.codecs)
+        if not common:
+            names = dict.fromkeys(codec.name for codec in section.codecs)
+            offered = ", ".join(list(names)[:_SHOWN]) or "none that it describes"
+            raise _invalid(f"no {section.kind} codec in common: offered {offered}; we take {OURS[section.kind]}")
+        for codec in common:
+            assert codec.payloadType is not None
+            if owner.setdefault(codec.payloadType, section.kind) != section.kind:
+                raise _invalid(f"payload type {codec.payloadType} is both audio and video; number the codecs apart")
+
+
+def _tagged(offer: Sdp) -> Section:
+    """The section whose transport all use: named first in the one group that holds every section."""
+    mids = [section.value("mid") or "" for section in offer.sections]
+    if len(set(mids)) != len(mids) or not all(0 < len(mid) <= MAX_MID and " " not in mid for mid in mids):
+        raise _invalid(f"each section needs an a=mid of its own, of at most {MAX_MID} characters")
+    for group in offer.bundles:
+        if set(mids) <= set(group):
+            return offer.sections[mids.index(next(mid for mid in group if mid in mids))]
+    raise _invalid("all sections must be in one BUNDLE group: offer with bundlePolicy max-bundle")
+
+
+def _transport(offer: Sdp, tagged: Section, policy: IcePolicy) -> list[str]:
+    """ICE and DTLS attributes that hold for the whole bundle."""
+    prints = [match for text in tagged.values("fingerprint") if (match := _FINGERPRINT.fullmatch(text))]
+    prints += [match for text in offer.session.values("fingerprint") if (match := _FINGERPRINT.fullmatch(text))]
+    if not prints:
+        raise _invalid("the offer needs a DTLS fingerprint: SHA-256, SHA-384 or SHA-512")
+    lines = [f"a=fingerprint:{match[1].lower()} {match[2].upper()}" for match in prints]
+    for name in ("ice-ufrag", "ice-pwd", "setup"):
+        value = tagged.value(name) or offer.session.value(name)
+        if not value or " " in value or (name == "setup" and value not in ("actpass", "active", "passive")):
+            raise _invalid(f"the offer needs a usable a={name}; send localDescription.sdp as it is")
+        lines.append(f"a={name}:{value}")
+    # Without end-of-candidates: none may be left, and the browser is then found by its own checks.
+    return lines + [f"a=candidate:{text}" for text in tagged.values("candidate") if candidate_is_usable(text, policy)]
+
+
+def _media(section: Section, offer: Sdp) -> list[str]:
+    codecs = [
+        codec for codec in section.codecs
+        if codec.payload_type in _NUMBERS and (section.kind != "audio" or codec.same == ("opus", 48_000, 2))
+    ]  # fmt: skip
+    numbers = {str(codec.payload_type) for codec in codecs}
+    lines = [
+        f"m={section.kind} 9 UDP/TLS/RTP/SAVPF {' '.join(sorted(numbers, key=int)) or 0}",
+        f"a=mid:{section.value('mid') or ''}",
+        f"a={offer.direction(section)}",
+        "a=rtcp-mux",
+    ]
+    if msid := section.value("msid"):
+        lines.append(f"a=msid:{msid}")
+    for extension in section.values("extmap"):
+        if (match := _EXTENSION.fullmatch(extension)) and 0 < int(match[1]) < 256:
+            lines.append(f"a=extmap:{match[1]} {match[2]}")
+    for codec in codecs:
+        lines += _codec(codec, section)
+    for feedback in section.values("rtcp-fb"):
+        if (match := _FEEDBACK.fullmatch(feedback)) and (match[1] == "*" or match[1] in numbers):
+            lines.append(f"a=rtcp-fb:{feedback}")
+    return lines
+
+
+def _codec(codec: Codec, section: Section) -> list[str]:
+    channels = f"/{codec.channels}" if section.kind == "audio" else ""
+    lines = [f"a=rtpmap:{codec.payload_type} {codec.name}/{codec.rate}{channels}"]
+    for value in section.values("fmtp"):
+        number, _, text = value.partition(" ")
+        pairs = [(name.strip(), value.strip()) for name, _, value in (part.partition("=") for part in text.split(";"))]
+        known = [
+            f"{name}={value}" for name, value in pairs
+            if name and value and (name not in FMTP_INT_PARAMETERS or (value.isdecimal() and len(value) < 10))
+        ]  # fmt: skip
+        if number == str(codec.payload_type) and known:
+            lines.append(f"a=fmtp:{number} {';'.join(known)}")
+    return lines
+
+
+def _data(section: Section) -> list[str]:
+    mid, most = section.value("mid"), section.value("max-message-size")
+    if section.profile == "DTLS/SCTP":  # before 2018
+        port = section.formats[0]
+        if not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise _invalid("the data section names no SCTP port")
+        return [f"m=application 9 DTLS/SCTP {port}", f"a=mid:{mid}", f"a=sctpmap:{port} webrtc-datachannel 1024"]
+    port = section.value("sctp-port") or "5000"
+    if not port.isdecimal() or not 0 < int(port[:9]) < 65_536:
+        raise _invalid("the data section's a=sctp-port is none")
+    lines = ["m=application 9 UDP/DTLS/SCTP webrtc-datachannel", f"a=mid:{mid}", f"a=sctp-port:{port}"]
+    return lines + ([f"a=max-message-size:{most}"] if most and most.isdecimal() and len(most) < 12 else [])
 
 
 def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:
     """``candidate:foundation component transport priority address port typ ...`` over UDP, at an address we may try."""
     parts = candidate.removeprefix("candidate:").split()
-    if len(parts) < 8 or parts[2].lower() != "udp" or not parts[5].isdecimal() or len(parts[5]) > 5:
+    if len(parts) < 8 or parts[2].lower() != "udp" or not all(parts[at].isdecimal() for at in (1, 3, 5)):
         return False
-    return policy.accepts(parts[4], int(parts[5]))
+    return len(parts[5]) <= 5 and policy.accepts(parts[4], int(parts[5]))
 
 
 def usable_candidates(candidates: Iterable[str], policy: IcePolicy) -> list[str]:

@@ -16,6 +16,7 @@ from aiortc import (
     RTCDataChannel,
     RTCPeerConnection,
     RTCSessionDescription,
+    rtp,
 )
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamError
@@ -24,7 +25,8 @@ from aiortc.sdp import candidate_from_sdp
 from numpy.typing import NDArray
 
 from ground.clock import monotonic
-from ground.errors import RequestError
+from ground.errors import CapacityError, RequestError
+from server.rtc.answer import faults, fitted_answer
 from server.rtc.data_channel import Channel, guard_sctp
 from server.rtc.datagrams import limit_datagrams
 from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
@@ -36,9 +38,13 @@ from server.rtc.tracks import AudioTrack, VideoTrack
 logger = logging.getLogger(__name__)
 
 limit_datagrams()
+# aiortc takes only 96 to 127 for numbers that an offer may choose, and answers with its own for any other. Browsers
+# also choose from 35 up, where a static number means the same on both sides.
+rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
 
 CLOSE_S = 3.0
 MAX_TRICKLED = 40
+_TOO_MANY = f"more than {MAX_TRICKLED} candidates; send those of one network interface, each once"
 # What aiortc's parser raises on text that no browser sends; each is the offer's fault.
 _BAD_OFFER = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
@@ -68,7 +74,7 @@ class Peer:
         self._pc.on("datachannel", self._on_channel)
 
     async def accept(self, sdp: str) -> str:
-        """Answer an offer. Raises RequestError ``invalid_offer``."""
+        """Answer an offer. Raises RequestError ``invalid_offer``, CapacityError ``no_port``."""
         offer = RTCSessionDescription(sdp=clean_offer(sdp, self._policy), type="offer")
         try:
             await self._pc.setRemoteDescription(offer)
@@ -81,16 +87,25 @@ class Peer:
             await self._pc.setLocalDescription(answer)
         except _BAD_OFFER as error:
             logger.info("offer refused kind=%s", type(error).__name__)
-            raise RequestError("invalid_offer", "the offer cannot be answered", param="sdp") from error
+            text = "the offer cannot be read; send localDescription.sdp as it is"
+            raise RequestError("invalid_offer", text, param="sdp") from error
         local = self._pc.localDescription
         assert local is not None
-        return str(local.sdp)
+        if "a=candidate:" not in local.sdp:
+            raise CapacityError(
+                "no_port", "no UDP port is free for this call: try again later, or widen the port range"
+            )
+        text = fitted_answer(local.sdp, sdp)
+        if wrong := faults(text, sdp):
+            logger.error("no answer fits an offer faults=%s", "; ".join(wrong))
+            raise RequestError("invalid_offer", f"no answer fits this offer: {'; '.join(wrong)}", param="sdp")
+        return text
 
     async def add_candidates(self, candidates: list[tuple[str, str | None, int | None]]) -> None:
         """Trickled candidates as (text, sdpMid, sdpMLineIndex). Raises RequestError ``too_many_candidates``."""
         self._trickled += len(candidates)
         if self._trickled > MAX_TRICKLED:
-            raise RequestError("too_many_candidates", f"more than {MAX_TRICKLED} candidates", param="candidates")
+            raise RequestError("too_many_candidates", _TOO_MANY, param="candidates")
         for text, mid, index in candidates:
             for usable in usable_candidates([text], self._policy):
                 try:
@@ -98,7 +113,8 @@ class Peer:
                     candidate.sdpMid, candidate.sdpMLineIndex = mid, index
                     await self._pc.addIceCandidate(candidate)
                 except _BAD_OFFER as error:
-                    raise RequestError("invalid_candidate", "a candidate cannot be read", param="candidates") from error
+                    text = "a candidate cannot be read; send RTCIceCandidate.toJSON(), with sdpMid or sdpMLineIndex"
+                    raise RequestError("invalid_candidate", text, param="candidates") from error
 
     # A call's transport
 

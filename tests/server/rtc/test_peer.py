@@ -17,6 +17,7 @@ from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, MediaStreamT
 from aiortc.rtp import RtpPacket
 from av import AudioFrame, VideoFrame
 
+from ground.errors import CapacityError
 from ground.units import BLOCK
 from server.rtc.encoders import (
     BitrateRange,
@@ -279,12 +280,14 @@ async def test_ports_and_the_advertised_address_are_kept_to() -> None:
     await viewer.setLocalDescription(await viewer.createOffer())
     peers = [Peer(policy, (256, 256)) for _ in range(5)]
     seen = []
-    for peer in peers:
+    for peer in peers[:4]:
         answer = await peer.accept(viewer.localDescription.sdp)
         first = answer.split("m=video")[0]
         seen += [line.split()[4:6] for line in first.splitlines() if line.startswith("a=candidate")]
     assert all(host == "198.51.100.9" and 42_100 <= int(port) <= 42_103 for host, port in seen)
-    assert len({port for _, port in seen}) == len(seen) == 4  # the fifth found none left
+    assert len({port for _, port in seen}) == len(seen) == 4
+    with pytest.raises(CapacityError, match="port"):  # none is left, and an answer without an address is of no use
+        await peers[4].accept(viewer.localDescription.sdp)
     for closing in (*peers, viewer):
         await closing.close()
 
