@@ -5,7 +5,7 @@ and nothing counts as a face until its eyes were found and the aligned crop look
 and training all frame through here. Needs numpy, OpenCV and safetensors alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,15 +30,18 @@ DETECT_SIDE = 480  # faces are looked for in the picture shrunk to this longer s
 DETECT_MIN = 26  # smallest face box there, pixels
 BOX_EYES = (0.503, 0.403, 0.38)  # in a face box: middle of the eyes (x, y) and their distance, in box sides
 CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt2.xml")
+BORDER = 0.2  # width of the border that is added, in longer sides
 TILTS = (-25.0, 25.0)  # degrees by which a picture is turned when no upright face is found
 
 FACE_CONFIRMED = 0.5  # probability from which a candidate is a face
 PLACE_CONFIRMED = 0.9  # the same where no cascade saw one
+TURNED_CONFIRMED = 0.9  # and in a picture turned by a quarter or a half, which is looked at if upright finds less
 SECOND_CONFIRMED = 0.9  # and from which it is a second one
 SECOND_SIZE = 0.55  # a second face this large relative to the first is a second person, not a bystander
 MIN_EYE_DISTANCE = 20.0  # pixels of the upload; below, the portrait would be all blur
 LOW_EYE_DISTANCE = 36.0
 
+Guesses = Callable[[Image], Iterator[npt.NDArray[np.float64]]]  # eye centres [2, 2] to look at, upload pixels
 FACE_PIXELS = (slice(int(0.3 * CROP), int(0.8 * CROP)), slice(int(0.3 * CROP), int(0.7 * CROP)))
 
 
@@ -139,14 +142,19 @@ def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
 
 
 def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
-    """Every confirmed face, each once. Cheap ways first: upright boxes, then tilted ones, then likely places."""
-    ways = ((_boxes, FACE_CONFIRMED), (_tilted_boxes, FACE_CONFIRMED), (_likely_places, PLACE_CONFIRMED))
-    for guesses, enough in ways:
+    """Every confirmed face, each once. Cheap ways first: boxes of upright faces, then of tilted ones and of those cut
+    off above the brows, then of faces in a picture that lies on its side or head, then likely places.
+    """
+
+    def confirmed(guesses: Guesses, enough: float) -> list[Candidate]:
         candidates = [_confirm(rgb, guess, estimator) for guess in guesses(rgb)]
-        found = [candidate for candidate in candidates if candidate.probability >= enough]
-        if found:
-            return _distinct(found)
-    return []
+        return [candidate for candidate in candidates if candidate.probability >= enough]
+
+    upright = next((found for way in UPRIGHT if (found := confirmed(way, FACE_CONFIRMED))), [])
+    if any(face.probability >= TURNED_CONFIRMED for face in upright):
+        return _distinct(upright)
+    turned = confirmed(_turned_boxes, TURNED_CONFIRMED)
+    return _distinct(turned or upright or confirmed(_likely_places, PLACE_CONFIRMED))
 
 
 def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEstimator) -> Candidate:
@@ -154,7 +162,7 @@ def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEsti
     eyes = estimator.align(rgb, guess)
     distance, guessed = float(np.hypot(*(eyes[1] - eyes[0]))), float(np.hypot(*(guess[1] - guess[0])))
     inside = ((eyes > 0) & (eyes < np.array(rgb.shape[1::-1]))).all()
-    if not inside or not 0.5 < distance / guessed < 2 or eyes[1, 0] <= eyes[0, 0]:
+    if not inside or not 0.5 < distance / guessed < 2 or (eyes[1] - eyes[0]) @ (guess[1] - guess[0]) <= 0:
         return Candidate(guess, 0.0)
     crop, _ = canonical_crop(rgb, eyes)
     return Candidate(eyes, estimator.judge(crop, "face"))
@@ -212,6 +220,29 @@ def _tilted_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
         turned = cv2.warpAffine(grey, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
         for guess in _detect(np.asarray(turned, np.uint8)):
             yield (guess - turn[:, 2]) @ np.linalg.inv(turn[:, :2]).T / shrink
+
+
+def _bordered_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
+    """Of a picture with a border of its own edge pixels: the cascades do not see a face without its forehead."""
+    grey, shrink = _grey(rgb)
+    border = round(BORDER * max(grey.shape))
+    bordered = cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE)
+    for guess in _detect(np.asarray(bordered, np.uint8)):
+        yield (guess - border) / shrink
+
+
+def _turned_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
+    """Of a picture turned by 90, 180 and 270 degrees."""
+    grey, shrink = _grey(rgb)
+    turned, middle = grey, (np.array(grey.shape[::-1]) - 1) / 2
+    for quarters in (1, 2, 3):
+        turned = np.ascontiguousarray(np.rot90(turned))
+        back = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), quarters)
+        for guess in _detect(turned):
+            yield ((guess - (np.array(turned.shape[::-1]) - 1) / 2) @ back.T + middle) / shrink
+
+
+UPRIGHT = (_boxes, _tilted_boxes, _bordered_boxes)
 
 
 def _likely_places(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
