@@ -76,7 +76,7 @@ def serve(
 
 @app.command()
 def animate(
-    portrait: Annotated[Path, typer.Option(help="photograph of one face: JPEG, PNG or WebP")],
+    portrait: Annotated[Path, typer.Option(help="photograph of one face: JPEG, PNG, WebP, AVIF or HEIC")],
     audio: Annotated[Path, typer.Option(help="voice: WAV, 8 to 48 kHz, mono or stereo")],
     out: Annotated[Path, typer.Option(help="the video to write, .mp4")],
     pose: Annotated[Path | None, typer.Option(help="head poses and blendshapes, one JSON record a line")] = None,

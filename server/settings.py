@@ -149,7 +149,9 @@ class Settings(BaseSettings):
     )
     max_portraits: int = Field(200, ge=1, description="Portraits kept at once.")
     max_portrait_bytes: int = Field(10 * 2**20, ge=1024, description="Largest picture file, in bytes.")
-    max_portrait_pixels: int = Field(25_000_000, ge=65_536, description="Largest picture, in pixels.")
+    max_portrait_pixels: int = Field(
+        25_000_000, ge=65_536, description="Largest picture, in pixels; a JPEG may have six times as many."
+    )
 
     # Calls
     max_sessions: int = Field(16, ge=1, description="Sessions open at once.")

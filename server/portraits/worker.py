@@ -16,7 +16,7 @@ from PIL import Image
 
 from ground.errors import AvatarError
 from server.portraits.jobs import FrameReply, FrameRequest
-from server.portraits.reader import decode_picture, frame_picture, shrunk
+from server.portraits.reader import decode_picture, frame_picture
 
 MEMORY_LIMIT = 2 * 2**30
 _LENGTH = struct.Struct("<I")
@@ -35,7 +35,7 @@ def answer(request: FrameRequest) -> FrameReply:
         framed=np.ascontiguousarray(framed.rgb, np.uint8).tobytes(),
         framed_width=framed.rgb.shape[1],
         framed_height=framed.rgb.shape[0],
-        source=_jpeg(shrunk(picture), 92),
+        source=_jpeg(picture.image, 92),
         preview=_jpeg(Image.fromarray(framed.rgb), 88),
         landmarks={name: float(value) for name, value in framed.landmarks.items()},
         confidence=float(framed.confidence),
