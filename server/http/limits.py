@@ -7,7 +7,6 @@ from server.settings import Settings
 SMALL_BODY = 256 * 1024  # JSON, and what a form adds to its file
 SAY_BYTES_PER_SECOND = PLAYOUT_RATE * 2 * 4  # stereo, 32 bit
 SAY_HEADER = 64 * 1024  # of a WAV file, with its tags
-PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 SOUND_TYPES = ("audio/wav",)
 
 

@@ -191,4 +191,6 @@ class BodyLimit:
 
 
 def _too_large(limit: int) -> RequestError:
-    return RequestError("body_too_large", f"the body is larger than {limit // 1024} KiB", status=413)
+    size = f"{limit / 2**20:.3g} MiB"
+    message = f"the body is larger than {size}: send a smaller picture or a shorter recording (see /v1/limits)"
+    return RequestError("body_too_large", message, status=413)

@@ -1,6 +1,5 @@
 """Limits on pictures: size of the file, pixels, formats. The numbers are those of the settings."""
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ground.errors import RequestError
@@ -9,27 +8,10 @@ from server.settings import Settings
 FORMATS = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "AVIF": "AVIF"}  # by Pillow's name
 if find_spec("pillow_heif") is not None:
     FORMATS["HEIF"] = "HEIC"
+MEDIA_TYPES = tuple(f"image/{name.lower()}" for name in FORMATS.values())
 JPEG_FACTOR = 6  # a JPEG is decoded at a reduced size, so it may have this many times the pixels
 MIN_SIDE = 64
 DEFAULT_PIXELS: int = Settings.model_fields["max_portrait_pixels"].default
-
-
-@dataclass(frozen=True, slots=True)
-class PictureLimits:
-    """bytes: largest file. pixels, jpeg_pixels: most of a picture, and of a JPEG. side: fewest pixels of a side.
-    formats: names of the formats that are read."""
-
-    bytes: int
-    pixels: int
-    jpeg_pixels: int
-    side: int
-    formats: tuple[str, ...]
-
-
-def picture_limits(settings: Settings) -> PictureLimits:
-    """What a picture must keep to in order to be accepted."""
-    pixels = settings.max_portrait_pixels
-    return PictureLimits(settings.max_portrait_bytes, pixels, JPEG_FACTOR * pixels, MIN_SIDE, tuple(FORMATS.values()))
 
 
 def check_bytes(size: int, settings: Settings) -> None:

@@ -4,8 +4,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from ground.config import RUNNING_AHEAD, STRATEGIES
-from server.http.limits import PICTURE_TYPES, SOUND_TYPES, say_bytes
+from server.http.limits import SOUND_TYPES, say_bytes
 from server.http.services import ServicesDep
+from server.portraits.limits import JPEG_FACTOR, MEDIA_TYPES
 from server.settings import Settings
 
 router = APIRouter(prefix="/v1/limits", tags=["server"])
@@ -14,7 +15,8 @@ router = APIRouter(prefix="/v1/limits", tags=["server"])
 class PortraitLimits(BaseModel):
     max_bytes: int = Field(description="Largest picture file, in bytes.", examples=[10_485_760])
     max_pixels: int = Field(description="Largest picture, width times height.", examples=[25_000_000])
-    types: list[str] = Field(description="Media types of accepted pictures.", examples=[list(PICTURE_TYPES)])
+    max_jpeg_pixels: int = Field(description="Largest JPEG, width times height.", examples=[150_000_000])
+    types: list[str] = Field(description="Media types of accepted pictures.", examples=[list(MEDIA_TYPES)])
     max_kept: int = Field(description="Portraits that one owner may keep at once.", examples=[200])
 
 
@@ -66,7 +68,8 @@ def limits_of(settings: Settings, model: str) -> Limits:
         portrait=PortraitLimits(
             max_bytes=settings.max_portrait_bytes,
             max_pixels=settings.max_portrait_pixels,
-            types=list(PICTURE_TYPES),
+            max_jpeg_pixels=JPEG_FACTOR * settings.max_portrait_pixels,
+            types=list(MEDIA_TYPES),
             max_kept=settings.max_portraits,
         ),
         say=SayLimits(max_seconds=settings.max_say_seconds, max_bytes=say_bytes(settings), types=list(SOUND_TYPES)),

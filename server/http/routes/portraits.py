@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from ground.errors import AvatarError, RequestError
 from server.http.services import OwnerDep, Services, ServicesDep
+from server.portraits.limits import check_bytes
 from server.portraits.store import Portrait
 
 router = APIRouter(prefix="/v1/portraits")
@@ -77,9 +78,7 @@ async def read_form_file(request: Request) -> bytes:
 
 
 async def _put(data: bytes, owner: str, services: Services) -> dict[str, Any]:
-    if len(data) > services.settings.max_portrait_bytes:
-        limit = services.settings.max_portrait_bytes // 2**20
-        raise RequestError("picture_too_large", f"the picture is larger than {limit} MiB", status=413, param="file")
+    check_bytes(len(data), services.settings)
     try:
         portrait = await services.portraits.put(data, owner)
     except AvatarError:

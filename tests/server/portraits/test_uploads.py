@@ -152,6 +152,20 @@ async def test_a_bomb_is_refused_by_its_header(client: httpx.AsyncClient) -> Non
     assert await refused(client, bomb) == (422, "picture_too_large")
 
 
+async def test_a_file_that_is_too_large_is_told_the_limit_and_what_to_do() -> None:
+    async with serving(Settings(max_portrait_bytes=200_000), framer=FakeFramer()) as app, http(app) as client:
+        error = (await client.put("/v1/portraits", content=bytes(200_001))).json()["error"]
+        assert (
+            error["code"] == "picture_too_large"
+            and "larger than 0.191 MiB: send the picture smaller" in error["message"]
+        )
+        error = (await client.put("/v1/portraits", content=bytes(2**20))).json()["error"]
+        assert error["code"] == "body_too_large" and "send a smaller picture" in error["message"]
+        told = (await client.get("/v1/limits")).json()["portrait"]
+        assert told["max_bytes"] == 200_000 and told["max_jpeg_pixels"] == 6 * told["max_pixels"]
+        assert {"image/jpeg", "image/png", "image/webp", "image/avif"} <= set(told["types"])
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1", "YCbCr"])
 def test_every_kind_of_pixel_becomes_rgb_or_is_refused(mode: str) -> None:
     if mode == "I;16":
