@@ -16,6 +16,7 @@ from av import AudioFrame
 from numpy.typing import NDArray
 
 from ground.units import PLAYOUT_RATE
+from server.rtc.mono_mix import MixState, mix
 
 WAIT_PACKETS = 2
 RESTART_GAP = 1000  # packets: the sender began anew
@@ -83,17 +84,24 @@ class MicrophoneSource:
     def __init__(self, track: MediaStreamTrack) -> None:
         self._track = track
         self._expected: int | None = None
+        self._mix = MixState()
 
     async def read(self) -> NDArray[np.int16]:
         """The next samples (20 ms, more after a loss). Raises aiortc's MediaStreamError when the track ends."""
         frame = await self._track.recv()
         assert isinstance(frame, AudioFrame)
-        packed = frame.to_ndarray()[0]
-        pcm: NDArray[np.int16] = packed[:: len(frame.layout.channels)].astype(np.int16, copy=False)
+        pcm = self._mono(frame)
         gap = 0 if self._expected is None or frame.pts is None else frame.pts - self._expected
         self._expected = None if frame.pts is None else frame.pts + len(pcm)
         if 0 < gap <= MAX_FILL:
             return np.concatenate([np.zeros(gap, np.int16), pcm])
+        return pcm
+
+    def _mono(self, frame: AudioFrame) -> NDArray[np.int16]:
+        packed: NDArray[np.int16] = frame.to_ndarray()[0].astype(np.int16, copy=False)
+        if len(frame.layout.channels) == 1:
+            return packed
+        pcm, self._mix = mix(self._mix, packed.reshape(-1, 2))
         return pcm
 
 
