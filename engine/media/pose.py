@@ -1,4 +1,4 @@
-"""A caller's pose record to the controls of the face: one parser for the data channel and for lines of ``poses.jsonl``.
+"""Parser of pose records, from the data channel and from lines of ``poses.jsonl``, to controls of the face.
 
 A record is ``{"t_ms": 0, "yaw": 0, "pitch": 0, "roll": 0, "blendshapes": {ARKit name: 0..1}}``; every field may be
 absent, angles are radians, left and right are the avatar's own. Yaw + turns to its left, pitch + looks up, roll + tilts
@@ -59,9 +59,10 @@ _MAX_NUMBER = 1e15  # also refuses NaN, infinity and integers no float can hold
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """t_ms: the sender's time, 0 where absent. controls: absolute values by channel name, inside their ranges."""
+    """t_ms: the sender's time from any origin, None where absent. controls: absolute values by channel name, inside
+    their ranges."""
 
-    t_ms: float
+    t_ms: float | None
     controls: dict[str, float]
 
 
@@ -79,7 +80,8 @@ def parse_pose(record: object) -> Pose:
     for name, value in controls.items():
         low, high = RANGES[name]
         controls[name] = min(max(value, low), high)
-    return Pose(_number(record.get("t_ms") or 0, "t_ms"), controls)
+    t_ms = record.get("t_ms")
+    return Pose(None if t_ms is None else _number(t_ms, "t_ms"), controls)
 
 
 def read_poses(lines: Iterable[str], fps: int) -> Iterator[tuple[float, dict[str, float]]]:
@@ -98,10 +100,11 @@ def read_poses(lines: Iterable[str], fps: int) -> Iterator[tuple[float, dict[str
             raise RequestError("invalid_pose", f"pose line {number} is not JSON") from error
         except RequestError as error:
             raise RequestError("invalid_pose", f"pose line {number}: {error.message}") from error
-        if pose.t_ms < last:
+        t_ms = pose.t_ms or 0.0
+        if t_ms < last:
             raise RequestError("invalid_pose", f"pose line {number}: t_ms goes back")
-        last = pose.t_ms
-        yield pose.t_ms * fps / 1000.0, pose.controls
+        last = t_ms
+        yield t_ms * fps / 1000.0, pose.controls
 
 
 def _blend(shapes: object) -> dict[str, float]:

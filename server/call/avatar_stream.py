@@ -105,8 +105,9 @@ class AvatarStream:
         return ids
 
     def push_pose(self, pose: Pose) -> None:
-        """Controls for the voice that comes in now; dropped while no engine is there."""
-        self._engine.push_pose(pose.controls)
+        """Controls for the voice that comes in now, spaced in time as they were sent; dropped while no engine is
+        there."""
+        self._engine.push_pose(pose)
 
     # Out
 

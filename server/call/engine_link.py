@@ -8,12 +8,14 @@ import logging
 from asyncio import sleep
 from collections.abc import Callable
 
+from engine.media.pose import Pose
 from engine.pool.local import Lease, WorkerPool
 from engine.pool.stream import EngineStream, MediaChunk, StreamSpec
 from ground.clock import monotonic
 from ground.errors import CapacityError, EngineError
-from ground.units import PLAYOUT_RATE, drive_start, frame_start
+from ground.units import drive_start, frame_start, milliseconds
 from server.call.playout import Playout
+from server.call.sender_clock import SenderClock
 from server.call.stamp import stamp
 from server.call.voice import VoiceLine
 from server.metrics import Metrics
@@ -50,6 +52,7 @@ class EngineLink:
         self._metrics, self._on_state, self._stamped = metrics, on_state, stamped
         self._lease: Lease | None = None
         self._stream: EngineStream | None = None
+        self._sender = SenderClock()
         self._lost_at: float | None = None
         self._waited = 0  # steps
         self._stalls = 0  # of the clock by which the engine's deadline was told
@@ -91,10 +94,11 @@ class EngineLink:
         playout.push_voice(block.pcm, block.at)
         stream.push_voice(block.drive, block.drive_at)
 
-    def push_pose(self, controls: dict[str, float]) -> None:
+    def push_pose(self, pose: Pose) -> None:
         """Hold for the media time of the voice that is coming in now, so that both arrive together."""
-        if self._stream is not None and controls:
-            self._stream.push_pose(controls, self._line.head * self._playout.fps / PLAYOUT_RATE)
+        if self._stream is not None and pose.controls:
+            at_ms = self._sender.media_ms(pose.t_ms, milliseconds(self._line.head))
+            self._stream.push_pose(pose.controls, at_ms * self._playout.fps / 1000)
 
     def take_back(self, sample: int) -> None:
         """Silence the voice from 48 kHz ``sample`` on, so far as no frames have been made of it: the mouth closes

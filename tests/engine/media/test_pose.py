@@ -17,6 +17,7 @@ def test_the_ranges_are_those_of_the_motion_vocabulary() -> None:
 
 def test_angles_are_taken_in_radians_and_clamped() -> None:
     pose = parse_pose({"t_ms": 40, "yaw": 0.2, "pitch": -9, "roll": None})
+    assert parse_pose({}).t_ms is None and parse_pose({"t_ms": 0}).t_ms == 0
     assert pose.t_ms == 40 and pose.controls == {"yaw": 0.2, "pitch": RANGES["pitch"][0]}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engine.drive.buffer import DriveBuffer
+from engine.media.pose import Pose
 from engine.pool.stream import MediaChunk, StreamSpec
 from engine.worker.scheduler import DeadlineScheduler, Pulse
 from ground.errors import EngineError
@@ -263,6 +264,37 @@ async def test_what_the_microphone_heard_while_no_engine_was_there_is_not_said_l
         await call.ticks(200)
         assert call.told[-1] == "live" and call.playout.frame > 60
         assert call.heard() == [] and call.seen() == []
+
+
+# Poses
+
+
+async def test_poses_that_bunch_on_the_way_keep_their_spacing() -> None:
+    async with running() as call:
+        await call.ticks(100)
+        call.stream.poses.clear()
+        waiting = list[Pose]()
+        for n in range(200):
+            waiting.append(Pose(5000.0 + 40 * n, {"yaw": n / 1000}))
+            if n % 4 == 3 or n < 4:  # four at a time
+                for pose in waiting:
+                    call.engine.push_pose(pose)
+                waiting.clear()
+            await call.ticks(2)
+        at = np.array([frame for frame, _ in call.stream.poses])
+        assert [controls["yaw"] for _, controls in call.stream.poses] == [n / 1000 for n in range(200)]
+        assert np.abs(np.diff(at) - 1.0).max() < 0.01
+        assert 0 <= call.line.head / FRAME - at[-1] < 2
+
+
+async def test_a_pose_without_a_time_counts_from_its_arrival() -> None:
+    async with running() as call:
+        await call.ticks(100)
+        call.stream.poses.clear()
+        for _ in range(3):
+            call.engine.push_pose(Pose(None, {"yaw": 0.1}))
+            await call.ticks(10)
+        assert [at for at, _ in call.stream.poses] == [call.line.head / FRAME - back for back in (15, 10, 5)]
 
 
 # The clock
