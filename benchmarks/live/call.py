@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -42,6 +42,12 @@ FPS = 25.0  # of the embedded model
 LEVEL_OFF_S = 1.5  # the voice before the beeps has died away
 
 
+class Evaluating(Protocol):
+    """A page of whichever browser."""
+
+    def evaluate(self, expression: str) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Recording:
     """What the probe noted; times in ms of the page's clock. pictures: (shown at, frame number or None)."""
@@ -51,7 +57,7 @@ class Recording:
     sound: list[tuple[float, float]]
 
     @classmethod
-    def read(cls, page: Page) -> "Recording":
+    def read(cls, page: Evaluating) -> "Recording":
         raw = page.evaluate("window.knotcastProbe")
         offsets = [now - context_time * 1000 for now, context_time in raw["clock"]]
         offset = statistics.median(offsets) if offsets else 0.0
