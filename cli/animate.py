@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli.mp4 import Mp4Writer, reason
 from engine.media.decimate import decimate
 from engine.media.pose import read_poses
-from engine.media.wav import read_wav
+from engine.media.sound import read_sound
 from engine.pool.client import WORKER_COMMAND
 from engine.pool.local import LocalPool
 from engine.pool.stream import EngineStream, StreamSpec
@@ -76,7 +76,7 @@ def animate(job: AnimateJob) -> None:
     check_output(job.out, ".mp4")
     if job.report is not None:
         check_output(job.report)
-    voice = read_wav(job.audio)
+    voice = read_sound(job.audio)
     portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES), landmarks_beside(job.portrait))
     lines = read_file(job.pose, MAX_POSE_BYTES).decode(errors="replace").splitlines() if job.pose else []
     poses = list(read_poses(lines, fps=1))  # by the second, as the model's fps is not known yet

@@ -77,7 +77,7 @@ def serve(
 @app.command()
 def animate(
     portrait: Annotated[Path, typer.Option(help="photograph of one face: JPEG, PNG, WebP, AVIF or HEIC")],
-    audio: Annotated[Path, typer.Option(help="voice: WAV, 8 to 48 kHz, mono or stereo")],
+    audio: Annotated[Path, typer.Option(help="voice: WAV, MP3, FLAC, Ogg (Opus or Vorbis), AIFF or AU")],
     out: Annotated[Path, typer.Option(help="the video to write, .mp4")],
     pose: Annotated[Path | None, typer.Option(help="head poses and blendshapes, one JSON record a line")] = None,
     model: Annotated[str, typer.Option(help="model by name")] = "embedded",

@@ -30,7 +30,7 @@ class Mp4Writer:
         self._frames = 0
         self._samples = 0
         with self._writing():
-            self._file = av.open(str(self._unfinished), "w", options={"movflags": "use_metadata_tags"})
+            self._file = av.open(str(self._unfinished), "w", options={"movflags": "use_metadata_tags+faststart"})
         self._file.metadata.update(comment=SYNTHETIC, digitalSourceType=SOURCE_TYPE)
         encoder = {"crf": "18", "preset": "veryfast"}
         self._picture: VideoStream = self._file.add_stream("libx264", rate=fps, options=encoder)

@@ -1,87 +1,96 @@
-"""A caller's WAV file to the mono 48 kHz, 16 bit voice that everything above works with.
+"""WAV chunk parsing that forgives wrong sizes: each WAV found in the bytes becomes a WAV with a right header.
 
-Read by libsndfile with the format pinned and with caps on size and length, never by FFmpeg. Whatever is wrong with
-the file is a ``MediaError`` whose message says what to do about it.
+Programs that stream a WAV write its header before they know its length (0, 36 or 0xFFFFFFFF), and speech servers send
+one whole WAV after another.
 """
 
-import io
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import soundfile
-import soxr
-from numpy.typing import NDArray
+import re
+import struct
+from collections.abc import Iterator
 
 from ground.errors import MediaError
-from ground.units import PLAYOUT_RATE
 
-MAX_BYTES = 64 * 1024 * 1024
-MAX_SECONDS = 600.0
-MIN_RATE, MAX_RATE = 8_000, 48_000
-_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
-_SILENT_PEAK = 0.001  # -60 dB of full scale
-
-
-@dataclass(frozen=True, slots=True)
-class Wave:
-    """pcm: int16 [n], mono, 48 kHz."""
-
-    pcm: NDArray[np.int16]
-
-    @property
-    def seconds(self) -> float:
-        return len(self.pcm) / PLAYOUT_RATE
+_FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+_HEADER_BYTES = 12  # form, size, WAVE
+_CHUNK_NAME = re.compile(rb"[ -~]{4}")
+_UNKNOWN = 0xFFFFFFFF
+_MAX_FORMAT_BYTES = 4096
 
 
-def read_wav(source: bytes | Path, *, max_bytes: int = MAX_BYTES, max_seconds: float = MAX_SECONDS) -> Wave:
-    """Read a WAV of 8 to 48 kHz, mono or stereo, 16 to 32 bit.
+def is_wav(data: bytes) -> bool:
+    return data[:4] in _FORMS and data[8:12] == b"WAVE"
 
-    Raises MediaError: audio_not_found, audio_too_large, audio_too_long, unsupported_audio, broken_audio, empty_audio,
-    silent_audio.
+
+def wav_parts(data: bytes) -> Iterator[bytes]:
+    """The WAVs that lie one after the other in ``data``, those without samples left out.
+
+    A size that is 0, or reaches beyond the end or the next WAV's header, stands for all that is there. Raises
+    MediaError ``broken_audio`` when a WAV has no format or no samples' chunk.
     """
-    data = source if isinstance(source, bytes) else _load(source, max_bytes)
-    if len(data) > max_bytes:
-        raise MediaError("audio_too_large", f"the audio is larger than {max_bytes // 2**20} MiB", status=413)
-    if data[:4] not in (b"RIFF", b"RIFX") or data[8:12] != b"WAVE":
-        raise MediaError(
-            "unsupported_audio", "this is not a WAV file: send WAV, 8 to 48 kHz, mono or stereo", status=415
-        )
-    samples, rate = _decode(data, max_seconds)
-    mono = samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise MediaError("broken_audio", "the audio holds values that are not numbers")
-    if float(np.abs(mono).max(initial=0.0)) < _SILENT_PEAK:
-        raise MediaError("silent_audio", "the audio is silent: nothing in it can be spoken")
-    if rate != PLAYOUT_RATE:
-        mono = soxr.resample(mono, rate, PLAYOUT_RATE)
-    return Wave(np.clip(np.rint(mono * 32767.0), -32768, 32767).astype(np.int16))
+    start = _next_header(data, 0)
+    while start < len(data):
+        part, end = _one_wav(data, start)
+        if part:
+            yield part
+        start = _next_header(data, end)
 
 
-def _load(path: Path, max_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(max_bytes + 1)
-    except OSError as error:
-        raise MediaError("audio_not_found", f"cannot read the audio file {path.name!r}") from error
+def _next_header(data: bytes, at: int) -> int:
+    """Where a WAV begins, from ``at`` on; the end of ``data`` if none does."""
+    while (at := data.find(b"WAVE", at)) >= 0:
+        if at >= 8 and data[at - 8 : at - 4] in _FORMS:
+            return at - 8
+        at += 1
+    return len(data)
 
 
-def _decode(data: bytes, max_seconds: float) -> tuple[NDArray[np.float32], int]:
-    """float32 [n, channels] and the rate, after every check that the header alone allows."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if file.format not in ("WAV", "WAVEX") or file.subtype not in _SUBTYPES:
-                raise MediaError("unsupported_audio", "the WAV must hold 16, 24 or 32 bit samples", status=415)
-            if not MIN_RATE <= file.samplerate <= MAX_RATE:
-                raise MediaError("unsupported_audio", f"{file.samplerate} Hz: send 8000 to 48000 Hz", status=415)
-            if file.channels > 2:
-                raise MediaError("unsupported_audio", f"{file.channels} channels: send mono or stereo", status=415)
-            if file.frames > max_seconds * file.samplerate:
-                raise MediaError("audio_too_long", f"the audio is longer than {max_seconds:g} s", status=413)
-            rate = file.samplerate
-            samples: NDArray[np.float32] = file.read(dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise MediaError("broken_audio", "the WAV file is damaged or cut short") from error
-    if len(samples) == 0:
-        raise MediaError("empty_audio", "the audio holds no samples")
-    return samples, rate
+def _one_wav(data: bytes, start: int) -> tuple[bytes, int]:
+    """(a WAV of format and samples only, empty if it has no samples; where it ends in ``data``)."""
+    order = ">" if data[start : start + 4] == b"RIFX" else "<"
+    at, audio_format, long_size = start + _HEADER_BYTES, b"", 0
+    while _is_chunk(data, at):
+        name, size = data[at : at + 4], struct.unpack_from(f"{order}I", data, at + 4)[0]
+        body = at + 8
+        if name == b"data":
+            if size == _UNKNOWN and long_size:
+                size = long_size
+            end = _next_header(data, body)
+            if size or _chunk_fits(data, body, order):
+                end = min(end, body + size)
+            if not audio_format:
+                break
+            return _rebuilt(audio_format, data[body:end], order), end
+        if name == b"fmt ":
+            audio_format = data[body : body + min(size, _MAX_FORMAT_BYTES)]
+        elif name == b"ds64" and size >= 16 and body + 16 <= len(data):
+            long_size = struct.unpack_from("<Q", data, body + 8)[0]
+        at = body + size
+        if size % 2 and not _is_chunk(data, at):
+            at += 1  # chunks begin at even places, but some writers forget it
+    raise MediaError(
+        "broken_audio", "the WAV is damaged or cut short: it has no samples' chunk (data) after its format"
+    )
+
+
+def _rebuilt(audio_format: bytes, samples: bytes, order: str) -> bytes:
+    if not samples:
+        return b""
+    frame = int.from_bytes(audio_format[12:14], "big" if order == ">" else "little")  # nBlockAlign
+    if 1 < frame <= len(samples):  # a compressed block that is cut would decode to noise
+        samples = samples[: len(samples) // frame * frame]
+    audio_format += b"\x00" * (len(audio_format) % 2)
+    start = b"WAVEfmt " + struct.pack(f"{order}I", len(audio_format)) + audio_format
+    start += b"data" + struct.pack(f"{order}I", len(samples))
+    size = struct.pack(f"{order}I", len(start) + len(samples))
+    return b"".join((b"RIFX" if order == ">" else b"RIFF", size, start, samples))
+
+
+def _is_chunk(data: bytes, at: int) -> bool:
+    return at + 8 <= len(data) and _CHUNK_NAME.match(data, at) is not None
+
+
+def _chunk_fits(data: bytes, at: int, order: str) -> bool:
+    """Whether a chunk, and not samples, begins at ``at``."""
+    if not _is_chunk(data, at):
+        return False
+    return at + 8 + int(struct.unpack_from(f"{order}I", data, at + 4)[0]) <= len(data)

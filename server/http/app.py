@@ -17,7 +17,7 @@ from ground.errors import AvatarError
 from server.access.keys import AccessKeys, is_guest
 from server.call.call import CallParts
 from server.http.errors import install_error_handlers
-from server.http.limits import body_limit
+from server.http.limits import body_advice, body_limit
 from server.http.middleware import BodyLimit, Gate
 from server.http.routes import health as routes_health
 from server.http.routes import limits as routes_limits
@@ -48,7 +48,7 @@ def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Frame
         app.include_router(router)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    app.add_middleware(BodyLimit, limit=lambda path: body_limit(path, settings))
+    app.add_middleware(BodyLimit, limit=lambda path: body_limit(path, settings), advice=body_advice)
     app.add_middleware(Gate, settings=settings)
     return app
 

@@ -139,17 +139,24 @@ class BodyLimit:
     body), the answer is ours.
     """
 
-    def __init__(self, app: ASGIApp, limit: Callable[[str], int], seconds: float = BODY_S) -> None:
-        self._app, self._limit, self._seconds = app, limit, seconds
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: Callable[[str], int],
+        advice: Callable[[str], str] = lambda path: "send less",
+        seconds: float = BODY_S,
+    ) -> None:
+        """limit: bytes for a path. advice: what the refusal says about making it smaller."""
+        self._app, self._limit, self._advice, self._seconds = app, limit, advice, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
+        limit, advice = self._limit(scope["path"]), self._advice(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or len(declared) > 15 or int(declared) > limit:
-            await error_response(_too_large(limit))(scope, receive, send)
+            await error_response(_too_large(limit, advice))(scope, receive, send)
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._seconds
@@ -171,7 +178,7 @@ class BodyLimit:
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if seen > limit:
-                refusal = _too_large(limit)
+                refusal = _too_large(limit, advice)
                 raise refusal
             return message
 
@@ -190,7 +197,6 @@ class BodyLimit:
             await error_response(refusal)(scope, receive, send)
 
 
-def _too_large(limit: int) -> RequestError:
-    size = f"{limit / 2**20:.3g} MiB"
-    message = f"the body is larger than {size}: send a smaller picture or a shorter recording (see /v1/limits)"
+def _too_large(limit: int, advice: str) -> RequestError:
+    message = f"the body is larger than {limit / 2**20:.3g} MiB: {advice} (see /v1/limits)"
     return RequestError("body_too_large", message, status=413)

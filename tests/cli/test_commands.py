@@ -64,6 +64,14 @@ def test_exactly_the_frames_of_the_voice_with_sound(video: tuple[Path, dict[str,
     assert any((a.astype(int) != b).any() for a, b in zip(pictures, pictures[1:], strict=False))
 
 
+def test_the_index_lies_before_the_media(video: tuple[Path, dict[str, object]]) -> None:
+    data, at, boxes = video[0].read_bytes(), 0, []
+    while at < len(data):
+        boxes.append(data[at + 4 : at + 8])
+        at += int.from_bytes(data[at : at + 4], "big")
+    assert boxes.index(b"moov") < boxes.index(b"mdat")
+
+
 def test_the_report_says_what_was_measured(video: tuple[Path, dict[str, object]]) -> None:
     report = video[1]
     expected = {
@@ -88,6 +96,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cv2.imwrite(str(folder / "noise.png"), np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8))
     (folder / "empty.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     (folder / "empty.wav").write_bytes(b"")
+    (folder / "header.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt ")
     soundfile.write(folder / "silent.wav", np.zeros(16000), 16000)
     (folder / "broken.jsonl").write_text('{"t_ms": 0, "yaw": "left"}\n')
     (folder / "folder.mp4").mkdir()
@@ -103,8 +112,10 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--portrait", "empty.jpg", "picture"),
         ("--portrait", "noise.png", "face"),
         ("--audio", "silent.wav", "silent"),
-        ("--audio", "empty.wav", "WAV"),
-        ("--audio", "noise.png", "WAV"),
+        ("--audio", "empty.wav", "empty"),
+        ("--audio", "header.wav", "damaged"),
+        ("--audio", "noise.png", "MP3"),
+        ("--audio", "folder.mp4", "folder.mp4"),
         ("--audio", "none.wav", "none.wav"),
         ("--out", "o.gif", ".mp4"),
         ("--out", "folder.mp4", "folder"),
@@ -119,7 +130,7 @@ def test_a_mistake_is_told_in_one_line(mistakes: Path, voice: Path, option: str,
     run = CliRunner().invoke(app, ["animate", *[str(part) for pair in options.items() for part in pair]])
     assert (run.exit_code, run.stderr.count("\n")) == (2, 1), run.stderr
     assert run.stderr.startswith("knotcast: ") and words in run.stderr, run.stderr
-    assert (mistakes / "kept.mp4").read_text() == "precious"
+    assert (mistakes / "kept.mp4").read_text() == "precious" and not list(mistakes.glob("*.part.mp4"))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +148,7 @@ def test_what_only_the_worker_can_refuse_is_one_line_too(
     run = knotcast("animate", "--portrait", PORTRAIT, "--audio", voice, "--out", mistakes / "kept.mp4", *options)
     lines = run.stderr.splitlines()
     assert (run.returncode, len(lines)) == (2, 1) and words in lines[0], run.stderr
-    assert (mistakes / "kept.mp4").read_text() == "precious"
+    assert (mistakes / "kept.mp4").read_text() == "precious" and not list(mistakes.glob("*.part.mp4"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.drive.buffer import DriveBuffer
 from engine.media.decimate import decimate
-from engine.media.wav import read_wav
+from engine.media.sound import read_sound
 from engine.rollout.base import Pass
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.worker.runner import ModelRunner
@@ -34,7 +34,7 @@ Poses = tuple[tuple[float, float], ...]
 @cache
 def voice() -> NDArray[np.int16]:
     """16 kHz, as long as the test needs: the sentence, a pause of 1.5 s, the sentence again, ..."""
-    sentence = decimate(read_wav(Path("client_web/samples/sentence.wav")).pcm)
+    sentence = decimate(read_sound(Path("client_web/samples/sentence.wav")).pcm)
     turn = np.concatenate([sentence, np.zeros(24_000, np.int16)])
     return np.tile(turn, 1 + (FRAMES * 640 + 20_000) // len(turn))
 

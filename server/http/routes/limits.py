@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from engine.media.sound_parts import MEDIA_TYPES as SOUND_TYPES
 from ground.config import RUNNING_AHEAD, STRATEGIES
-from server.http.limits import SOUND_TYPES, say_bytes
+from server.http.limits import say_bytes
 from server.http.services import ServicesDep
 from server.portraits.limits import JPEG_FACTOR, MEDIA_TYPES
 from server.settings import Settings
@@ -22,7 +23,7 @@ class PortraitLimits(BaseModel):
 
 class SayLimits(BaseModel):
     max_seconds: float = Field(description="Longest recording.", examples=[120.0])
-    max_bytes: int = Field(description="Largest recording, in bytes.", examples=[46_145_536])
+    max_bytes: int = Field(description="Largest recording, in bytes.", examples=[47_128_576])
     types: list[str] = Field(description="Media types of accepted recordings.", examples=[list(SOUND_TYPES)])
 
 

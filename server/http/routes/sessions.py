@@ -7,12 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from engine.media.wav import read_wav
+from engine.media.sound import read_sound
 from engine.wire.messages import RolloutRequest
 from ground.errors import RequestError
 from ground.units import milliseconds
 from server.call.voice import Turn
-from server.http.limits import say_bytes
 from server.http.routes.portraits import read_form_file
 from server.http.services import OwnerDep, ServicesDep, SessionDep
 from server.sessions import Session
@@ -101,25 +100,25 @@ async def patch_candidates(body: Candidates, session: SessionDep, services: Serv
 
 @router.post("/{session_id}/say", status_code=202)
 async def post_say(request: Request, session: SessionDep, services: ServicesDep) -> dict[str, Any]:
-    """A WAV, as the body or as a form's ``file``; all that can be refused without it is refused before it is read."""
+    """A recording, as the body or as a form's ``file``. What can be refused without it is refused before it is read."""
     _require_live(session)
     session.call.stream.require_room()
     with services.sending(session.id):
-        data = await _read_sound(request)
-        longest, largest = services.settings.max_say_seconds, say_bytes(services.settings)
+        data = await _read_body(request)
+        longest = services.settings.max_say_seconds
         # Not in the loop, and not in its default executor, which belongs to the media.
         loop = asyncio.get_running_loop()
-        wave = await loop.run_in_executor(
-            request.app.state.files, lambda: read_wav(data, max_bytes=largest, max_seconds=longest)
-        )
-    turn = Turn(secrets.token_hex(8), wave.pcm)
+        sound = await loop.run_in_executor(request.app.state.files, lambda: read_sound(data, max_seconds=longest))
+    turn = Turn(secrets.token_hex(8), sound.pcm)
     answer = {"turn_id": turn.id, "duration_ms": turn.duration_ms}
     session.call.say(turn)
     return answer
 
 
-async def _read_sound(request: Request) -> bytes:
-    form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+async def _read_body(request: Request) -> bytes:
+    """The form's file, else the body whatever its type is said to be: its own bytes tell the format."""
+    media_type = request.headers.get("content-type", "").lower()
+    form = media_type.startswith("multipart/form-data") and "boundary=" in media_type
     return await read_form_file(request) if form else await request.body()
 
 

@@ -8,6 +8,7 @@ import json
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.pool.stream import StreamSpec
@@ -320,6 +321,32 @@ async def test_say_has_its_limits_in_a_call(monkeypatch: pytest.MonkeyPatch) -> 
         assert ok.status_code == 202 and ok.json()["duration_ms"] == 2000
         answers = [await say(wav_bytes(beeps(2.9))) for _ in range(5)]
         assert answers[-1].status_code == 429 and code(answers[-1]) == "say_queue_full"
+
+
+async def test_say_goes_by_the_bytes_whatever_their_type_is_said_to_be() -> None:
+    sounds = [wav_bytes(beeps(1.0), 48_000, *kind) for kind in (
+        ("PCM_16", "WAV"), ("MPEG_LAYER_III", "MP3"), ("OPUS", "OGG"), ("VORBIS", "OGG"), ("PCM_16", "FLAC"),
+    )]  # fmt: skip
+    types = ["audio/wav", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json"]
+    async with serving() as app, calling(app) as caller:
+        for sound, said_type in zip(sounds, types, strict=True):
+            headers = caller.headers | {"content-type": said_type}
+            raw = await caller.client.post(f"{caller.path}/say", content=sound, headers=headers)
+            form = {"file": ("voice.txt", sound, said_type)}
+            sent = await caller.client.post(f"{caller.path}/say", files=form, headers=caller.headers)
+            assert [(a.status_code, a.json()["duration_ms"]) for a in (raw, sent)] == [(202, 1000)] * 2, said_type
+
+
+async def test_a_recording_too_large_to_send_is_refused_with_the_limit_and_a_way_out() -> None:
+    async with serving(Settings(max_say_seconds=1)) as app, calling(app) as caller:
+        surround = np.stack([beeps(0.9, rate=96_000)] * 6, axis=1)
+        data = wav_bytes(surround, 96_000, "DOUBLE")
+        answer = await caller.client.post(f"{caller.path}/say", content=data, headers=caller.headers)
+        message = answer.json()["error"]["message"]
+        assert answer.status_code == 413 and "MiB" in message and "MP3" in message and "16 bit mono" in message
+        short = wav_bytes(surround[: 96_000 // 4], 96_000, "DOUBLE")
+        answer = await caller.client.post(f"{caller.path}/say", content=short, headers=caller.headers)
+        assert answer.status_code == 422 and code(answer) == "silent_audio"  # taken and read: the beeps come later
 
 
 async def test_one_thing_to_say_is_taken_in_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,17 @@
 """The voice time line, the microphone's buffer, the decimator: continuous, bounded, and true to media time."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from engine.media.decimate import Decimator, decimate
+from engine.media.sound import read_sound
 from ground.errors import CapacityError
 from ground.units import BLOCK, drive_start, frame_start
 from server.call.voice import MAX_QUEUED_S, MAX_TURNS, MicrophoneBuffer, Turn, VoiceLine
+
+INPUTS = Path(__file__).parents[2] / "inputs"
 
 
 def tone(n: int, hertz: float = 440.0, rate: int = 48_000) -> np.ndarray:
@@ -84,6 +89,18 @@ def test_parts_that_wait_follow_each_other_without_a_hole() -> None:
         (BLOCK + a, BLOCK + b) for a, b in zip(cuts, cuts[1:], strict=False)
     ]
     assert not line.next_block().pcm.any()
+
+
+def test_recordings_cut_in_two_and_sent_as_parts_are_one_unbroken_tone() -> None:
+    line = VoiceLine(4.0)
+    for number in (1, 2):
+        line.say(Turn(str(number), read_sound(INPUTS / f"say_part{number}_130ms.wav").pcm))
+    heard = said(line, 13).astype(np.float64)
+    assert line.turns[1].end == len(heard)
+    # Of one tone, each sample is 2 cos(w) times the one before it less the one before that.
+    middle = heard[1:-1]
+    twice_cos = (heard[2:] + heard[:-2]) @ middle / (middle @ middle)
+    assert np.abs(heard[2:] + heard[:-2] - twice_cos * middle)[1000:-1000].max() < 0.02 * np.abs(heard).max()
 
 
 def test_a_part_that_comes_while_the_last_one_is_spoken_follows_it_too() -> None:
