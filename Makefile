@@ -40,7 +40,7 @@ else
 page_check  = @echo "Skipped: npm is missing, so the page's JavaScript is not checked (Debian: apt-get install nodejs npm)"
 endif
 
-.PHONY: help setup setup-dev test-tools serve test lint check fmt bench embedded-weights embedded ablation image-test clean
+.PHONY: help setup setup-dev test-tools serve test api-test lint check fmt bench embedded-weights embedded ablation image-test clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'

@@ -18,7 +18,9 @@ from server.access.keys import AccessKeys, is_guest
 from server.call.call import CallParts
 from server.http.errors import install_error_handlers
 from server.http.limits import body_advice, body_limit
+from server.http.methods import refusing_routes
 from server.http.middleware import BodyLimit, Gate
+from server.http.openapi import install_openapi
 from server.http.routes import health as routes_health
 from server.http.routes import limits as routes_limits
 from server.http.routes import portraits as routes_portraits
@@ -35,17 +37,27 @@ logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).resolve().parents[2] / "client_web"
 GUEST_SWEEP_S = 2.0
+ROUTERS = (routes_portraits.router, routes_sessions.router, routes_limits.router, routes_health.router)
 
 
 def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Framer | None = None) -> FastAPI:
     """pool: started and closed with the app's lifespan; None for worker processes on this machine."""
     pool = pool or _local_pool(settings)
-    app = FastAPI(title="knotcast", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
+    app = FastAPI(
+        title="knotcast",
+        version="1",
+        docs_url=None,  # both load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=_lifespan,
+    )
     services = _services(settings, pool, framer or PictureProcess())
     app.state.services = services
     install_error_handlers(app)
-    for router in (routes_portraits.router, routes_sessions.router, routes_limits.router, routes_health.router):
+    for router in ROUTERS:
         app.include_router(router)
+    install_openapi(app, settings, services.keys.required)
+    app.router.routes += refusing_routes(ROUTERS)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     app.add_middleware(BodyLimit, limit=lambda path: body_limit(path, settings), advice=body_advice)

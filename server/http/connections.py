@@ -1,20 +1,22 @@
-"""What a connection may cost that asks for nothing, or does not read: ten seconds, and never the place of another.
+"""Limits on idle and slow HTTP connections: closed after ten seconds, evicted first.
 
-Knows nothing of paths: uvicorn's HTTP/1.1 protocol, with a deadline and a bound on the number, TLS handshakes included.
-A socket that sends no whole request head in time is cut. When all places are taken, the one makes room that has been
-silent longest, or has left its answer unread for as long as a head may take: so neither half-open sockets nor readers
-that do not read can keep anybody out.
+A subclass of uvicorn's HTTP/1.1 protocol with a deadline for the request head and a bound on the number of connections,
+TLS handshakes included. When all places are taken, the connection that has been silent longest, or has left its answer
+unread for ten seconds, is closed for a new one. Heads that cannot be read are refused in the shape of every error.
 """
 
 import asyncio
 import ssl
+import sys
 from asyncio.sslproto import SSLProtocol
 from typing import Any, cast
 
+import h11
+from starlette.responses import Response
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ground.errors import CapacityError
+from ground.errors import AvatarError, CapacityError, RequestError
 from server.http.errors import error_response
 
 HEAD_S = 10.0
@@ -86,6 +88,24 @@ class PromptProtocol(H11Protocol):
         super().connection_lost(exc)
         self.left()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request head that cannot be read, in the shape of every error, and close. 431 for one too large."""
+        error = sys.exception()
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = _closing(
+                RequestError("head_too_large", "the request's head is larger than 64 KiB", status=431)
+                if too_large
+                else RequestError("bad_request", "this is not a valid HTTP request", status=400)
+            )
+            for event in (
+                h11.Response(status_code=answer.status_code, headers=answer.raw_headers),
+                h11.Data(data=bytes(answer.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
     def _watch(self) -> None:
         """The deadline runs from the first byte of a head to its last, and is not put off by bytes between."""
         if not self.silent:
@@ -135,8 +155,14 @@ class PromptTLS(SSLProtocol):
 
 
 def _busy() -> ASGI3Application:
-    answer = error_response(CapacityError("too_many_connections", "too many connections are open: try again later"))
+    busy = CapacityError("too_many_connections", "too many connections are open: try again later")
+    return cast(ASGI3Application, _closing(busy))
+
+
+def _closing(error: AvatarError) -> Response:
+    """The answer to a connection that ends with it."""
+    answer = error_response(error)
     answer.headers["Connection"] = "close"
     answer.headers["Cache-Control"] = "no-store"
     answer.headers["X-Content-Type-Options"] = "nosniff"
-    return cast(ASGI3Application, answer)
+    return answer

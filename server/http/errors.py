@@ -56,7 +56,10 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     body = {"type": "request_error", "code": code, "message": str(error.detail)[:200], "param": None}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers.setdefault("Allow", "GET, HEAD")  # the page's files; paths of the API have a refusal of their own
+    return JSONResponse({"error": body}, error.status_code, headers)
 
 
 def unforeseen_response(method: str, path: str, error: Exception) -> JSONResponse:

@@ -60,6 +60,8 @@ class Gate:
             scope = {**scope, "path": scope["path"].removeprefix(root)}
         refusal = self._refusal(scope)
         guarded = self._guarded(scope, send)
+        if scope["method"] == "HEAD" and _is_api(scope["path"]):
+            scope, guarded = {**scope, "method": "GET"}, _bodiless(guarded)
         if refusal is not None:
             await error_response(refusal)(scope, receive, guarded)
         else:
@@ -78,7 +80,7 @@ class Gate:
     def _guarded(self, scope: Scope, send: Send) -> Send:
         state = scope.setdefault("state", {})  # request.state
         path = scope["path"]
-        api = path.startswith("/v1/") or path in ("/health", "/ready", "/metrics")
+        api = _is_api(path)
         # An <img> says no origin; the link itself is the right to see a preview.
         shared = Headers(scope=scope).get("origin") in self._origins or (self._origins and path.endswith("/preview"))
         resource_policy = "cross-origin" if api and shared else "same-origin"
@@ -103,6 +105,19 @@ class Gate:
             await send(message)
 
         return guarded
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith("/v1/") or path in ("/health", "/ready", "/metrics", "/openapi.json")
+
+
+def _bodiless(send: Send) -> Send:
+    """The answer to HEAD: that to GET without its body (RFC 9110, 9.3.2)."""
+
+    async def sent(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
 
 
 class _Foreseen:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPBearer
 
 from engine.pool.local import WorkerPool
 from ground.clock import monotonic
@@ -53,7 +54,24 @@ def get_services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
 
 
-def get_owner(request: Request, services: Annotated[Services, Depends(get_services)]) -> str:
+# The functions below read the headers themselves; these say so in the OpenAPI document.
+_ACCESS_KEY = HTTPBearer(
+    scheme_name="accessKey", auto_error=False, description="A configured key, or once the key of a one-time link."
+)
+_ACCESS_COOKIE = APIKeyCookie(
+    name=ACCESS_COOKIE, scheme_name="accessCookie", auto_error=False, description="What a one-time link is traded for."
+)
+_SESSION_TOKEN = HTTPBearer(
+    scheme_name="sessionToken", auto_error=False, description="The token of the session, from its creation."
+)
+
+
+def get_owner(
+    request: Request,
+    services: Annotated[Services, Depends(get_services)],
+    _bearer: Annotated[object, Security(_ACCESS_KEY)],
+    _cookie: Annotated[object, Security(_ACCESS_COOKIE)],
+) -> str:
     """Who calls, where a key is needed. Raises RequestError 401 for nobody we know.
 
     A link's cookie is left in ``request.state`` for the gate, which gives it with whatever answer comes: the link is
@@ -76,7 +94,12 @@ def get_owner(request: Request, services: Annotated[Services, Depends(get_servic
     )
 
 
-def get_session(session_id: str, request: Request, services: Annotated[Services, Depends(get_services)]) -> Session:
+def get_session(
+    session_id: str,
+    request: Request,
+    services: Annotated[Services, Depends(get_services)],
+    _bearer: Annotated[object, Security(_SESSION_TOKEN)],
+) -> Session:
     return services.sessions.get(session_id, bearer(request.headers.get("authorization")))
 
 

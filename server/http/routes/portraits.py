@@ -1,17 +1,50 @@
 """``/v1/portraits``: send, list, look at and delete the faces that may answer."""
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from ground.errors import AvatarError, RequestError
+from server.http.answers import Face, PortraitAnswer, PortraitList, Warned
+from server.http.refusals import FORM, KEY, refused
 from server.http.services import OwnerDep, Services, ServicesDep
-from server.portraits.limits import check_bytes
+from server.portraits.limits import MEDIA_TYPES, check_bytes
 from server.portraits.store import Portrait
 
-router = APIRouter(prefix="/v1/portraits")
+router = APIRouter(prefix="/v1/portraits", tags=["portraits"])
+
+_OTHER_FIELDS = 4  # of a form beside its file; not looked at
+BINARY = {"type": "string", "format": "binary"}
+FORM_BODY = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["file"],
+            "properties": {"file": BINARY},
+            "maxProperties": 1 + _OTHER_FIELDS,
+        },
+    }
+}  # fmt: skip
+_PICTURE_REFUSALS = {
+    **KEY,
+    409: ("too_many_portraits",),
+    413: ("picture_too_large", "body_too_large"),
+    415: ("unsupported_picture",),
+    422: (
+        "no_face",
+        "multiple_faces",
+        "face_too_small",
+        "picture_too_small",
+        "picture_too_large",
+        "broken_picture",
+        "empty_file",
+    ),
+    429: ("busy",),
+    507: ("storage_full",),
+}
+_UNKNOWN = {**KEY, 404: ("portrait_not_found",)}
 
 # What a person can do about each of engine.framing's warnings.
 _WARNINGS = {
@@ -24,9 +57,22 @@ _WARNINGS = {
 }
 
 
-@router.post("", status_code=201)
-async def post_portrait(request: Request, owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
-    """A form with one ``file``."""
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload a picture by a form",
+    responses=refused(
+        {
+            **_PICTURE_REFUSALS,
+            **FORM,
+            415: ("unsupported_body", "unsupported_picture"),
+            422: (*_PICTURE_REFUSALS[422], "missing_file"),
+        }
+    ),
+    openapi_extra={"requestBody": {"required": True, "content": FORM_BODY}},
+)
+async def post_portrait(request: Request, owner: OwnerDep, services: ServicesDep) -> PortraitAnswer:
+    """A form with one ``file``. The same picture sent again is the same portrait."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError(
             "unsupported_body", "POST a form with the field file, or PUT the picture itself", status=415, param="file"
@@ -34,29 +80,49 @@ async def post_portrait(request: Request, owner: OwnerDep, services: ServicesDep
     return await _put(await read_form_file(request), owner, services)
 
 
-@router.put("", status_code=201)
-async def put_portrait(request: Request, owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
-    """The picture itself as the body."""
+@router.put(
+    "",
+    status_code=201,
+    summary="Upload a picture as the body",
+    responses=refused(_PICTURE_REFUSALS),
+    openapi_extra={"requestBody": {"required": True, "content": {kind: {"schema": BINARY} for kind in MEDIA_TYPES}}},
+)
+async def put_portrait(request: Request, owner: OwnerDep, services: ServicesDep) -> PortraitAnswer:
+    """The picture itself as the body; its type is seen by its content. The same picture is the same portrait."""
     return await _put(await request.body(), owner, services)
 
 
-@router.get("")
-async def list_portraits(owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
-    return {"portraits": [_shown(portrait, services) for portrait in services.portraits.list(owner)]}
+@router.get("", summary="Your portraits", responses=refused(KEY))
+async def list_portraits(owner: OwnerDep, services: ServicesDep) -> PortraitList:
+    """Those that the caller uploaded and did not delete."""
+    return PortraitList(portraits=[_shown(portrait, services) for portrait in services.portraits.list(owner)])
 
 
-@router.get("/{portrait_id}")
-async def get_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> dict[str, Any]:
+@router.get("/{portrait_id}", summary="One of your portraits", responses=refused(_UNKNOWN))
+async def get_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> PortraitAnswer:
     return _shown(services.portraits.get(portrait_id, owner), services)
 
 
-@router.delete("/{portrait_id}", status_code=204)
+@router.delete("/{portrait_id}", status_code=204, summary="Delete a portrait", responses=refused(_UNKNOWN))
 async def delete_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> None:
+    """The picture and all that was made of it. A call that shows it goes on."""
     services.portraits.delete(portrait_id, owner)
 
 
-@router.get("/{portrait_id}/preview")
-async def get_preview(portrait_id: str, services: ServicesDep, key: str = "") -> Response:
+@router.get(
+    "/{portrait_id}/preview",
+    summary="The crop as JPEG",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {"schema": BINARY}}, "description": "The crop."},
+        **refused({404: ("portrait_not_found",)}),
+    },
+)
+async def get_preview(
+    portrait_id: str,
+    services: ServicesDep,
+    key: Annotated[str, Query(description="The key in the portrait's ``preview_url``.")] = "",
+) -> Response:
     """The link itself is the right to see it: an <img> cannot send a key."""
     picture = services.portraits.preview(portrait_id, key)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
@@ -65,7 +131,7 @@ async def get_preview(portrait_id: str, services: ServicesDep, key: str = "") ->
 async def read_form_file(request: Request) -> bytes:
     """The one file of a form; its name and type are the sender's claims and are not looked at."""
     try:
-        form = await request.form(max_files=1, max_fields=4, max_part_size=64 * 1024)
+        form = await request.form(max_files=1, max_fields=_OTHER_FIELDS, max_part_size=64 * 1024)
     except HTTPException as error:
         raise RequestError("invalid_form", "the form cannot be read", status=400, param="file") from error
     try:
@@ -77,7 +143,7 @@ async def read_form_file(request: Request) -> bytes:
         await form.close()
 
 
-async def _put(data: bytes, owner: str, services: Services) -> dict[str, Any]:
+async def _put(data: bytes, owner: str, services: Services) -> PortraitAnswer:
     check_bytes(len(data), services.settings)
     try:
         portrait = await services.portraits.put(data, owner)
@@ -88,13 +154,12 @@ async def _put(data: bytes, owner: str, services: Services) -> dict[str, Any]:
     return _shown(portrait, services)
 
 
-def _shown(portrait: Portrait, services: Services) -> dict[str, Any]:
-    return {
-        "id": portrait.id,
-        "status": "ready",
-        "width": portrait.width,
-        "height": portrait.height,
-        "face": {"confidence": round(portrait.confidence, 3), "crop": portrait.crop},
-        "warnings": [{"code": code, "message": _WARNINGS.get(code, code)} for code in portrait.warnings],
-        "preview_url": services.settings.root_path + portrait.preview_url,
-    }
+def _shown(portrait: Portrait, services: Services) -> PortraitAnswer:
+    return PortraitAnswer(
+        id=portrait.id,
+        width=portrait.width,
+        height=portrait.height,
+        face=Face(confidence=round(portrait.confidence, 3), crop=portrait.crop),
+        warnings=[Warned(code=code, message=_WARNINGS.get(code, code)) for code in portrait.warnings],
+        preview_url=services.settings.root_path + portrait.preview_url,
+    )

@@ -294,3 +294,32 @@ async def test_sockets_that_shake_no_hands_are_counted(
         assert [await one.closed_within(0.1) for one in silent[7:]] == [False] * 3
         for one in (*silent, nonsense, last):
             one.close()
+
+
+async def refused(port: int, request: bytes) -> tuple[str, dict[str, object]]:
+    """Head and error of an answer after which the connection is closed."""
+    one = await Socket.open(port)
+    one.writer.write(request)
+    answer = (await asyncio.wait_for(one.reader.read(), 5)).decode()
+    one.writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return head.lower(), json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "reason"),
+    [
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (HEAD + b"Content-Length: x\r\n\r\n", 400, "bad_request"),
+        (HEAD + b"X: " + b"x" * 100_000, 431, "head_too_large"),
+        (b"GET /" + b"x" * 100_000, 431, "head_too_large"),
+    ],
+)
+async def test_a_head_that_cannot_be_read_is_refused_like_anything_else(
+    request_: bytes, status: int, reason: str
+) -> None:
+    async with listening() as port:
+        head, error = await refused(port, request_)
+        assert head.startswith(f"http/1.1 {status} ") and "content-type: application/json" in head
+        assert "connection: close" in head and "cache-control: no-store" in head
+        assert error["code"] == reason and set(error) == {"type", "code", "message", "param"}
