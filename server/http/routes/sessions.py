@@ -124,7 +124,7 @@ async def delete_session(session: SessionDep, services: ServicesDep) -> None:
             409: ("offer_exists", "session_ended"),
             422: ("invalid_offer", "invalid_request"),
             429: ("no_slot",),
-            503: (*ENGINE_NOT_READY, "no_slot", "no_worker"),
+            503: (*ENGINE_NOT_READY, "no_slot", "no_worker", "no_port"),
         }
     ),
 )
