@@ -16,7 +16,7 @@ from server.portraits.store import Portrait, PortraitStore
 from server.rtc.ice import IcePolicy
 from server.rtc.peer import Peer
 
-REMEMBER_S = 60.0  # an ended session still says why
+REMEMBER_S = 600.0  # an ended session still says why, also to a computer that slept
 SWEEP_S = 0.5
 MAX_REMEMBERED = 1000  # then those that ended first are forgotten early
 

@@ -94,8 +94,15 @@ class AvatarStream:
         self._line.require_room()
 
     def say(self, turn: Turn) -> None:
-        """Speak a turn after those that wait. Raises CapacityError when too many do."""
+        """Speak a turn, whole or open, after those that wait. Raises CapacityError when too many do.
+
+        An open turn is said while it still comes: ``extend`` brings more, ``Turn.close`` its end.
+        """
         self._line.say(turn)
+
+    def extend(self, turn: Turn, pcm: NDArray[np.int16]) -> None:
+        """More of an open turn: 48 kHz mono samples. Raises CapacityError when too much waits to be said."""
+        self._line.extend(turn, pcm)
 
     def interrupt(self) -> list[str]:
         """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer. The turns stopped."""

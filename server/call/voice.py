@@ -1,4 +1,4 @@
-"""The voice of a call as one continuous time line: what is to be said, else the microphone, else silence.
+"""The voice of a call as one continuous time line: turns to say, else the microphone, else silence.
 
 The number of samples appended so far *is* media time; the 16 kHz copy that drives the face carries the same time. Knows
 nothing of networks, engines or wall time: whoever calls ``next_block`` sets the pace.
@@ -35,20 +35,38 @@ class VoiceBlock:
 class Turn:
     """Something said. start and end: media samples where it lies on the time line, -1 while that is not known.
 
-    state: ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time
-    line.
+    pcm: int16, 48 kHz mono; of an ``open`` turn, which is said while it still comes, what has come so far. state:
+    ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time line.
     """
 
     id: str
     pcm: NDArray[np.int16]
+    open: bool = False
     state: str = "queued"
     start: int = -1
     end: int = -1
     spoken: int = 0
-    duration_ms: int = field(init=False)  # of the whole, also once its samples are let go
+    duration_ms: int = field(init=False)  # of all that came, also once its samples are let go
+    _samples: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.duration_ms = round(milliseconds(len(self.pcm)))
+        self._samples = 0
+        self._count(self.pcm)
+
+    def extend(self, pcm: NDArray[np.int16]) -> None:
+        """More of an open turn; dropped once it was interrupted."""
+        assert self.open, "the turn has its end"
+        if not self.over:
+            self.pcm, self.spoken = np.concatenate([self.pcm[self.spoken :], pcm]), 0
+            self._count(pcm)
+
+    def close(self) -> None:
+        """The open turn has its end: what comes after it may follow."""
+        self.open = False
+
+    def _count(self, pcm: NDArray[np.int16]) -> None:
+        self._samples += len(pcm)
+        self.duration_ms = round(milliseconds(self._samples))
 
     @property
     def over(self) -> bool:
@@ -122,10 +140,12 @@ class VoiceLine:
 
     def require_room(self) -> None:
         """Raises CapacityError when ``MAX_QUEUED_S`` of speech wait, or ``MAX_TURNS`` are not heard to their end."""
-        waiting = sum(len(turn.pcm) - turn.spoken for turn in self._queue)
-        unheard = sum(not turn.over for turn in self._turns)
-        if waiting >= MAX_QUEUED_S * PLAYOUT_RATE or unheard >= MAX_TURNS:
-            raise CapacityError("say_queue_full", "too much is waiting to be said: wait for a turn to end", status=429)
+        if self._full or sum(not turn.over for turn in self._turns) >= MAX_TURNS:
+            raise _queue_full()
+
+    @property
+    def _full(self) -> bool:
+        return sum(len(turn.pcm) - turn.spoken for turn in self._queue) >= MAX_QUEUED_S * PLAYOUT_RATE
 
     def say(self, turn: Turn) -> None:
         self.require_room()
@@ -134,6 +154,12 @@ class VoiceLine:
         past = [turn for turn in self._turns if turn.over]
         for old in past[: max(0, len(self._turns) - MAX_PAST_TURNS)]:
             self._turns.remove(old)
+
+    def extend(self, turn: Turn, pcm: NDArray[np.int16]) -> None:
+        """More of an open turn. Raises CapacityError when ``MAX_QUEUED_S`` of speech wait."""
+        if self._full:
+            raise _queue_full()
+        turn.extend(pcm)
 
     def interrupt(self) -> list[str]:
         """Forget what is being said and what waits; the ids of those turns, and of those not heard to their end."""
@@ -184,20 +210,23 @@ class VoiceLine:
         return np.zeros(max(0, self._drive_head - start), np.int16), start
 
     def _said(self) -> NDArray[np.int16] | None:
-        """The next block of the turns that wait, one directly after the other; silence where none is left."""
+        """The next block of the turns that wait, one directly after the other; silence where none is left, and where
+        an open one has not come yet."""
         if not self._queue:
             return None
         block = np.zeros(BLOCK, np.int16)
         filled = 0
         while self._queue and filled < BLOCK:
             turn = self._queue[0]
-            if turn.start < 0:
+            if turn.start < 0 and (len(turn.pcm) or not turn.open):
                 turn.start = self.head + filled
             part = turn.pcm[turn.spoken : turn.spoken + BLOCK - filled]
             block[filled : filled + len(part)] = part
             filled += len(part)
             turn.spoken += len(part)
             if turn.spoken == len(turn.pcm):
+                if turn.open:
+                    break
                 turn.end, turn.pcm, turn.spoken = self.head + filled, turn.pcm[:0], 0
                 self._queue.popleft()
         return block
@@ -209,6 +238,10 @@ class VoiceLine:
         self._drive_head += len(drive)
         self._history.append((drive, block.drive_at))
         return block
+
+
+def _queue_full() -> CapacityError:
+    return CapacityError("say_queue_full", "too much is waiting to be said: wait for a turn to end", status=429)
 
 
 def faded_in(block: NDArray[np.int16]) -> NDArray[np.int16]:

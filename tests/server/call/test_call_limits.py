@@ -73,7 +73,9 @@ async def test_a_viewer_that_vanishes_is_missed() -> None:
         caller.send("ping")
         fall_silent(caller)
         await caller.until(lambda: not pool.leases, 3.0)
-        assert (await caller.state())["reason"] == "heartbeat_lost"
+        shown = await caller.state()
+        assert (shown["state"], shown["reason"]) == ("ended", "heartbeat_lost")
+        assert "nothing was heard" in shown["message"]
         await caller.close()
 
 

@@ -305,3 +305,63 @@ def test_frames_begin_where_their_rate_says() -> None:
     for frame in (0, 1, 7, 90_000):
         assert (frame_start(frame, 25), drive_start(frame, 25)) == (1920 * frame, 640 * frame)
         assert (frame_start(frame, 16), drive_start(frame, 16)) == (3000 * frame, 1000 * frame)
+
+
+# Open turns
+
+
+def test_an_open_turn_that_comes_in_time_is_one_sound() -> None:
+    line, whole = VoiceLine(4.0), tone(20 * BLOCK)
+    open_turn = Turn("a", whole[:3000], open=True)
+    line.say(open_turn)
+    line.say(turn("b", 1))
+    got = [said(line, 2)]
+    for at in range(3000, len(whole), 1777):
+        line.extend(open_turn, whole[at : at + 1777])
+        got.append(said(line, 1))
+    open_turn.close()
+    got.append(said(line, 12))
+    heard = np.concatenate(got)
+    assert np.array_equal(heard[: len(whole)], whole)
+    assert (open_turn.start, open_turn.end, open_turn.duration_ms) == (0, len(whole), 400)
+    assert (heard[len(whole) : len(whole) + BLOCK] == 500).all() and line.turns[1].start == len(whole)
+
+
+def test_an_open_turn_that_does_not_come_is_silence_and_holds_the_line() -> None:
+    line = VoiceLine(4.0)
+    open_turn = Turn("a", np.zeros(0, np.int16), open=True)
+    line.say(open_turn)
+    line.say(turn("b", 1))
+    line.microphone.push(tone(5 * BLOCK))
+    assert not said(line, 3).any() and open_turn.start == -1
+    line.extend(open_turn, np.full(BLOCK, 900, np.int16))
+    assert (said(line, 1) == 900).all() and open_turn.start == 3 * BLOCK
+    assert not said(line, 2).any() and open_turn.end == -1
+    open_turn.close()
+    assert (said(line, 1) == 500).all() and open_turn.end == line.turns[1].start == 6 * BLOCK
+    line.heard(line.head)
+    assert [t.state for t in line.turns] == ["finished", "finished"]
+
+
+def test_an_interrupted_open_turn_takes_no_more() -> None:
+    line = VoiceLine(4.0)
+    open_turn = Turn("a", tone(2 * BLOCK), open=True)
+    line.say(open_turn)
+    said(line, 1)
+    assert line.interrupt() == ["a"]
+    line.extend(open_turn, tone(BLOCK))
+    open_turn.close()
+    assert not said(line, 2).any() and len(open_turn.pcm) == 0
+
+
+def test_an_open_turn_has_no_more_room_than_others() -> None:
+    line = VoiceLine(4.0)
+    open_turn = Turn("a", np.zeros(0, np.int16), open=True)
+    line.say(open_turn)
+    second = np.zeros(48_000, np.int16)
+    for _ in range(int(MAX_QUEUED_S)):
+        line.extend(open_turn, second)
+    with pytest.raises(CapacityError, match="too much"):
+        line.extend(open_turn, second)
+    said(line, 50)
+    line.extend(open_turn, second)
