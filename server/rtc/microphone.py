@@ -1,4 +1,4 @@
-"""The caller's voice coming in: a jitter buffer that drains, and the track as mono samples on an unbroken time line.
+"""The caller's voice: a jitter buffer that drains, and the decoded track as mono samples on an unbroken time line.
 
 aiortc 1.16's own buffer adds 80 ms, and after one lost packet 300 ms for ever (it fills up and never drains). This one
 releases in order, waits for at most two packets more than the missing one, and then gives out everything it holds.
@@ -15,12 +15,10 @@ from aiortc.utils import uint16_add, uint16_gt
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from ground.units import PLAYOUT_RATE
 from server.rtc.mono_mix import MixState, mix
 
 WAIT_PACKETS = 2
 RESTART_GAP = 1000  # packets: the sender began anew
-MAX_FILL = PLAYOUT_RATE // 5  # samples of silence put in for what was lost
 
 
 class PromptJitterBuffer:
@@ -79,23 +77,17 @@ def replace_jitter_buffer(receiver: RTCRtpReceiver) -> None:
 
 
 class MicrophoneSource:
-    """Reads the remote track: int16 mono 48 kHz, silence where packets were lost, so that time stays true."""
+    """Reads the remote track as int16 mono 48 kHz. Losses are concealed by the decoder, so time stays true."""
 
     def __init__(self, track: MediaStreamTrack) -> None:
         self._track = track
-        self._expected: int | None = None
         self._mix = MixState()
 
     async def read(self) -> NDArray[np.int16]:
-        """The next samples (20 ms, more after a loss). Raises aiortc's MediaStreamError when the track ends."""
+        """The next samples, a packet's or those of a loss. Raises aiortc's MediaStreamError when the track ends."""
         frame = await self._track.recv()
         assert isinstance(frame, AudioFrame)
-        pcm = self._mono(frame)
-        gap = 0 if self._expected is None or frame.pts is None else frame.pts - self._expected
-        self._expected = None if frame.pts is None else frame.pts + len(pcm)
-        if 0 < gap <= MAX_FILL:
-            return np.concatenate([np.zeros(gap, np.int16), pcm])
-        return pcm
+        return self._mono(frame)
 
     def _mono(self, frame: AudioFrame) -> NDArray[np.int16]:
         packed: NDArray[np.int16] = frame.to_ndarray()[0].astype(np.int16, copy=False)

@@ -33,11 +33,13 @@ from server.rtc.encoders import KeyframeGate, bitrate_for, make_encoder
 from server.rtc.ice import IcePolicy, govern
 from server.rtc.microphone import MicrophoneSource, replace_jitter_buffer
 from server.rtc.offer import clean_offer, usable_candidates
+from server.rtc.opus import conceal_losses
 from server.rtc.tracks import AudioTrack, VideoTrack
 
 logger = logging.getLogger(__name__)
 
 limit_datagrams()
+conceal_losses()
 # aiortc takes only 96 to 127 for numbers that an offer may choose, and answers with its own for any other. Browsers
 # also choose from 35 up, where a static number means the same on both sides.
 rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
