@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-_MEMORY_S = 0.3  # time constant over which the channels are compared
+_MEMORY_S = 0.1  # time constant over which the channels are compared
 _OPPOSED = 0.5  # correlation beyond which a channel's sign is decided anew
 
 

@@ -15,7 +15,8 @@ from aiortc.utils import uint16_add, uint16_gt
 from av import AudioFrame
 from numpy.typing import NDArray
 
-from server.rtc.mono_mix import MixState, mix
+from engine.media.downmix import Downmix
+from ground.units import PLAYOUT_RATE
 
 WAIT_PACKETS = 2
 RESTART_GAP = 1000  # packets: the sender began anew
@@ -81,7 +82,7 @@ class MicrophoneSource:
 
     def __init__(self, track: MediaStreamTrack) -> None:
         self._track = track
-        self._mix = MixState()
+        self._downmix = Downmix(2, PLAYOUT_RATE)
 
     async def read(self) -> NDArray[np.int16]:
         """The next samples, a packet's or those of a loss. Raises aiortc's MediaStreamError when the track ends."""
@@ -93,8 +94,8 @@ class MicrophoneSource:
         packed: NDArray[np.int16] = frame.to_ndarray()[0].astype(np.int16, copy=False)
         if len(frame.layout.channels) == 1:
             return packed
-        pcm, self._mix = mix(self._mix, packed.reshape(-1, 2))
-        return pcm
+        mono = self._downmix.push(packed.reshape(-1, 2).astype(np.float32))
+        return np.clip(np.rint(mono), -32768, 32767).astype(np.int16)
 
 
 def _distance(start: int, end: int) -> int:

@@ -82,3 +82,19 @@ def test_silence_stays_silent_and_scale_does_not_matter() -> None:
     loud = mixed(voice() * np.float32(32768), -voice() * np.float32(32768))
     assert np.allclose(quiet * 1e3, loud / 32768, rtol=1e-3, atol=1e-6)
     assert Downmix(2, RATE).push(np.zeros((0, 2), np.float32)).shape == (0,)
+
+
+@pytest.mark.parametrize("block", [480, 960, 2880])
+def test_a_phase_that_turns_over_neither_cancels_nor_clicks(block: int) -> None:
+    tone = 0.25 * np.sin(2 * np.pi * 200 * np.arange(3 * RATE) / RATE)
+    right = np.concatenate([tone[:RATE], -tone[RATE : 2 * RATE], tone[2 * RATE :]])
+    out = mixed(tone, right, block=block)
+    for second in range(3):
+        assert out[second * RATE + 12_000 : (second + 1) * RATE].std() > 0.95 * tone.std()
+    assert np.abs(np.diff(out)).max() < 3 * np.abs(np.diff(tone)).max()
+
+
+def test_hiss_in_the_other_channel_takes_nothing_from_the_voice() -> None:
+    hiss = np.random.default_rng(5).normal(0, 0.0006, RATE).astype(np.float32)
+    out = mixed(hiss, voice())
+    assert 0.98 < out.std() / voice().std() < 1.02 and np.corrcoef(out, voice())[0, 1] > 0.999
