@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from server.access.hosts import allowed_host_names
 from server.settings import Settings
 
 
-def self_signed_certificate(settings: Settings) -> tuple[Path, Path, str]:
-    """A certificate for this machine's names, valid 30 days: paths of certificate and key, SHA-256 to compare."""
+def self_signed_certificate(settings: Settings) -> tuple[bytes, bytes, str]:
+    """A certificate for this machine's names, valid 30 days: certificate and key as PEM, SHA-256 to compare."""
     names: list[x509.GeneralName] = []
     for name in sorted(allowed_host_names(settings)):
         try:
@@ -37,13 +38,18 @@ def self_signed_certificate(settings: Settings) -> tuple[Path, Path, str]:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    folder = Path(tempfile.mkdtemp(prefix="knotcast-tls-"))  # 0700
-    cert_path, key_path = folder / "certificate.pem", folder / "key.pem"
-    cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path.touch(mode=0o600)
-    key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )  # fmt: skip
-    return cert_path, key_path, certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+    return pem, secret, certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """TLS of a server with a certificate and its key, both PEM. The key is left nowhere on disk."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with tempfile.TemporaryDirectory(prefix="knotcast-tls-") as folder:  # 0700; ssl takes files only
+        path = Path(folder) / "both.pem"
+        path.write_bytes(key + certificate)
+        context.load_cert_chain(path)
+    return context

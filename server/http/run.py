@@ -11,7 +11,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
-from server.access.certificate import self_signed_certificate
+from server.access.certificate import self_signed_certificate, server_context
 from server.access.hosts import own_addresses
 from server.http.app import create_app
 from server.http.connections import PromptProtocol, PromptTLS
@@ -30,13 +30,12 @@ def serve(settings: Settings) -> None:
     for noisy in ("aiortc", "aioice", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     with bound_sockets(settings.host, settings.port) as sockets:
-        app = create_app(settings)
-        services: Services = app.state.services
         fingerprint, context = None, None
         if settings.tls == "self-signed":
-            cert_path, key_path, fingerprint = self_signed_certificate(settings)
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(cert_path, key_path)
+            certificate, key, fingerprint = self_signed_certificate(settings)
+            context = server_context(certificate, key)
+        app = create_app(settings)
+        services: Services = app.state.services
         server = _Server(http_config(app, settings, context), services, settings, fingerprint)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once everything has been shut down
             server.run(sockets)

@@ -23,6 +23,7 @@ FORM_BODY = {
             "type": "object",
             "required": ["file"],
             "properties": {"file": BINARY},
+            "additionalProperties": {"type": "string"},
             "maxProperties": 1 + _OTHER_FIELDS,
         },
     }

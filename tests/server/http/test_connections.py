@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from uvicorn.server import ServerState
 
-from server.access.certificate import self_signed_certificate
+from server.access.certificate import self_signed_certificate, server_context
 from server.http import connections
 from server.http.run import http_config
 from server.settings import Settings
@@ -243,10 +243,8 @@ async def test_to_be_given_up_is_not_to_be_waited_for(monkeypatch: pytest.Monkey
 @pytest.fixture
 def certificate() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The server's side of TLS, and that of a client that trusts it."""
-    cert_path, key_path, _ = self_signed_certificate(Settings(tls="self-signed"))
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(cert_path, key_path)
-    return server, ssl.create_default_context(cafile=cert_path)
+    pem, key, _ = self_signed_certificate(Settings(tls="self-signed"))
+    return server_context(pem, key), ssl.create_default_context(cadata=pem.decode())
 
 
 Certificate = tuple[ssl.SSLContext, ssl.SSLContext]
