@@ -1,4 +1,4 @@
-"""The data channel ``knotcast``: small messages, few a second, and nothing a peer sends ends the call by accident.
+"""The data channel ``knotcast``: JSON messages of bounded size and rate, and a guard against malformed SCTP messages.
 
 In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exception in a plain message handler closes
 the whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.

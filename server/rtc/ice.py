@@ -1,4 +1,4 @@
-"""Which addresses and ports we offer and accept, and a guard between ICE and DTLS.
+"""ICE policy: the addresses and ports that are offered and accepted, and a guard between ICE and DTLS.
 
 aioice 0.13 leaves loopback out, has no port range, and hands every datagram that is not STUN up whatever its source.
 The policy is put on each connection object, never on the library.

@@ -20,6 +20,7 @@ MAX_BYTES = 64 * 1024
 MAX_LINES = 1200  # Chromium's offer with every video codec has about 250
 MAX_CANDIDATES = 50
 MAX_MID = 48  # characters; it travels in every RTP packet
+MAX_ICE = 256  # characters of a user name fragment or password (RFC 8839)
 KINDS = ("audio", "video", "application")
 OURS = {"audio": "Opus (opus/48000/2)", "video": "VP8, or H264 with packetization-mode=1 in (constrained) baseline"}
 _FINGERPRINT = re.compile(r"(sha-256|sha-384|sha-512) +([0-9a-f]{2}(?::[0-9a-f]{2})+)", re.IGNORECASE)
@@ -114,7 +115,12 @@ def _transport(offer: Sdp, tagged: Section, policy: IcePolicy) -> list[str]:
     lines = [f"a=fingerprint:{match[1].lower()} {match[2].upper()}" for match in prints]
     for name in ("ice-ufrag", "ice-pwd", "setup"):
         value = tagged.value(name) or offer.session.value(name)
-        if not value or " " in value or (name == "setup" and value not in ("actpass", "active", "passive")):
+        if (
+            not value
+            or " " in value
+            or len(value) > MAX_ICE
+            or (name == "setup" and value not in ("actpass", "active", "passive"))
+        ):
             raise _invalid(f"the offer needs a usable a={name}; send localDescription.sdp as it is")
         lines.append(f"a={name}:{value}")
     # Without end-of-candidates: none may be left, and the browser is then found by its own checks.
@@ -164,15 +170,17 @@ def _codec(codec: Codec, section: Section) -> list[str]:
 def _data(section: Section) -> list[str]:
     mid, most = section.value("mid"), section.value("max-message-size")
     if section.profile == "DTLS/SCTP":  # before 2018
-        port = section.formats[0]
-        if not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise _invalid("the data section names no SCTP port")
+        port = _sctp_port(section.formats[0])
         return [f"m=application 9 DTLS/SCTP {port}", f"a=mid:{mid}", f"a=sctpmap:{port} webrtc-datachannel 1024"]
-    port = section.value("sctp-port") or "5000"
-    if not port.isdecimal() or not 0 < int(port[:9]) < 65_536:
-        raise _invalid("the data section's a=sctp-port is none")
+    port = _sctp_port(section.value("sctp-port") or "5000")
     lines = ["m=application 9 UDP/DTLS/SCTP webrtc-datachannel", f"a=mid:{mid}", f"a=sctp-port:{port}"]
     return lines + ([f"a=max-message-size:{most}"] if most and most.isdecimal() and len(most) < 12 else [])
+
+
+def _sctp_port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or not 0 < int(text) < 65_536:
+        raise _invalid("the data section's SCTP port is none; send localDescription.sdp as it is")
+    return int(text)
 
 
 def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:

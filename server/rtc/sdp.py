@@ -58,7 +58,7 @@ class Section:
             if match := _RTPMAP.fullmatch(value):
                 number, name, rate, channels = match.groups()
                 described[int(number)] = Codec(int(number), name, int(rate), int(channels or 1))
-        listed = dict.fromkeys(int(text) for text in self.formats if text.isdecimal())
+        listed = dict.fromkeys(int(text) for text in self.formats if text.isdecimal() and len(text) < 4)
         return [described[number] for number in listed if number in described]
 
 

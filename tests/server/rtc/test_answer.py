@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
+from aiortc.sdp import SessionDescription
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,6 +127,7 @@ def test_what_cannot_work_is_refused_with_the_remedy() -> None:
     assert "fingerprint" in refusal(chrome.replace("a=fingerprint:sha-256", "a=fingerprint:sha-1"))
     assert "ice-pwd" in refusal(chrome.replace("a=ice-pwd:", "a=ice-nothing:"))
     assert "mid" in refusal(chrome.replace("a=mid:2", "a=mid:1"))
+    assert "ice-ufrag" in refusal(chrome.replace("Kx9J", "x" * 257))
     assert "setup" in refusal(chrome.replace("a=setup:actpass", "a=setup:holdconn"))
     assert "both audio and video" in refusal(chrome.replace("96 97", "111 97").replace(":96 ", ":111 "))
     h264 = refusal(
@@ -176,6 +178,28 @@ def test_any_attribute_of_an_unknown_name_changes_nothing(name: str, at: int, li
     lines = GOOD[name].splitlines()
     lines.insert(min(at, len(lines)), line)
     assert clean_offer("\r\n".join(lines) + "\r\n", POLICY) == clean_offer(GOOD[name], POLICY)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_odd_numbers_are_refused_or_written_so_that_they_can_be_read(data: Any) -> None:
+    lines = GOOD[data.draw(st.sampled_from(sorted(GOOD)))].splitlines()
+    at = data.draw(st.sampled_from([at for at, line in enumerate(lines) if re.search(r"\d", line)]))
+    numbers = list(re.finditer(r"\d+", lines[at]))
+    old = data.draw(st.sampled_from(numbers))
+    new = data.draw(
+        st.sampled_from(["9" * 5000, "000008000" + "0" * 50, "65536", "-1", "", "0", "٣", "256", "72", "1e3"])
+    )
+    lines[at] = lines[at][: old.start()] + new + lines[at][old.end() :]
+    try:
+        cleaned = clean_offer("\r\n".join(lines) + "\r\n", POLICY)
+    except RequestError as error:
+        assert error.code == "invalid_offer"
+        return
+    for section in SessionDescription.parse(cleaned).media:
+        assert section.sctp_port is None or 0 < section.sctp_port < 65_536
+        assert all(0 <= codec.payloadType < 128 for codec in section.rtp.codecs)
+        assert all(0 < extension.id < 256 for extension in section.rtp.headerExtensions)
 
 
 def test_a_direction_for_the_session_holds_where_a_section_names_none() -> None:
