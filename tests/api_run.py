@@ -1,7 +1,7 @@
 """Runs schemathesis against the real server with the embedded model: `-m tests.api_run [--examples N]`.
 
-Three runs, each with every check: without a session's token; with that of a session that waits for its offer; and with
-that of a live call. Prints each run's summary. Exit code 1 if anything was found.
+Runs with every check: without a session's token, also in sequences of requests; with that of a session that waits for
+its offer; and with that of a live call. Prints each run's summary. Exit code 1 if anything was found.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import httpx
 from tests.caller import Caller
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "tests" / "schemathesis.toml"
 KEY = "key-of-the-api-test"
 PICTURE = ROOT / "client_web" / "samples" / "portrait_1.jpg"
-AWAY = {"PORTRAIT_ID": "0" * 32, "SESSION_ID": "0" * 32}
+AWAY = {"portrait_id": "0" * 32, "session_id": "0" * 32}
 
 
 @contextlib.asynccontextmanager
@@ -74,15 +76,21 @@ async def live_call(client: httpx.AsyncClient, session: dict[str, Any]) -> Async
         await caller.close()
 
 
-async def schemathesis(address: str, examples: int, ids: dict[str, str], *options: str) -> tuple[int, str]:
-    """Exit code and output of one run."""
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("st"), "--config-file", ROOT / "tests" / "schemathesis.toml", "--no-color",
-        "run", f"{address}/openapi.json", "--checks", "all", "--phases", "examples,coverage,fuzzing",
-        "--max-examples", str(examples), *options,
-        env={**os.environ, **ids}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate()
+async def schemathesis(
+    address: str, examples: int, ids: dict[str, str], *options: str, phases: str = "examples,coverage,fuzzing"
+) -> tuple[int, str]:
+    """Exit code and output of one run. ids: path parameters that take one value."""
+    with tempfile.TemporaryDirectory() as folder:  # it keeps what it found in the current one
+        parameters = "".join(f'{name} = "{value}"\n' for name, value in ids.items())
+        config = Path(folder) / "schemathesis.toml"
+        config.write_text(f"{CONFIG.read_text()}\n[parameters]\n{parameters}")
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("st"), "--config-file", config, "--no-color",
+            "run", f"{address}/openapi.json", "--checks", "all", "--phases", phases,
+            "--max-examples", str(examples), *options,
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
     return process.returncode or 0, output.decode()
 
 
@@ -93,16 +101,17 @@ async def run(examples: int) -> dict[str, tuple[int, str]]:
     async with server() as address, httpx.AsyncClient(base_url=address, timeout=60) as client:
         client.headers["Authorization"] = f"Bearer {KEY}"
         portrait, session = await new_session(client)
-        ids = {"PORTRAIT_ID": portrait, "SESSION_ID": session["id"]}
+        ids = {"portrait_id": portrait, "session_id": session["id"]}
         key = ("--header", f"Authorization: Bearer {KEY}")
         found["without a token"] = await schemathesis(address, examples, AWAY, *key)
+        found["in sequences"] = await schemathesis(address, examples // 5 or 1, {}, *key, phases="stateful")
         found["with a portrait"] = await schemathesis(
             address, examples, ids, *key, "--include-path-regex", "^/v1/portraits/"
         )
         token = ("--header", f"Authorization: Bearer {session['token']}")
         found["with a token"] = await schemathesis(address, examples, ids, *token, *calls)
         portrait, session = await new_session(client)
-        ids = {"PORTRAIT_ID": portrait, "SESSION_ID": session["id"]}
+        ids = {"portrait_id": portrait, "session_id": session["id"]}
         token = ("--header", f"Authorization: Bearer {session['token']}")
         async with live_call(client, session):
             found["in a live call"] = await schemathesis(

@@ -68,7 +68,12 @@ def _complete(operation: dict[str, Any], method: str, key_required: bool) -> Non
     if keyed and not key_required:
         del operation["security"]
         del responses["401"]
-    common = {400: ("unknown_host",), 413: ("body_too_large",), 431: ("head_too_large",), 500: ("internal_error",)}
+    common = {
+        400: ("bad_request", "unknown_host"),
+        413: ("body_too_large",),
+        431: ("head_too_large",),
+        500: ("internal_error",),
+    }
     common[503] = ("too_many_connections",)
     if method != "get":
         common[403] = ("foreign_origin",)

@@ -2,10 +2,10 @@
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from engine.media.sound import read_sound
 from engine.media.sound_parts import MEDIA_TYPES as SOUND_TYPES
@@ -25,6 +25,14 @@ _SEEDS = 2**53  # a JSON number holds any of them exactly, in every language
 _CANDIDATE = "#/components/schemas/Candidate"
 
 
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 7.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+
+
 class RolloutChoice(BaseModel):
     model_config = ConfigDict(extra="forbid")
     strategy: str = Field("", max_length=64)
@@ -36,7 +44,7 @@ class NewSession(BaseModel):
     portrait_id: str = Field(max_length=64, examples=[PORTRAIT_ID])
     model: str | None = Field(None, max_length=64, description="The model that the server runs, or nothing.")
     rollout: str | RolloutChoice | None = None
-    seed: int | None = Field(None, ge=0, lt=_SEEDS, strict=True, description="The same seed, the same motion.")
+    seed: Whole | None = Field(None, ge=0, lt=_SEEDS, description="The same seed, the same motion.")
 
 
 class Description(BaseModel):
@@ -51,9 +59,7 @@ class Candidate(BaseModel):
 
     candidate: str | None = Field(None, max_length=1024)
     mid: str | None = Field(None, max_length=64, validation_alias=AliasChoices("sdpMid", "sdp_mid"))
-    index: int | None = Field(
-        None, ge=0, le=16, strict=True, validation_alias=AliasChoices("sdpMLineIndex", "sdp_mline_index")
-    )
+    index: Whole | None = Field(None, ge=0, le=16, validation_alias=AliasChoices("sdpMLineIndex", "sdp_mline_index"))
 
 
 def _or_one(schema: dict[str, Any]) -> None:

@@ -179,6 +179,20 @@ async def test_a_session_that_cannot_be(body: dict[str, Any], status: int, reaso
         assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("seed", "status"), [(7, 201), (7.0, 201), (2**53 - 1, 201), (2**53, 422), (7.5, 422), ("7", 422), (True, 422)]
+)
+async def test_a_seed_is_a_whole_number_that_every_client_holds(seed: object, status: int) -> None:
+    async with serving() as app, http(app) as client:
+        portrait = (await client.put("/v1/portraits", **PORTRAIT)).json()["id"]
+        made = await client.post("/v1/sessions", json={"portrait_id": portrait, "seed": seed})
+        assert made.status_code == status
+        if status == 201:
+            path = f"/v1/sessions/{made.json()['id']}"
+            shown = await client.get(path, headers=bearer(made.json()["token"]))
+            assert shown.json()["seed"] == seed
+
+
 async def test_sessions_are_bounded_and_expire() -> None:
     async with serving(Settings(max_sessions=2, session_ttl_s=0.3)) as app, http(app) as client:
         first = await session(client)
