@@ -1,7 +1,7 @@
 """Checkpoint: names, shapes and types of a file's tensors, and a function that reads one of them.
 
-The one view of every file format. Nothing is read until `Checkpoint.read` asks for a tensor, so a file
-that does not fit is refused before memory is taken.
+Every file format is opened as a `Checkpoint`. Tensor data is read only by `Checkpoint.read`, so a checkpoint that does
+not fit is refused before memory is allocated.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,11 @@ from models.checkpoints.headers import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """label: for messages. read: the tensor of a name, on the device it was opened for."""
+    """An open checkpoint.
+
+    label: its name in messages. tensors: type and shape by tensor name. read: loads the tensor of a name onto the
+    device that the checkpoint was opened for.
+    """
 
     label: str
     tensors: Mapping[str, TensorInfo]
@@ -26,12 +30,13 @@ class Checkpoint:
         return sum(info.bytes for info in self.tensors.values())
 
     def renamed(self, name: Callable[[str], str]) -> "Checkpoint":
-        """The same tensors by other names. Raises EngineError where two would share one."""
+        """Rename every tensor by a function of its name. Raises EngineError ``checkpoint_mismatch`` if two tensors get
+        the same name."""
         origin: dict[str, str] = {}
         for old in self.tensors:
             if (new := name(old)) in origin:
                 raise EngineError(
-                    "checkpoint_mismatch", f"{self.label} holds {new} twice, as {origin[new]} and as {old}"
+                    "checkpoint_mismatch", f"{self.label} contains {new} twice, as {origin[new]} and as {old}"
                 )
             origin[new] = old
         tensors = {new: self.tensors[old] for new, old in origin.items()}

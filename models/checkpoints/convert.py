@@ -23,8 +23,12 @@ from models.config import CONFIGS, OFFERED, ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """lora: an adapter to merge into the transformer, alpha: of its scale where it does not say so itself. dtype: of
-    what is written, None = as it is. consumed: the source need not stay, and may simply move."""
+    """Arguments of a conversion.
+
+    source: checkpoint file or folder. model: name of the model to convert to. lora: adapter to merge into the
+    transformer. alpha: the adapter's alpha if its configuration gives none. dtype: type of the written tensors; None
+    keeps the types of the source. consumed: the source may be moved instead of copied.
+    """
 
     source: Path
     model: str
@@ -35,7 +39,8 @@ class Conversion:
 
 
 def convert(job: Conversion, models_dir: str = "") -> Path:
-    """The file written. Nothing is written of what does not fit. Raises EngineError, RequestError."""
+    """Convert a checkpoint and return the path of the written file. A checkpoint that does not fit is refused before
+    anything is written. Raises EngineError, RequestError."""
     if job.model not in CONFIGS and job.model not in KNOWN:
         raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(OFFERED)}")
     config = CONFIGS.get(job.model)
@@ -53,7 +58,8 @@ def convert(job: Conversion, models_dir: str = "") -> Path:
 
 
 def take(source: Path, path: Path) -> None:
-    """A file that is already what it should be, to its place. Raises RequestError ``cannot_write``, EngineError."""
+    """Move a file that needs no conversion to `path`; a safetensors header is checked first. Raises RequestError
+    ``cannot_write``, EngineError ``checkpoint_broken``."""
     if source.suffix == ".safetensors":
         read_header(source)
     with replacing(path) as partial:
@@ -61,11 +67,11 @@ def take(source: Path, path: Path) -> None:
 
 
 def read_source(job: Conversion) -> Checkpoint:
-    """By official names, with the adapter in it."""
+    """Open the source of a conversion under official names, with the adapter merged."""
     checkpoint = open_checkpoint(job.source)
     if is_adapter(checkpoint.tensors):
         raise RequestError(
-            "adapter_alone", f"{job.source.name} is an adapter: name the checkpoint it belongs to, and this with --lora"
+            "adapter_alone", f"{job.source.name} is a LoRA adapter: convert its base model, and add this file by --lora"
         )
     checkpoint = checkpoint.renamed(kind_of(checkpoint.tensors)[1])
     if job.lora is None:
@@ -74,7 +80,11 @@ def read_source(job: Conversion) -> Checkpoint:
 
 
 def fitted(checkpoint: Checkpoint, config: ModelConfig | None) -> tuple[Checkpoint, Part]:
-    """Only what the model uses, and the part of it that this is. config: None = there is none yet, all is used."""
+    """Reduce a checkpoint to the tensors that a model uses, and return it with the model's part that it provides.
+
+    config: None keeps every tensor, for a published model without a config. Raises RequestError ``wrong_part``,
+    EngineError ``checkpoint_mismatch``, ``checkpoint_unknown``.
+    """
     file = kind_of(checkpoint.tensors)[0]
     if config is None or file in (LTX, WAV2VEC):
         return checkpoint, Part(file, None)
@@ -82,7 +92,7 @@ def fitted(checkpoint: Checkpoint, config: ModelConfig | None) -> tuple[Checkpoi
     part = parts.get(file)
     if part is None or part.wanted is None:
         raise RequestError(
-            "wrong_part", f"{config.name} has no use for {checkpoint.label}, a {file}: it wants {', '.join(parts)}"
+            "wrong_part", f"{checkpoint.label} is a {file}, but {config.name} consists of {', '.join(parts)}"
         )
     require(checkpoint, part.wanted, ignored_in(part, checkpoint.tensors), config.name)
     used = {name: info for name, info in checkpoint.tensors.items() if name in part.wanted}

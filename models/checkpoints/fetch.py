@@ -1,8 +1,8 @@
 """Download of a published checkpoint from the Hugging Face hub into a model's folder: licence, disk space, digest,
 conversion.
 
-What was cut off is gone on with from where it was (the hub's own library begins anew). A file of a model appears under
-its name when it is whole and fits, and not before.
+An interrupted download resumes where it stopped; the hub's own library would restart it. Files of a model are written
+atomically, after they were checked.
 """
 
 import json
@@ -24,14 +24,14 @@ WORK = ".fetch"
 
 
 class Progress(Protocol):
-    """Told again and again of one file: bytes there, and in all."""
+    """Callback during a download: path of the file on the hub, bytes received so far, and its size in bytes."""
 
     def __call__(self, file: str, done: int, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file of the hub: what the hub says of it, and where it is downloaded to."""
+    """Download of one file. file: its entry in the manifest. remote: its metadata on the hub. path: local target."""
 
     file: HubFile
     remote: Remote
@@ -41,7 +41,7 @@ class Job:
 def find_known(name: str) -> Known:
     if name not in KNOWN:
         raise RequestError(
-            "unknown_checkpoint", f"nothing is known to fetch as {name!r}: choose one of {', '.join(KNOWN)}"
+            "unknown_checkpoint", f"unknown published checkpoint {name!r}: choose one of {', '.join(KNOWN)}"
         )
     return KNOWN[name]
 
@@ -49,7 +49,7 @@ def find_known(name: str) -> Known:
 def fetch(
     name: str, models_dir: str, progress: Progress, *, accept_licence: bool = False, endpoint: str | None = None
 ) -> Path | None:
-    """The model's folder, None if all of it was there.
+    """Download and convert the missing files of a published model. Returns its folder, or None if no file was missing.
 
     Raises RequestError ``unknown_checkpoint``, ``licence_not_accepted``, ``in_use``, EngineError ``hub_unreachable``,
     ``no_space``, ``checkpoint_broken``, ``checkpoint_mismatch``.
@@ -72,12 +72,12 @@ def fetch(
         for job in jobs:
             hub.download(job.remote, job.path, partial(progress, job.file.path, size=job.remote.size))
         _turn_into_model(known, jobs, folder, models_dir)
-        shutil.rmtree(folder / WORK)  # another run may begin here as soon as the folder is let go
+        shutil.rmtree(folder / WORK)  # before the lock on the folder is released and another run may start
     return folder
 
 
 def missing(known: Known, folder: Path) -> list[HubFile]:
-    """Files of the hub still to be fetched: those whose target is not there, and what comes with them."""
+    """List the files to download: those whose target is missing, with their companions (entries without a target)."""
     lacking, there = [], False
     for file in known.files:
         if file.target:
@@ -92,15 +92,16 @@ def _place(folder: Path, file: HubFile) -> Path:
 
 
 def _room(name: str, folder: Path, jobs: list[Job]) -> None:
-    """For what is still to be downloaded, and once more for all of it, as it is converted."""
+    """Require disk space for the rest of the download plus the full size again for conversion. Raises EngineError
+    ``no_space``."""
     at = next(parent for parent in (folder, *folder.parents) if parent.exists())
     need = sum(2 * job.remote.size - job.remote.there(job.path) for job in jobs) + SPARE_BYTES
     free = shutil.disk_usage(at).free
     if free < need:
         raise EngineError(
             "no_space",
-            f"{name} needs {need / 1e9:.1f} GB of room for download and conversion, the disk of {at} has "
-            f"{free / 1e9:.1f} GB: make room, or name another folder with --models-dir",
+            f"{name} needs {need / 1e9:.1f} GB of disk space for download and conversion, but {at} has "
+            f"{free / 1e9:.1f} GB free: free some space, or choose another folder with --models-dir",
         )
 
 

@@ -10,15 +10,18 @@ from ground.errors import EngineError
 from models.checkpoints.checkpoint import Checkpoint
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-NAMED = 3  # of each kind, in one line
+NAMED = 3  # names that `Fit.line` gives of each kind of fault
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Names of tensors that are missing, unexpected, of another shape or of a type that is no plain float; `ignored`
-    are there, known, and used by nothing."""
+    """Result of a comparison.
+
+    fitting: number of tensors that fit. missing, unexpected: names. shapes: names with a wrong shape. types: names
+    whose type is not a plain float. ignored: names of known tensors that are not used.
+    """
 
     fitting: int
     missing: tuple[str, ...]
@@ -34,14 +37,14 @@ class Fit:
     @property
     def faults(self) -> list[tuple[str, tuple[str, ...]]]:
         kinds = {
-            "missing": self.missing, "unexpected": self.unexpected, "of another shape": self.shapes,
-            "of another type": self.types,
+            "missing": self.missing, "unexpected": self.unexpected, "with a wrong shape": self.shapes,
+            "with a wrong type": self.types,
         }  # fmt: skip
         return [(kind, names) for kind, names in kinds.items() if names]
 
     @property
     def line(self) -> str:
-        """All kinds of faults in one line, each with its first names."""
+        """All kinds of faults in one line, each with its first `NAMED` names."""
         parts = []
         for kind, names in self.faults:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -50,7 +53,7 @@ class Fit:
 
 
 def compare(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...] = ()) -> Fit:
-    """ignored: how names begin that may be there; what is wanted is never ignored."""
+    """Compare a checkpoint with the wanted names and shapes. ignored: prefixes of unwanted names that are allowed."""
     found = checkpoint.tensors
     extra = sorted(found.keys() - wanted.keys())
     known = tuple(name for name in extra if ignored and name.startswith(ignored))
@@ -72,7 +75,7 @@ def compare(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...] = (
 
 
 def require(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...], model: str) -> Fit:
-    """Raises EngineError ``checkpoint_mismatch``."""
+    """Compare as `compare` does. Raises EngineError ``checkpoint_mismatch`` if there is any fault."""
     fit = compare(checkpoint, wanted, ignored)
     if not fit.good:
         raise EngineError("checkpoint_mismatch", f"{checkpoint.label} does not fit {model}: {fit.line}")
@@ -80,5 +83,5 @@ def require(checkpoint: Checkpoint, wanted: Shapes, ignored: tuple[str, ...], mo
 
 
 def shapes_of(module: nn.Module) -> Shapes:
-    """What a network on the meta device wants."""
+    """Names and shapes of a network's tensors; it may be on the meta device."""
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}

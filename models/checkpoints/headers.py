@@ -1,7 +1,7 @@
-"""Validated safetensors headers: what a file claims is checked against what it holds.
+"""Validated safetensors headers: names, types, shapes and offsets are checked against the size of the file.
 
-The library checks likewise but tells less; here each refusal says in what way a file is torn, cut off or made up.
-Knows no model.
+The safetensors library makes the same checks; the messages here say what is wrong with the file. Independent of any
+model.
 """
 
 import json
@@ -28,7 +28,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What is known of a tensor before it is read."""
+    """Type and shape of a tensor that is not read yet."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -39,7 +39,7 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file. Raises EngineError ``checkpoint_broken``."""
+    """Read and check the header of a safetensors file. Raises EngineError ``checkpoint_broken``."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 raise broken(path, "it ends within its first 8 bytes")
             (length,) = struct.unpack("<Q", start)
             if length > MAX_HEADER_BYTES:
-                raise broken(path, f"it claims a header of {length} bytes, more than any safetensors file has")
+                raise broken(path, f"its header would be {length} bytes long, more than safetensors allows")
             if 8 + length > size:
                 raise broken(path, "it ends within its header")
             text = file.read(length)
@@ -63,31 +63,33 @@ def broken(path: Path, reason: str) -> EngineError:
 
 
 def check_name(path: Path, name: Any) -> None:
-    """Names are shown to people, and must not bring lines or escapes of their own. Raises EngineError."""
+    """Require a printable name of 1 to 300 characters, because names appear in messages. Raises EngineError
+    ``checkpoint_broken``."""
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_NAME:
-        raise broken(path, f"it holds a name that is none, {ascii(name)[:60]}")
+        raise broken(path, f"it contains an invalid tensor name, {ascii(name)[:60]}")
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
-            raise ValueError("a name stands twice in its header")
+            raise ValueError("a name occurs twice in its header")
         return made
 
     try:
         header = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        known = str(error) if "stands twice" in str(error) else "its header is no JSON"
+        known = str(error) if "occurs twice" in str(error) else "its header is not JSON"
         raise broken(path, known) from error
     if not isinstance(header, dict):
-        raise broken(path, "its header is no JSON object")
+        raise broken(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     return header
 
 
 def _check(path: Path, header: dict[str, Any], size: int) -> dict[str, TensorInfo]:
-    """Every tensor is as long as its shape says; together they fill the file without a gap or an overlap."""
+    """Require that each tensor's data has the length of its shape, and that together they fill the `size` bytes after
+    the header without gaps or overlaps."""
     tensors, spans = {}, []
     for name, entry in header.items():
         check_name(path, name)
@@ -96,10 +98,12 @@ def _check(path: Path, header: dict[str, Any], size: int) -> dict[str, TensorInf
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
-            raise broken(path, f"the place of {name} {'overlaps another' if begin < at else 'leaves a gap'}")
+            raise broken(
+                path, f"the data of {name} {'overlaps another tensor' if begin < at else 'begins after a gap'}"
+            )
         at = end
     if at > size:
-        raise broken(path, f"it is cut off, {at - size} bytes are missing")
+        raise broken(path, f"it is truncated, {at - size} bytes are missing")
     if at < size:
         raise broken(path, f"{size - at} bytes at its end belong to no tensor")
     return tensors
@@ -112,10 +116,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, tuple[int, in
         raise broken(path, f"its header does not describe {name}") from error
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and 0 <= number < 2**48 for number in numbers):
-        raise broken(path, f"shape or place of {name} are no sizes")
+        raise broken(path, f"the shape or the data offsets of {name} are invalid")
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise broken(path, f"{name} is of a type that is not read here, {str(kind)[:20]!r}")
+        raise broken(path, f"{name} has an unsupported type, {str(kind)[:20]!r}")
     info = TensorInfo(DTYPES[kind], tuple(shape))
     if end - begin != info.bytes:
-        raise broken(path, f"the place of {name} is not as long as its shape says")
+        raise broken(path, f"the length of {name} does not match its shape")
     return info, (begin, end)

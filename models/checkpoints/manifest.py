@@ -1,7 +1,7 @@
-"""Manifest of published checkpoints: where they lie, their licence, digests, and what drives them.
+"""Manifest of published checkpoints: files on the hub, licences, digests, and the input that drives each model.
 
-A table and nothing else. Sizes and digests are those that public projects record of the hub's files; None = not known
-to us, and then the hub's own are used. Whether a licence lets you do what you want to do is yours to read.
+Sizes and digests are those that public projects record of the hub's files; None is unknown, and then the values that
+the hub reports are used. Read a licence yourself to learn whether it permits your use.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ PERMISSIVE = ("Apache-2.0", "MIT")
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """repository, path: on the hub. target: the file of a model's folder that it is turned into, empty = it comes with
-    the file before (a shard, or a configuration kept as it is)."""
+    """A file on the hub.
+
+    repository, path: its place on the hub. target: file in the model's folder that it is converted or copied to; empty
+    for a companion of the file before it (a shard, an adapter). size: bytes. sha256: hexadecimal digest.
+    """
 
     repository: str
     path: str
@@ -28,9 +31,12 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """model: name of its config. licence: of the weights, as their page states it. memory_gb: of the device, as their
-    authors state it, None = they do not. adapter: path of a LoRA that is merged in, alpha: its scale. note: what to
-    know before downloading."""
+    """A published model.
+
+    model: name of its config. licence: of the weights, as their page states it. driven_by: input of the model.
+    memory_gb: device memory that the authors state, None if they state none. adapter: path of a LoRA to merge. alpha:
+    the adapter's alpha. note: advice before downloading.
+    """
 
     model: str
     title: str
@@ -64,7 +70,7 @@ WAV2VEC_FILES = (
         "d3ec255c063d9f95057b553b19c20135b259875834a4fe9deb218a6be25b4cf3",
     ),
 )  # fmt: skip
-TEXT_ONLY = "text alone: nothing here turns voice into its pictures, so it takes no calls"
+TEXT_ONLY = "text only: it has no voice input, so it takes no calls"
 
 KNOWN: dict[str, Known] = {
     known.model: known
@@ -154,8 +160,8 @@ KNOWN: dict[str, Known] = {
 
 
 def advice(model: str, file: str) -> str:
-    """What to do about a file that a model lacks."""
+    """How to get a missing file of a model, as a part of a message."""
     if model in KNOWN and any(part.target == file for part in KNOWN[model].files):
         return f"`knotcast models fetch {model}` gets it"
     kind = "TAEHV's taew2_1" if file == TINY else "a checkpoint"
-    return f"`knotcast models convert FILE --to {model}` makes it of {kind}"
+    return f"`knotcast models convert FILE --to {model}` makes it from {kind}"

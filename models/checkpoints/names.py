@@ -1,15 +1,15 @@
-"""Parameter name maps: from every published format to Wan2.1's official names, which are ours.
+"""Parameter name maps: from every published format to Wan2.1's official names, which our modules use.
 
-One map for the transformer (official, diffusers, and what trainers and PEFT wrap around either),
-`models.checkpoints.wan_keys` for the autoencoder. Knows no shapes and no files.
+The map here is that of the transformer: official names, diffusers' names, and the prefixes that trainers and PEFT add.
+`models.checkpoints.wan_keys` maps the autoencoder. Independent of shapes and files.
 """
 
 import re
 from collections.abc import Iterable
 
-# Put in by FSDP, activation checkpointing and torch.compile, anywhere in a name.
+# Inserted anywhere in a name by FSDP, activation checkpointing and torch.compile.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
-# Put in front by PEFT, by DistributedDataParallel, and by the class that Self Forcing's code holds the network in.
+# Prepended by PEFT, by DistributedDataParallel, and by the wrapper class in Self Forcing's code.
 _PREFIX = re.compile(r"^(?:(?:base_model\.model|module|model)\.)+")
 
 _OUTSIDE = {
@@ -38,18 +38,18 @@ _BLOCK = {
 }
 _ENDS = {"pos_embed": "emb_pos"}
 
-# In FlashHead's files and used by nothing at run time.
+# Tensors of FlashHead's files that its inference does not use, and a tensor that identifies these files.
 FLASHHEAD_MARK = "audio_proj.proj1_vf.weight"
 FLASHHEAD_UNUSED = ("audio_emb.", "text_embedding.")
 
 
 def bare_name(name: str) -> str:
-    """Without what trainers wrap around a network."""
+    """A parameter's name without the prefixes of trainers and PEFT."""
     return _PREFIX.sub("", _WRAPPERS.sub("", name))
 
 
 def transformer_name(name: str) -> str:
-    """The official name of a transformer's parameter, or of a module (then without a parameter's ending)."""
+    """Official name of a parameter or module of the transformer, from any published format."""
     name = bare_name(name)
     if name == "scale_shift_table":
         return "head.modulation"
@@ -60,7 +60,7 @@ def transformer_name(name: str) -> str:
 
 
 def ignored_prefixes(names: Iterable[str]) -> tuple[str, ...]:
-    """What a family ships beside the weights that it uses: known, and left where it is."""
+    """Name prefixes of tensors that a model family publishes but does not use."""
     return FLASHHEAD_UNUSED if FLASHHEAD_MARK in set(names) else ()
 
 
@@ -72,7 +72,8 @@ def _in_block(name: str) -> str:
 
 
 def _split(name: str, table: dict[str, str]) -> tuple[str, str, str]:
-    """(theirs, ours with a dot, parameter), the longest beginning that the table knows; empty if none."""
+    """Match the longest prefix in the table: (their prefix, our prefix with a dot, rest of the name). The prefixes are
+    empty if none matches."""
     for theirs in sorted(table, key=len, reverse=True):
         if name == theirs:
             return theirs, table[theirs], ""

@@ -1,6 +1,6 @@
-"""Files that a model needs, each with its expected tensors, told from a config without weights.
+"""Expected files of a model, each with the names and shapes of its tensors, derived from a config without weights.
 
-Also tells what a stranger's checkpoint is a part of, by its names.
+Also identifies which file of a model a published checkpoint provides, by its tensor names.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from models.config import ModelConfig
 from models.dit.transformer import CausalWanDiT
 
 Names = Callable[[str], str]
-_NAMES: dict[str, Names] = {DIT: transformer_name, VAE: official_name}  # others: `bare_name`
-# A name that tells a kind, in the order in which they are asked.
+_NAMES: dict[str, Names] = {DIT: transformer_name, VAE: official_name}  # `bare_name` for all other files
+# A tensor name that identifies each kind of file. The first match counts.
 _MARKS = (
     (DIT, "patch_embedding.weight"),
     (VAE, "encoder.downsamples.0.residual.0.gamma"),
@@ -33,8 +33,8 @@ _MARKS = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a model. wanted: names and shapes, None = it is handed to a library that looks for itself. ignored:
-    how names begin that may be there besides."""
+    """One file of a model. wanted: names and shapes; None if the library that loads the file checks it. ignored:
+    prefixes of further names that are allowed."""
 
     file: str
     wanted: Shapes | None
@@ -42,18 +42,21 @@ class Part:
 
 
 def kind_of(names: Mapping[str, TensorInfo]) -> tuple[str, Names]:
-    """Which file of a model a checkpoint could become, and the map of its names. Raises EngineError
-    ``checkpoint_unknown``."""
+    """Identify which file of a model a checkpoint provides. Returns the file and the map to official names. Raises
+    EngineError ``checkpoint_unknown``."""
     for file, mark in _MARKS:
         name = _NAMES.get(file, bare_name)
         if mark in {name(key) for key in names}:
             return file, name
     first = ", ".join(sorted(names)[:3])
-    raise EngineError("checkpoint_unknown", f"no model here is made of tensors like {first or 'none at all'}")
+    raise EngineError(
+        "checkpoint_unknown", f"the checkpoint belongs to no known model: its tensors are {first or 'none'}"
+    )
 
 
 def parts_of(config: ModelConfig) -> tuple[Part, ...]:
-    """The transformer and its codec, in the order of loading. A codec that is not Wan2.1's looks after itself."""
+    """Files of a model in the order of loading: the transformer, then the codec if it uses Wan2.1's autoencoder. Other
+    codecs check their own files."""
     dit = Part(DIT, shapes_of(CausalWanDiT.on_meta(config.dit)))
     encoder = shapes_of(on_meta(WanEncoder, config.vae))
     if config.codec in ("wan", "wan-clips"):
@@ -65,7 +68,7 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
 
 
 def accepted_by(config: ModelConfig) -> tuple[Part, ...]:
-    """What may lie in a model's folder: its parts, and the tiny decoder that a model of Wan2.1's latents may use."""
+    """Files that a model's folder may contain: its parts, and for Wan2.1's latents the optional tiny decoder."""
     parts = parts_of(config)
     if config.codec != "wan":
         return parts

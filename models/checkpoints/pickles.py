@@ -1,10 +1,10 @@
-"""Reader of trainers' ``.pt`` and ``.pth`` files: the only place that reads a pickle, by torch's loader for tensors and
-plain containers.
+"""Reader of trainers' ``.pt`` and ``.pth`` files, the only module that reads pickles.
 
-Nothing runs on weights read here: they are converted to safetensors once. Knows no model.
+Uses torch's restricted loader, which accepts tensors and plain containers only. The files are converted to safetensors
+once and never loaded at run time. Independent of any model.
 """
 
-import pickle  # its exception only
+import pickle  # for its exception only
 import struct
 import warnings
 import zipfile
@@ -18,10 +18,10 @@ from torch import Tensor
 from models.checkpoints.checkpoint import Checkpoint
 from models.checkpoints.headers import NAMES, TensorInfo, broken, check_name
 
-# What Self Forcing and its relatives keep side by side; averaged weights first, as their demos do. The critic is for
-# training only.
+# Keys of the networks in a file of Self Forcing and its derivatives, in order of preference: averaged weights first, as
+# in their demos. The critic serves training only and is not listed.
 WITHIN = ("generator_ema", "generator", "generator_lora")
-# All that a file which is no checkpoint has been seen to raise in torch's loader.
+# Every exception that torch's loader was seen to raise on damaged or unrelated files.
 REASONS = (
     pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, OSError, EOFError, ValueError, LookupError,
     AttributeError, TypeError, AssertionError, OverflowError, MemoryError, ImportError,
@@ -29,25 +29,25 @@ REASONS = (
 
 
 def open_pickle(path: Path) -> Checkpoint:
-    """The weights in a trainer's file, left on the disk until they are read. Raises EngineError
+    """Open a trainer's file. Tensors of a zip file stay on disk (mmap) until they are read. Raises EngineError
     ``checkpoint_broken``."""
     try:
-        with warnings.catch_warnings():  # of torch, about files that are refused, or read, in a moment
+        with warnings.catch_warnings():  # torch warns of odd files; those are read or refused below anyway
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except REASONS as error:
         unsafe = "weights_only" in str(error).lower()
-        reason = "it holds more than tensors, and nothing else is loaded" if unsafe else "torch cannot read it"
+        reason = "it contains more than tensors, and only tensors are loaded" if unsafe else "torch cannot read it"
         raise broken(path, reason) from error
     part, weights = _weights(loaded)
     if not isinstance(weights, Mapping) or not weights:
-        raise broken(path, f"it holds no tensors by name, at its top or under {', '.join(WITHIN)}")
+        raise broken(path, f"it contains no named tensors, neither at the top level nor under {', '.join(WITHIN)}")
     tensors = {}
     for name, value in weights.items():
         check_name(path, name)
         plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
         if not plain or value.dtype not in NAMES:
-            raise broken(path, f"{name} is no plain tensor")
+            raise broken(path, f"{name} is not a plain tensor")
         tensors[name] = TensorInfo(value.dtype, tuple(value.shape))
     return Checkpoint(path.name + (f" ({part})" if part else ""), tensors, lambda name: weights[name].contiguous())
 

@@ -1,4 +1,4 @@
-"""Check, without torch, whether a model's files are there. It does not say whether they fit."""
+"""Check that a model's files exist. It needs no torch and does not look into the files."""
 
 import os
 from pathlib import Path
@@ -14,19 +14,19 @@ _OF_CODEC = {"wan": (VAE,), "wan-tiny": (VAE, TINY), "wan-clips": (VAE,), "ltx-c
 
 
 def needed(config: ModelConfig) -> tuple[str, ...]:
-    """Files of a model's folder, in the order of loading."""
+    """Names of the files that a model needs in its folder, in the order of loading."""
     speech = (WAV2VEC_CONFIG, WAV2VEC) if config.dit.audio is not None else ()
     return (DIT, *_OF_CODEC.get(config.codec, ()), *speech)
 
 
 def is_there(folder: Path, file: str) -> bool:
-    """As it is, or as shards with their index."""
+    """Whether a file exists, as one file or as an index of shards."""
     path = folder / file
     return os.path.isfile(path) or os.path.isfile(path.with_name(path.name.removesuffix(".safetensors") + INDEX))
 
 
 def missing(folder: Path, file: str) -> EngineError:
-    """What to say of a model's file that is not there: how to get it."""
+    """Error for a missing file of a model; its message says how to get the file."""
     remedy = "install knotcast again" if folder.parent == WEIGHTS else advice(folder.name, file)
     return EngineError(
         "checkpoint_missing", f"{folder.name} lacks {file} in {folder}: {remedy}; or start with random weights"
@@ -34,7 +34,8 @@ def missing(folder: Path, file: str) -> EngineError:
 
 
 def check_model(engine: EngineConfig) -> None:
-    """Raises AvatarError for a model that nobody knows, a preset that it has not, and for files that are missing."""
+    """Check the configured model and preset. Raises RequestError for an unknown model, an unknown preset or a preset of
+    a model that has none, EngineError ``checkpoint_missing`` for missing files."""
     config = with_preset(find_config(engine.model), engine.preset)
     if engine.random_weights:
         return

@@ -1,6 +1,6 @@
 """Reader of checkpoint files in every published format: safetensors, shards with an index, trainers' ``.pt``.
 
-Names, shapes and types come first; a tensor is read when `Checkpoint.read` asks for it.
+Opening reads names, shapes and types only; `Checkpoint.read` reads a tensor.
 """
 
 import json
@@ -24,10 +24,10 @@ MAX_INDEX_BYTES = 64 * 2**20
 
 
 def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
-    """A safetensors file, an index of shards, a folder that holds either, or a ``.pt`` of a trainer.
+    """Open a safetensors file, an index of shards, a trainer's ``.pt``, or a folder that contains exactly one of them.
 
-    A file that is not there may be there as shards, with its index beside. Raises EngineError ``checkpoint_missing``,
-    ``checkpoint_broken``, RequestError ``cannot_read``.
+    If the file does not exist but its index of shards does, the shards are opened. Raises EngineError
+    ``checkpoint_missing``, ``checkpoint_ambiguous``, ``checkpoint_broken``, RequestError ``cannot_read``.
     """
     if reachable(path).is_dir():
         path = _in_folder(path)
@@ -44,13 +44,13 @@ def open_checkpoint(path: Path, device: str = "cpu") -> Checkpoint:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The one checkpoint of a folder as diffusers, PEFT and trainers leave it."""
+    """Path of the only checkpoint in a folder written by diffusers, PEFT or a trainer."""
     for pattern in (f"*{INDEX}", "*.safetensors", *(f"*{suffix}" for suffix in PICKLED)):
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
         if len(found) > 1:
             raise EngineError(
                 "checkpoint_ambiguous",
-                f"{folder} holds {len(found)} checkpoints: name one of {', '.join(path.name for path in found[:4])}",
+                f"{folder} holds {len(found)} checkpoints: choose one of {', '.join(path.name for path in found[:4])}",
             )
         if found:
             return found[0]
@@ -67,31 +67,32 @@ def _file(path: Path, device: str) -> Checkpoint:
 
 
 def _shards(index: Path, device: str) -> Checkpoint:
-    """Every tensor is where the index says, and no shard holds another."""
+    """Open all shards of an index. Each tensor must be in the shard that the index names, and no shard may contain a
+    tensor that the index does not list."""
     try:
         if index.stat().st_size > MAX_INDEX_BYTES:
             raise broken(index, "it is too large for an index")
         place = json.loads(index.read_text())["weight_map"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise broken(index, "it is no index of shards") from error
+        raise broken(index, "it is not an index of shards") from error
     if not isinstance(place, dict) or not all(isinstance(name, str) for name in place.values()):
-        raise broken(index, "it is no index of shards")
+        raise broken(index, "it is not an index of shards")
     for key in place:
         check_name(index, key)
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, Callable[[str], Tensor]] = {}
     for name in sorted(set(place.values())):
-        if not re.fullmatch(r"[\w.-]+\.safetensors", name):  # beside the index, and nowhere else
-            raise broken(index, f"it names a shard that is no file beside it, {name[:60]!r}")
+        if not re.fullmatch(r"[\w.-]+\.safetensors", name):  # shards must be in the folder of the index
+            raise broken(index, f"its shard {name[:60]!r} is not the name of a .safetensors file in its folder")
         if not (path := index.with_name(name)).is_file():
             raise broken(index, f"its shard {name} is missing")
         shard = _file(path, device)
         readers[name] = shard.read
         if strange := sorted(key for key in shard.tensors if place.get(key) != name):
-            raise broken(index, f"it does not say that {name} holds {strange[0]}")
+            raise broken(index, f"it does not list {strange[0]}, which {name} contains")
         tensors |= shard.tensors
     if absent := sorted(place.keys() - tensors.keys()):
-        raise broken(index, f"{absent[0]} is not in {place[absent[0]]}, where it should be")
+        raise broken(index, f"it lists {absent[0]} in {place[absent[0]]}, which does not contain it")
     return Checkpoint(index.name, tensors, partial(_read_shard, readers, place))
 
 

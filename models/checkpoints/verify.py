@@ -1,4 +1,4 @@
-"""Report of `knotcast models verify`: which tensors would load, and why the others would not."""
+"""Report of `knotcast models verify`: whether the tensors of a model or file load, and every fault otherwise."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ from models.config import CONFIGS
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """lines: for a person. good: all of it would load."""
+    """Result of a verification. lines: text for the terminal. good: True if everything loads."""
 
     lines: tuple[str, ...]
     good: bool
 
 
 def verify_model(name: str, models_dir: str = "") -> Report:
-    """Every file of a model that is in the table of configs."""
+    """Verify every file in the folder of a model. name: a key of `models.config.CONFIGS`."""
     config = CONFIGS[name]
     folder = model_folder(config.weights or name, models_dir)
     lines, good = [f"{name}: {folder}"], True
@@ -49,7 +49,7 @@ def verify_model(name: str, models_dir: str = "") -> Report:
 
 
 def verify_file(path: Path) -> Report:
-    """A checkpoint from anywhere: which models it would load into; if none, what keeps it from the nearest."""
+    """Verify a checkpoint file or folder: the models that it loads into, or the faults for the nearest model."""
     checkpoint = open_checkpoint(path)
     told = f"{checkpoint.label}: {len(checkpoint.tensors)} tensors, {checkpoint.bytes / 2**20:.1f} MiB"
     if is_adapter(checkpoint.tensors):
@@ -65,7 +65,7 @@ def verify_file(path: Path) -> Report:
     if loads:
         return Report((f"{told}, loads as {file} of {', '.join(loads)}", *_ignored(fits, loads[0])), True)
     if not fits:
-        return Report((f"{told}, a {file}: whole, and not looked into here",), True)
+        return Report((f"{told}, a {file}: the file is intact, its contents are not checked",), True)
     nearest, fit = max(fits, key=lambda found: found[1].fitting)
     return Report((f"{told}, loads into no model; nearest is {nearest}", *_told(file, fit)), False)
 
@@ -76,7 +76,7 @@ def _ignored(fits: list[tuple[str, Fit]], name: str) -> tuple[str, ...]:
 
 
 def _told(file: str, fit: Fit) -> list[str]:
-    """Every name, one kind of fault a line."""
+    """Lines on one file: a summary, then all names of each kind of fault in a line."""
     state = "loads" if fit.good else "would not load"
     lines = [
         f"  {file}: {state}, {fit.fitting} tensors fit" + (f", {len(fit.ignored)} not used" if fit.ignored else "")

@@ -6,11 +6,11 @@ _LAYERS = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", 
 _ENDS = {"conv_in": "conv1", "norm_out": "head.0", "conv_out": "head.2"}
 _OUTSIDE = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
 _MIDDLE = {"resnets.0": 0, "attentions.0": 1, "resnets.1": 2}
-_STAGE = 4  # layers of a stage of the decoder: three residual blocks and an upsampling
+_STAGE = 4  # layers in each stage of the decoder: three residual blocks and an upsampling
 
 
 def official_name(name: str) -> str:
-    """The official name of a parameter; official names stay as they are."""
+    """Official name of a parameter of the autoencoder. Official names are returned unchanged."""
     if outside := re.fullmatch(r"(post_quant_conv|quant_conv)\.(\w+)", name):
         return f"{_OUTSIDE[outside[1]]}.{outside[2]}"
     if end := re.fullmatch(r"(encoder|decoder)\.(conv_in|norm_out|conv_out)\.(\w+)", name):
@@ -26,7 +26,7 @@ def official_name(name: str) -> str:
 
 
 def _layer(name: str) -> str:
-    """Inside a block."""
+    """Official name of a layer inside a block."""
     head, _, rest = name.partition(".")
     if head == "conv_shortcut":
         return f"shortcut.{rest}"

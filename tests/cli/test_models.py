@@ -100,12 +100,12 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     refused("no checkpoint", "convert", tmp_path / "none.pt", *to)
     refused("no checkpoint in", "convert", tmp_path / "empty", *to)
     refused("must end in", "convert", tmp_path / "text.txt", *to)
-    refused("tensors like x", "convert", tmp_path / "other.safetensors", *to)
+    refused("tensors are x", "convert", tmp_path / "other.safetensors", *to)
     refused("flashhead-pro, flashhead-lite\n", "convert", path, "--to", "x")
     refused("does not fit embedded", "convert", path, "--to", "embedded")
     refused("neither a model", "verify", "x")
     refused("neither a model", "verify", "x" * 300)
-    refused("nothing is known to fetch as 'x'", "fetch", "x")
+    refused("unknown published checkpoint 'x'", "fetch", "x")
     refused("--accept-licence", "fetch", "self-forcing", "--models-dir", tmp_path)
     (tmp_path / "models" / TINY).mkdir(parents=True)
     (tmp_path / "models" / TINY / "dit.safetensors").mkdir()
@@ -141,7 +141,7 @@ def test_fetch_by_the_command_asks_the_hub_of_the_environment(tmp_path: Path) ->
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
     assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
-    assert "not the file known here any more" in run.stderr and "Apache-2.0" in run.stdout
+    assert "has changed on the hub" in run.stderr and "Apache-2.0" in run.stdout
     assert [method for method, _, _ in hub.asked] == ["HEAD"] and not (tmp_path / "models").exists()
 
 

@@ -94,7 +94,7 @@ def test_what_is_fetched_loads(tmp_path: Path, hub: HubStub) -> None:
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 def test_a_download_that_was_cut_off_goes_on(tmp_path: Path, hub: HubStub, ranges: bool) -> None:
     hub.cut = 100_000
-    refused(tmp_path / "models", hub, "it goes on from where it was")
+    refused(tmp_path / "models", hub, "the download resumes")
     assert there(tmp_path / "models") == []
     hub.cut, hub.ranges = None, ranges
     fetch(tmp_path / "models", hub)
@@ -104,7 +104,7 @@ def test_a_download_that_was_cut_off_goes_on(tmp_path: Path, hub: HubStub, range
 
 def test_a_part_of_other_contents_is_not_gone_on_with(tmp_path: Path, hub: HubStub) -> None:
     hub.cut = 100_000
-    refused(tmp_path / "models", hub, "goes on")
+    refused(tmp_path / "models", hub, "the download resumes")
     hub.cut = None
     torch.save({"generator": {f"model.{n}": v for n, v in random_state(seed=2).items()}}, tmp_path / "new.pt")
     hub.files["nobody/tiny/checkpoints/self_forcing_dmd.pt"] = (tmp_path / "new.pt").read_bytes()
@@ -116,16 +116,16 @@ def test_another_digest_is_refused_and_removed(
     tmp_path: Path, hub: HubStub, known: Known, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.etags["checkpoints/self_forcing_dmd.pt"] = "0" * 64  # what the hub says, and not what it sends
-    refused(tmp_path / "models", hub, "another sha256")
+    refused(tmp_path / "models", hub, "wrong sha256")
     assert list((tmp_path / "models").rglob("*.partial")) == []
     hub.etags.clear()
     first = replace(known.files[0], sha256="1" * 64)
     monkeypatch.setitem(KNOWN, TINY, replace(known, files=(first, *known.files[1:])))
     before = len(hub.downloads())
-    refused(tmp_path / "models", hub, "not the file known here any more")
+    refused(tmp_path / "models", hub, "has changed on the hub")
     assert len(hub.downloads()) == before, "nothing is downloaded to find that out"
     hub.etags["checkpoints/self_forcing_dmd.pt"] = "git-etag"  # a hub that does not say a digest: the table's holds
-    refused(tmp_path / "models", hub, "another sha256")
+    refused(tmp_path / "models", hub, "wrong sha256")
 
 
 def test_too_little_room_is_told_before_anything_is_downloaded(
@@ -134,7 +134,7 @@ def test_too_little_room_is_told_before_anything_is_downloaded(
     sizes = sum(map(len, hub.files.values()))
     need = 2 * sizes + fetching.SPARE_BYTES
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=need - 1))
-    refused(tmp_path / "models", hub, "GB of room")
+    refused(tmp_path / "models", hub, "GB of disk space")
     assert hub.downloads() == [] and not (tmp_path / "models").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=need))
     fetch(tmp_path / "models", hub)
@@ -158,7 +158,7 @@ def test_an_absent_hub_a_refusal_and_an_unknown_name_are_one_line(tmp_path: Path
     hub.gated = False
     del hub.files["nobody/vae/Wan2.1_VAE.pth"]
     refused(tmp_path / "models", hub, "refused Wan2.1_VAE.pth .*404")
-    with pytest.raises(AvatarError, match="nothing is known to fetch as 'x'"):
+    with pytest.raises(AvatarError, match="unknown published checkpoint 'x'"):
         fetching.fetch("x", str(tmp_path), print)
 
 

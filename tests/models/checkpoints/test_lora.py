@@ -87,7 +87,7 @@ def refused(tmp_path: Path, lora: Path, words: str, alpha: float | None = None) 
 
 
 def test_an_unknown_scale_is_asked_for(tmp_path: Path) -> None:
-    refused(tmp_path, trainers(tmp_path / "lora", random_state()), "give --lora-alpha")
+    refused(tmp_path, trainers(tmp_path / "lora", random_state()), "set --lora-alpha")
 
 
 @pytest.mark.parametrize("rule", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"x": 2}}])
@@ -100,13 +100,13 @@ def test_other_rules_are_not_merged_by_this_one(tmp_path: Path, rule: dict[str, 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("base_model.model.blocks.9.self_attn.q.lora_A.weight", None, "half of the pair for blocks.9"),
+        ("base_model.model.blocks.9.self_attn.q.lora_A.weight", None, "only A or only B for blocks.9"),
         (
             "base_model.model.blocks.0.self_attn.q.lora_A.weight",
             torch.zeros(RANK, 3),
             "its pair for blocks.0.self_attn.q",
         ),
-        ("base_model.model.blocks.0.self_attn.q.lora_magnitude_vector", torch.zeros(48), "no half of a LoRA pair"),
+        ("base_model.model.blocks.0.self_attn.q.lora_magnitude_vector", torch.zeros(48), "not part of a LoRA pair"),
     ],
     ids=["half", "shape", "other"],
 )
@@ -140,10 +140,10 @@ def test_two_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_an_alpha_that_is_no_scale_is_refused(tmp_path: Path, alpha: str) -> None:
     lora = peft(tmp_path / "lora", random_state())
     (lora / "adapter_config.json").write_text(f'{{"lora_alpha": {alpha}}}')
-    refused(tmp_path, lora, "no scale")
+    refused(tmp_path, lora, "not a number below a million")
 
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     lora = peft(tmp_path / "lora", random_state())
-    with pytest.raises(AvatarError, match="this with --lora"):
+    with pytest.raises(AvatarError, match="this file by --lora"):
         convert(Conversion(lora, TINY), str(tmp_path))
