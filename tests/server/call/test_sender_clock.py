@@ -108,6 +108,17 @@ def test_a_record_without_a_time_is_placed_at_its_arrival() -> None:
     assert [still.media_ms(0.0, now) for now in (640.0, 700.0, 5000.0)] == [640.0, 700.0, 5000.0]
 
 
+def test_records_that_are_late_now_and_then_are_no_jump_of_a_clock() -> None:
+    """Each of them comes more than a second after the last, and the network is good in between."""
+    clock = SenderClock()
+    mapped(network(2, lambda n: 30), clock)
+    for n in range(50, 400):
+        sent, now = 7_000_000 + n * PERIOD, n * PERIOD + 20
+        late = n % 30 == 0
+        media = clock.media_ms(sent, now + 300 if late else now + 20 * (n % 2))
+        assert media == pytest.approx(now + 300 if late else now, abs=1.0)
+
+
 def test_one_wrong_time_does_not_move_the_others() -> None:
     clock = SenderClock()
     mapped(network(10, lambda n: 30), clock)
