@@ -54,7 +54,7 @@ class Caller:
         stream.push_voice(packet.astype("<i2").tobytes(), self.sample)
         if self.sample % (2 * PACKET) == 0:
             angle = 2 * np.pi * POSE_HZ * self.sample / RATE
-            stream.drive.push_pose({"yaw": 0.2 * np.sin(angle), "pitch": 0.1 * np.cos(angle)}, self.frame)
+            stream.push_pose({"yaw": 0.2 * np.sin(angle), "pitch": 0.1 * np.cos(angle)}, self.frame)
         self.sample += PACKET
 
     @property
@@ -97,7 +97,9 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
         stream="long-call", epoch=0, portrait=face.tobytes(), width=width, height=height,
         landmarks=average_landmarks(), confidence=1.0, seed=0, rollout=RolloutRequest(), first_frame=0, live=False,
     )  # fmt: skip
-    return Stream(opened, 0, ring, runner)
+    stream = Stream(opened, 0, ring, runner)
+    stream.encode()
+    return stream
 
 
 def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:

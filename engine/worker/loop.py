@@ -1,19 +1,21 @@
 """The worker's loop: one model on one device, and the calls that share it.
 
-Speaks ``engine.wire.messages``. An error of one stream ends that stream; a device that cannot be used any more, a
-broken protocol or a gateway that has gone end the loop, and with it the process (``engine.worker.process``). Holds no
-decision about time (``engine.worker.scheduler``) and no method (``engine.rollout``).
+One unit of work at a time: a batch of passes, a chunk's decoding, or a slice of a portrait's encoding. Speaks
+``engine.wire.messages``. An error of one stream ends that stream; a device that cannot be used any more, a broken
+protocol or a gateway that has gone end the loop, and with it the process (``engine.worker.process``). Holds no decision
+about time (``engine.worker.scheduler``, ``engine.worker.batching``) and no method (``engine.rollout``).
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from time import perf_counter
+from math import inf
 
 import msgspec
 import torch
 
+from engine.rollout.strategies import default_spec
 from engine.wire.channel import WorkerChannel
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import (
@@ -32,6 +34,7 @@ from engine.wire.messages import (
     ToWorker,
     failure,
 )
+from engine.worker.batching import Candidate, Costs, Kind, Outlook, Promise, booked, choose
 from engine.worker.runner import ModelRunner
 from engine.worker.scheduler import DeadlineScheduler, Pulse
 from engine.worker.stream import Stream
@@ -41,6 +44,8 @@ from ground.errors import AvatarError, CapacityError, EngineError
 log = logging.getLogger("engine.worker.loop")
 
 IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
+SLICE_SECONDS = 0.01  # of an encoding, between two looks at the inbox and the deadlines
+GROWTH_ON_CPU, GROWTH_ON_GPU = 1.0, 0.5  # what a batch's further members cost until that is measured
 
 
 class DeviceLost(Exception):
@@ -57,6 +62,9 @@ class Worker:
         self._scheduler: DeadlineScheduler[str] = DeadlineScheduler(
             period=info.chunk_frames / info.fps, cost=info.warmup_chunk_ms / 1000
         )
+        units = len(default_spec(runner.config).steps) + 1
+        growth = GROWTH_ON_CPU if runner.device.type == "cpu" else GROWTH_ON_GPU
+        self._costs = Costs(info.warmup_chunk_ms / 1000 / units, growth)
         self._pulse = Pulse()
         self._running = True
 
@@ -67,8 +75,10 @@ class Worker:
             self._channel.wait(0.0 if batch else self._idle_time())
             self._drain_inbox()
             batch = self._schedule()
-            self._run_batch(batch)
-            self._emit(batch)
+            if batch:
+                self._work_on(batch)
+            else:
+                self._run_held()
 
     def stop(self) -> None:
         """May be called from a signal handler."""
@@ -80,7 +90,8 @@ class Worker:
         self._channel.close()
 
     def _idle_time(self) -> float:
-        return min(IDLE_SECONDS, max(0.0, self._scheduler.wake_at() - self._clock()))
+        overdue = min((stream.deadline for stream in self._streams.values() if stream.opening), default=inf)
+        return min(IDLE_SECONDS, max(0.0, min(self._scheduler.wake_at(), overdue) - self._clock()))
 
     def _drain_inbox(self) -> None:
         for message, descriptor in self._channel.receive():
@@ -88,60 +99,88 @@ class Worker:
             self._handle(message, descriptor)
 
     def _schedule(self) -> list[Stream]:
-        """The most urgent stream, and whoever's pass can run with its pass as one batch."""
+        """The streams whose next unit of work is run now, as one batch."""
         now = self._clock()
         for stream in self._streams.values():
             self._offer(stream, now)
         due = [self._streams[name] for name in self._scheduler.order(now)]
         for stream in due:
-            if not stream.busy:
+            if not (stream.opening or stream.busy):
                 with self._guard(stream):
                     stream.begin(now)
-        ready = [stream for stream in due if stream.busy]
-        if not ready:
-            self._run_held()
-            return []
-        shape = ready[0].pending.work.shape_key
-        return [stream for stream in ready if stream.pending.work.shape_key == shape]
+        outlook = self._outlook()
+        ready = [
+            Candidate(stream.name, stream.step, stream.presses(outlook.now))
+            for stream in due
+            if stream.opening or stream.busy
+        ]
+        return [self._streams[name] for name in choose(ready, outlook, self._costs)]
 
     def _offer(self, stream: Stream, now: float) -> None:
         if stream.busy:
             return
-        if stream.has_room and stream.drive_complete(now):
+        if stream.opening or (stream.has_room and stream.drive_complete(now)):
             self._scheduler.offer(stream.name, now, stream.deadline, complete=True)
         elif stream.has_room and stream.has_deadline:
             self._scheduler.offer(stream.name, now, stream.deadline + self._pulse.grace(now), complete=False)
         else:
             self._scheduler.withdraw(stream.name)
 
+    def _outlook(self) -> Outlook[str]:
+        now = self._clock()
+        promises = {
+            stream.name: Promise(stream.deadline, self._seconds(stream.left), self._seconds(stream.usual))
+            for stream in self._streams.values()
+            if stream.promised(now)
+        }
+        return Outlook(now, self._scheduler.period, promises)
+
+    def _seconds(self, kinds: tuple[Kind, ...]) -> float:
+        return sum(self._costs.cost(kind, 1) for kind in kinds)
+
     def _run_held(self) -> None:
         """Idle time is for the commits that live streams hold back; one at a time, then look at the inbox again."""
-        for stream in list(self._streams.values()):
-            held = stream.take_held()
-            if held is not None:
+        slack = self._outlook().slack()
+        for stream in self._streams.values():
+            if (kind := stream.held) is not None and self._costs.cost(kind, 1) <= slack:
+                began = self._clock()
                 with self._guard(stream):
-                    self._runner.run([held])
+                    self._runner.run([stream.take_held()])
+                    self._runner.synchronise()
+                    self._costs.measured(kind, 1, self._clock() - began)
                 return
 
-    def _run_batch(self, batch: list[Stream]) -> None:
-        began = perf_counter()
-        answers: list[torch.Tensor | None] = [None] * len(batch)
+    def _work_on(self, batch: list[Stream]) -> None:
+        kind, began = batch[0].step, self._clock()
         with self._guard(*batch):
-            answers = self._runner.run([stream.pending for stream in batch])
-        share = (perf_counter() - began) / max(1, len(batch))
-        for stream, answer in zip(list(batch), answers, strict=True):
-            if stream.name not in self._streams:
-                continue
-            stream.work += share
+            match kind.work:
+                case "encode":
+                    self._encode(batch[0])
+                case "pass":
+                    self._run_passes(batch, kind)
+                case "decode":
+                    self._send_chunk(batch[0])
+            self._costs.measured(kind, len(batch), self._clock() - began)
+
+    def _encode(self, stream: Stream) -> None:
+        stream.encode(SLICE_SECONDS, self._clock)
+        if not stream.opening:
+            log.info("stream=%s event=opened epoch=%d slot=%d", stream.name, stream.epoch, stream.slot)
+            self._channel.send(StreamOpened(stream.name, stream.epoch, stream.slot))
+
+    def _run_passes(self, batch: list[Stream], kind: Kind) -> None:
+        """Waits for the device: what comes next is chosen by what is due then, and passes that are only queued would
+        take no time."""
+        began = self._clock()
+        answers = self._runner.run([stream.pending for stream in batch])
+        for stream, answer in zip(batch, answers, strict=True):
             with self._guard(stream):
                 stream.answer(answer)
-
-    def _emit(self, batch: list[Stream]) -> None:
-        """Send the chunks that the batch has finished."""
-        for stream in list(batch):
-            if self._streams.get(stream.name) is stream and stream.finished:
-                with self._guard(stream):
-                    self._send_chunk(stream)
+        self._runner.synchronise()
+        live = sum(stream.deadline < inf for stream in batch)
+        of_live, of_file = booked(self._clock() - began, kind, live, len(batch) - live, self._costs)
+        for stream in batch:
+            stream.work += of_live if stream.deadline < inf else of_file
 
     def _send_chunk(self, stream: Stream) -> None:
         denoised = self._clock()
@@ -171,7 +210,7 @@ class Worker:
             case PushVoice(sample=sample, pcm=pcm):
                 stream.push_voice(pcm, sample)
             case PushPose(frame=frame, controls=controls):
-                stream.drive.push_pose(controls, frame)
+                stream.push_pose(controls, frame)
             case Deadline():
                 stream.set_deadline(message)
             case FramesRead(frame=frame):
@@ -186,19 +225,18 @@ class Worker:
         with _telling(partial(self._report, message.stream, message.epoch)):
             ring = FrameRing.attach(descriptor)
             try:
-                self._streams[message.stream] = stream = self._admit(message, ring)
+                self._streams[message.stream] = self._admit(message, ring)
             except BaseException:
                 ring.close()
                 raise
-            log.info("stream=%s event=opened epoch=%d slot=%d", stream.name, stream.epoch, stream.slot)
-            self._channel.send(StreamOpened(stream.name, stream.epoch, stream.slot))
 
     def _admit(self, message: OpenStream, ring: FrameRing) -> Stream:
+        """A stream that is opening has its slot, and is load, from now on."""
         if not self._free:
             raise CapacityError("no_slot", "every slot of this worker is taken: try again later", status=429)
         if message.live and not self._scheduler.admit():
             raise CapacityError("machine_busy", "the machine is too slow for one more call: try again later")
-        stream = Stream(message, self._free[-1], ring, self._runner)
+        stream = Stream(message, self._free[-1], ring, self._runner, self._clock())
         self._free.pop()
         self._scheduler.join(stream.name, message.live)
         return stream

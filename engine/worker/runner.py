@@ -139,6 +139,11 @@ class ModelRunner:
                     answers[i] = prediction
         return answers
 
+    def synchronise(self) -> None:
+        """Wait for the device: a GPU's passes are only queued when ``run`` returns."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def _run_batch(self, group: Sequence[SlottedPass]) -> Tensor:
         """[B, F, C, h, w] in fp32 of the frames that are not clean; all passes of the group share a shape key."""
         first = group[0].work

@@ -1,10 +1,12 @@
 """One call inside the worker: its slot, rollout, drive, reference, decoder and frame ring.
 
-It says whether its next chunk can be made and which pass that needs now; the worker decides when and runs it. Owns no
-model, no clock and no socket.
+It says whether its next chunk can be made and which unit of work it needs now; the worker decides when and runs it.
+Owns no model, no clock and no socket.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -12,16 +14,24 @@ import torch
 
 from engine.drive.buffer import DriveBuffer, DriveChunk
 from engine.drive.speech import SpeechChunk, SpeechDrive
-from engine.rollout.base import Pass
+from engine.rollout.base import Pass, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import default_spec, make_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import ChunkReady, Deadline, OpenStream
+from engine.worker.batching import Kind
 from engine.worker.runner import ModelRunner, SlottedPass
+from engine.worker.slices import Sliced
+from ground.clock import Clock, monotonic
 from ground.errors import EngineError, RequestError
-from models.codecs.base import Portrait
+from models.codecs.base import Portrait, Reference
 from models.codecs.clip import ClipState
 from models.encoders.speech import SpeechState
+
+# A live caller's portrait is encoded in time that no live chunk needs; after so long, whatever that makes late. So a
+# caller is let in after this time, the rest of the encoding, and those of the callers before it, at the latest.
+OPENING_SECONDS = 5.0
+DECODE = Kind("decode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +45,15 @@ class Emitted:
 
 
 class Stream:
-    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` gives it back."""
+    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` gives it back.
 
-    def __init__(self, opened: OpenStream, slot: int, ring: FrameRing, runner: ModelRunner) -> None:
+    It is ``opening`` until its portrait is encoded; voice and poses are taken already, chunks begin afterwards.
+    """
+
+    def __init__(
+        self, opened: OpenStream, slot: int, ring: FrameRing, runner: ModelRunner, opened_at: float = 0.0
+    ) -> None:
+        """opened_at: monotonic seconds. Raises RequestError or EngineError for what can be seen at once."""
         self.name, self.epoch, self.slot = opened.stream, opened.epoch, slot
         self._runner, self._ring, self._config = runner, ring, runner.config
         if (ring.width, ring.height) != self._config.pixel_size:
@@ -48,11 +64,14 @@ class Stream:
         if spec.context > runner.context:
             raise RequestError("invalid_rollout", "the rollout looks further back than this worker remembers")
         self._rollout = make_rollout(spec, self._config)
-        self._reference = runner.encode_reference(portrait_of(opened))
-        self._state = self._rollout.new_state(self._reference.latent, self._reference.features, opened.seed)
+        self._opened_at, self._seed = opened_at, opened.seed
+        self._encoding = Sliced(partial(runner.encode_reference, portrait_of(opened)), runner.device)
+        self._slices = 0
+        self._reference: Reference
+        self._state: RolloutState
         self._decoder_state = runner.codec.initial_state()
         kind = DriveBuffer if self._config.dit.audio is None else SpeechDrive
-        self.drive: DriveBuffer | SpeechDrive = kind(self._config, opened.first_frame)
+        self._drive: DriveBuffer | SpeechDrive = kind(self._config, opened.first_frame)
         self._heard: SpeechState | None = None
         self._first_frame = self._next_frame = self._read = opened.first_frame
         self._index = 0
@@ -63,13 +82,19 @@ class Stream:
         self._missing: tuple[tuple[int, int], ...] = ()
         self._ready_at: float | None = None
         self._began_at = 0.0
+        self._done: list[Kind] = []  # units of work of the present chunk
+        self._usual: tuple[Kind, ...] = (*(Kind("pass") for _ in spec.steps), DECODE)
         self.work = 0.0  # seconds of the present chunk's passes; the worker's to count
 
     def push_voice(self, pcm: bytes, sample: int) -> None:
         """16 kHz mono s16 little-endian."""
         if len(pcm) % 2:
             raise RequestError("invalid_voice", "a packet of voice ends in the middle of a sample")
-        self.drive.push_voice(np.frombuffer(pcm, "<i2").astype(np.int16, copy=False), sample)
+        self._drive.push_voice(np.frombuffer(pcm, "<i2").astype(np.int16, copy=False), sample)
+
+    def push_pose(self, controls: Mapping[str, float], frame: float) -> None:
+        """Absolute control values by channel name that hold from ``frame`` on."""
+        self._drive.push_pose(controls, frame)
 
     def set_deadline(self, deadline: Deadline) -> None:
         self._deadline = deadline if deadline.deadline > 0 else None
@@ -82,7 +107,10 @@ class Stream:
     def deadline(self) -> float:
         """When the next chunk must be there, in seconds of the monotonic clock; infinite for a file. What the gateway
         said of one frame holds for later ones, as playout goes on at content speed. Before it said anything, someone
-        waits for the first picture: a period from when it could be begun."""
+        waits for the first picture: a period from when it could be begun. While it is opening: when that must go on
+        whatever it makes late."""
+        if self.opening:
+            return self._opened_at + OPENING_SECONDS if self._live else inf
         if self._deadline is None:
             if self._ready_at is None or not self._live:
                 return inf
@@ -92,6 +120,50 @@ class Stream:
     @property
     def has_deadline(self) -> bool:
         return self._deadline is not None
+
+    @property
+    def opening(self) -> bool:
+        """The portrait is still to be encoded."""
+        return not self._encoding.done
+
+    def encode(self, seconds: float = inf, clock: Clock = monotonic) -> None:
+        """Go on encoding the portrait for so long."""
+        self._encoding.advance(seconds, clock)
+        self._slices += 1
+        if self._encoding.done:
+            self._reference = self._encoding.result
+            self._state = self._rollout.new_state(self._reference.latent, self._reference.features, self._seed)
+
+    def promised(self, now: float) -> bool:
+        """Its next chunk is waited for by its deadline. A reader that has left no room and whose deadline has passed
+        does not wait."""
+        return not self.opening and self.deadline < inf and (self.busy or self.has_room or self.deadline > now)
+
+    def presses(self, now: float) -> bool:
+        """Its next unit of work is to be done whatever that makes late: a live chunk's, or an opening's once it has
+        waited for too long."""
+        return self.deadline <= now if self.opening else self.deadline < inf
+
+    @property
+    def step(self) -> Kind:
+        """The unit of work that comes next, of a stream that is opening or busy."""
+        if self.opening:
+            return Kind("encode", self._slices)
+        return DECODE if self.finished else Kind("pass", self.pending.work.shape_key)
+
+    @property
+    def left(self) -> tuple[Kind, ...]:
+        """The next chunk's units of work that are still to be done, as many as the chunk before had."""
+        if not self.busy:
+            return self._usual
+        if self.finished:
+            return (DECODE,)
+        return (self.step, *(self._usual[len(self._done) + 1 :] or (DECODE,)))
+
+    @property
+    def usual(self) -> tuple[Kind, ...]:
+        """All units of work of a chunk, by the last one's."""
+        return self._usual
 
     @property
     def busy(self) -> bool:
@@ -105,7 +177,7 @@ class Stream:
 
     def drive_complete(self, now: float) -> bool:
         """All drive of the next chunk has come; ``now`` is noted the first time."""
-        complete = self._state.next_latent + self._rollout.drive_latents <= self.drive.ready_until()
+        complete = self._state.next_latent + self._rollout.drive_latents <= self._drive.ready_until()
         if complete and self._ready_at is None:
             self._ready_at = now
         return complete
@@ -113,8 +185,8 @@ class Stream:
     def begin(self, now: float) -> None:
         """Start the next chunk on whatever drive there is."""
         assert self._job is None
-        chunk = self.drive.take(self._state.next_latent, self._rollout.drive_latents)
-        self._missing, self._began_at, self.work = chunk.missing, now, 0.0
+        chunk = self._drive.take(self._state.next_latent, self._rollout.drive_latents)
+        self._missing, self._began_at, self.work, self._done = chunk.missing, now, 0.0, []
         self._job = ChunkJob(self._rollout.denoise(self._state, self._tokens(chunk)), self._held)
         self._held = None
 
@@ -134,6 +206,7 @@ class Stream:
     def answer(self, prediction: torch.Tensor | None) -> None:
         """What ``pending`` came to."""
         assert self._job is not None
+        self._done.append(self.step)
         self._job.answer(prediction)
 
     def run_pending(self) -> None:
@@ -161,30 +234,38 @@ class Stream:
         for offset, picture in enumerate(pictures):
             self._ring.write(chunk.first_frame + offset, picture)
         self._next_frame, self._index = chunk.first_frame + chunk.frames, chunk.index + 1
-        self._ready_at = None
+        self._ready_at, self._usual = None, (*self._done, DECODE)
         return Emitted(chunk, self._began_at, self.work)
 
-    def take_held(self) -> SlottedPass | None:
-        """The last chunk's commit, to be run by itself in idle time instead of joined with the next chunk's first pass.
+    @property
+    def held(self) -> Kind | None:
+        """The last chunk's commit, if it may be run by itself in idle time instead of joined with the next chunk's
+        first pass.
 
-        Only for a live call, whose next chunk then starts sooner. For a file the join saves a pass, and whether it
+        Only of a live call, whose next chunk then starts sooner. For a file the join saves a pass, and whether it
         happens must not hang on timing, so that equal input gives equal pictures to the bit.
         """
         if self._held is None or self.busy or not self.has_deadline:
             return None
+        return Kind("pass", self._held.shape_key)
+
+    def take_held(self) -> SlottedPass:
+        """That commit, to be run now."""
+        assert self._held is not None
         held, self._held = self._held, None
         return SlottedPass(self.slot, held)
 
     @property
     def summary(self) -> str:
         """For the log: how much was made and what was not in time."""
-        counts = self.drive.counts
+        counts = self._drive.counts
         return (
             f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples} "
             f"dropped_poses={counts.dropped_poses}"
         )
 
     def close(self) -> None:
+        self._encoding.close()
         self._ring.close()
 
     @property

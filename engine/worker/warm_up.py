@@ -39,7 +39,9 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     if runner.prepares_shapes:
         meet_shapes(runner, runner.encode_reference(portrait_of(opened)), config.slots)
     with FrameRing.create(frames, width, height) as ring:
-        cost = min(_chunk_seconds(Stream(opened, 0, ring, runner)))
+        stream = Stream(opened, 0, ring, runner)
+        stream.encode()
+        cost = min(_chunk_seconds(stream))
     return ModelInfo(
         name=model.name, width=width, height=height, fps=model.fps, chunk_frames=frames,
         first_chunk_frames=spec.emitted_frames(0, model.frames_per_latent),

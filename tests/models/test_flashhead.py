@@ -279,6 +279,7 @@ def test_a_call_shows_new_pictures_only_and_begins_each_chunk_with_the_last(conf
     codec.vae.decode = lambda latents: (seen.append((latents, vae_decode(latents))), seen[-1][1])[1]  # type: ignore
     with FrameRing.create(3 * new, 128, 128) as ring:
         stream = Stream(opened(config, ring), 0, ring, runner)
+        stream.encode()
         stream.push_voice(np.random.default_rng(0).integers(-9000, 9000, 16000 * 3).astype(np.int16).tobytes(), 0)
         chunks = []
         for _ in range(2):

@@ -34,10 +34,10 @@ def test_the_voice_goes_on_for_ever_and_what_the_stream_dropped_is_told_at_the_e
     caller = Caller(25, turn)
     while caller.sample < len(turn) + 3 * PACKET:
         caller.speak(stream)
-    assert stream.drive.counts.missing_samples == 0 and len(stream.drive._poses) == -(-caller.sample // 640)
-    heard = stream.drive._pcm[len(turn) : len(turn) + PACKET]
+    assert stream._drive.counts.missing_samples == 0 and len(stream._drive._poses) == -(-caller.sample // 640)
+    heard = stream._drive._pcm[len(turn) : len(turn) + PACKET]
     assert np.array_equal(heard, turn[:PACKET]) and heard.any() and not turn[-PACKET:].any()
-    stream.drive.push_pose({"yaw": 0.1}, float("nan"))
+    stream.push_pose({"yaw": 0.1}, float("nan"))
     assert stream.summary == "chunks=0 missing=0 late=0 dropped_poses=1"
     stream.close()
 

@@ -22,6 +22,7 @@ from engine.wire.messages import (
     PushVoice,
     RolloutRequest,
     StreamClosed,
+    StreamOpened,
     ToWorker,
 )
 from engine.worker.loop import IDLE_SECONDS, DeviceLost, Worker
@@ -46,7 +47,7 @@ class Gateway:
         self.rings: dict[str, FrameRing] = {}
         self.pictures: dict[str, list[np.ndarray]] = {}
 
-    def open(self, name: str, seed: int) -> None:
+    def open(self, name: str, seed: int, *, speaks: bool = True) -> None:
         made = spec(name, seed)
         ring = self.rings[name] = FrameRing.create(3 * MOST, SIZE, SIZE)
         self.pictures[name] = []
@@ -55,6 +56,10 @@ class Gateway:
             confidence=1.0, seed=seed, rollout=RolloutRequest(), first_frame=0, live=False,
         )  # fmt: skip
         self.inbox.append((opened, os.dup(ring.descriptor)))
+        if speaks:
+            self.speak(name, seed)
+
+    def speak(self, name: str, seed: int) -> None:
         self.inbox.append((PushVoice(name, 0, voice(2.5, seed).tobytes()), None))
 
     def wait(self, timeout: float) -> None:
@@ -155,9 +160,17 @@ def test_calls_beside_each_other_show_what_each_shows_alone(gateway: Gateway, pl
 
 
 def test_of_chunks_that_end_together_the_more_urgent_leaves_first(gateway: Gateway) -> None:
-    for name, seconds in (("one", 60), ("two", 30)):
-        gateway.open(name, 1)
-        gateway.inbox.append((Deadline(name, 0, monotonic() + seconds), None))
+    def turn(timeout: float) -> None:
+        if sum(isinstance(said, StreamOpened) for said in gateway.said) == 2 and not told:
+            for name, seconds in (("one", 60), ("two", 30)):
+                told.append(name)
+                gateway.inbox.append((Deadline(name, 0, monotonic() + seconds), None))
+                gateway.speak(name, 1)
+
+    told: list[str] = []
+    gateway.turn = turn
+    for name in ("one", "two"):
+        gateway.open(name, 1, speaks=False)
     gateway.worker.run()
     assert next(said.stream for said in gateway.said if isinstance(said, ChunkReady)) == "two"
 
