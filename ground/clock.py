@@ -1,6 +1,6 @@
 """Monotonic clock shared by all processes of a machine (CLOCK_MONOTONIC), in seconds.
 
-Whatever decides about time takes a ``Clock`` (or ``now``) as an argument, so that tests pass their own.
+Code that depends on time takes a ``Clock`` (or ``now``) as an argument, so that tests can pass their own.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Error hierarchy: one base, four families, stable codes that travel over HTTP, the data channel and the worker's
 socket.
 
-A message is written for the person who can act on it: it names what is wrong and what to do. What a caller is told
-never holds a path, a repr or a traceback. Being late is not an error but a counted degradation.
+A message is written for the person who can act on it: it says what is wrong and what to do. Messages to callers never
+contain a path, a repr or a traceback. Lateness is not an error; it is counted as a degradation.
 """
 
 import sys
@@ -13,8 +13,9 @@ from contextlib import contextmanager
 class AvatarError(Exception):
     """Base of every error the product reports.
 
-    code: stable machine-readable name, e.g. ``no_face``. status: the HTTP status a route answers with.
-    retryable: the same request may succeed later. param: the request field at fault, if one is.
+    code: stable machine-readable name, e.g. ``no_face``. message: text for a person. status: HTTP status of the
+    response. retryable: True if the same request may succeed later. param: the invalid field of the request, if there
+    is one.
     """
 
     family = "internal_error"
@@ -35,14 +36,14 @@ class AvatarError(Exception):
 
 
 class RequestError(AvatarError):
-    """The caller sent something we cannot use: a bad portrait, a bad offer, an unknown id, no authorisation."""
+    """The request is invalid: a bad portrait, a bad offer, an unknown id, missing authorisation."""
 
     family = "request_error"
     default_status = 422
 
 
 class CapacityError(AvatarError):
-    """Every slot is taken or the machine is too slow for one more call: come back later (429 or 503)."""
+    """Every slot is taken, or the machine is too slow for another call; a later retry may succeed (429 or 503)."""
 
     family = "capacity_error"
     default_status = 503
@@ -52,7 +53,7 @@ class CapacityError(AvatarError):
 
 
 class EngineError(AvatarError):
-    """The worker was lost, timed out, ran out of memory, or a checkpoint does not match."""
+    """The worker failed, timed out or ran out of memory, or a checkpoint does not fit."""
 
     family = "engine_error"
 
@@ -66,7 +67,7 @@ class MediaError(AvatarError):
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """The edge of a command: an error meant for a person becomes one line on standard error and exit code 2."""
+    """Print an AvatarError as one line on standard error and exit with code 2. For the entry point of a command."""
     try:
         yield
     except AvatarError as error:

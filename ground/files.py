@@ -13,8 +13,10 @@ from ground.errors import RequestError
 
 
 def reachable(path: Path) -> Path:
-    """The path, whether something is there or not. Raises RequestError ``cannot_read`` where that cannot be told:
-    `Path.is_file` ends in an error of the system there, or says no, as the version of Python is."""
+    """Return the path if the system can tell whether it exists, and raise RequestError ``cannot_read`` otherwise.
+
+    Without this check `Path.is_file` raises an OSError or returns False there, depending on the version of Python.
+    """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -26,7 +28,7 @@ def reachable(path: Path) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises RequestError ``cannot_write`` for what the system refuses inside, its disk being full for one."""
+    """Turn an OSError or SafetensorError of the body, such as a full disk, into RequestError ``cannot_write``."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -36,8 +38,8 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Make the folder if need be and yield an empty file in it to write to, which takes the place of `path` once the
-    disk has it. After an error `path` is as it was.
+    """Replace a file atomically. Yields an empty temporary file in the same folder, which is created if necessary;
+    after the body the temporary file is synced to disk and renamed to `path`. An error leaves `path` unchanged.
 
     Raises RequestError ``cannot_write``.
     """
@@ -58,9 +60,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(folder: Path, work: str) -> Iterator[None]:
-    """Make a folder if need be and hold it alone; who is killed lets go. work: what others are told is going on.
+    """Lock a folder exclusively, and create it if necessary. The lock ends with the process, even if it is killed.
 
-    Raises RequestError ``in_use``, ``cannot_write``.
+    work: description of the work, for the message that other processes get. Raises RequestError ``in_use``,
+    ``cannot_write``.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,5 +74,5 @@ def held(folder: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RequestError("in_use", f"another run is {work} {folder}: let it end") from error
+            raise RequestError("in_use", f"another run is {work} {folder}: wait until it ends") from error
         yield

@@ -1,4 +1,4 @@
-"""Letterboxing of a portrait into another aspect ratio, with its edge pixels drawn out."""
+"""Letterboxing of a portrait into another aspect ratio, with bars that repeat its edge pixels."""
 
 import cv2
 import numpy as np
@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 
 
 def fit_picture(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """uint8 RGB of any size to [height, width, 3]: scaled until it fits, in the middle, its edges drawn out."""
+    """Scale a picture (uint8 RGB of any size) to fit into [height, width, 3], centred. Its edge pixels fill the
+    bars."""
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
     size = (min(width, max(1, round(rgb.shape[1] * scale))), min(height, max(1, round(rgb.shape[0] * scale))))
     scaled = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)

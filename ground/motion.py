@@ -1,7 +1,7 @@
-"""Channels of the motion latent (the face rig's controls): names, units, ranges, scales and their packing.
+"""Channels of the motion latent (the face rig's controls): names, units, ranges and scales.
 
-Shared by the rig that renders it, the tracks that train it and the drive that commands it. Knows no pixels and no
-network. Left and right are always the avatar's own: its left is the right side of the picture.
+Shared by the rig, the training tracks and the drive. Independent of pictures and networks. Left and right are the
+avatar's own: its left is the right side of the picture.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MotionChannel:
-    """One control: its name, its allowed absolute range and the scale that brings its spread to about one."""
+    """One control. low, high: range of the absolute value. scale: divisor that gives the channel about unit
+    variance."""
 
     name: str
     low: float
@@ -18,7 +19,7 @@ class MotionChannel:
 
 
 CHANNELS: tuple[MotionChannel, ...] = (
-    MotionChannel("jaw", 0.0, 1.1, 0.22),  # 0 lips closed, 1 = opening of 0.95 mouth half-widths
+    MotionChannel("jaw", 0.0, 1.1, 0.22),  # 0 lips closed, 1 = open by 0.95 mouth half-widths
     MotionChannel("pucker", -0.2, 1.0, 0.30),
     MotionChannel("smile", -0.5, 1.0, 0.25),
     MotionChannel("press", 0.0, 1.0, 0.30),  # lips rolled in, as in p b m
@@ -40,7 +41,7 @@ INDEX: dict[str, int] = {name: i for i, name in enumerate(NAMES)}
 SCALES: tuple[float, ...] = tuple(channel.scale for channel in CHANNELS)
 
 FRAMES_PER_LATENT = 4
-JAW_SPAN = 0.95  # mouth half-widths of opening at jaw = 1
+JAW_SPAN = 0.95  # opening of the mouth at jaw = 1, in mouth half-widths
 
 REFERENCE_FEATURES: tuple[str, ...] = (
     *("cx", "cy", "rx", "ry", "mx", "my", "mw", "curve", "lt", "ut", "th", "chin"),

@@ -5,9 +5,9 @@ Media time is counted from the start of a call, in samples of the voice or in fr
 
 PLAYOUT_RATE = 48_000  # Hz: the voice that is heard
 DRIVE_RATE = 16_000  # Hz: the voice that drives the face
-BLOCK = 960  # playout samples of one step of a call's clock: 20 ms, and the most that one Opus packet may hold
+BLOCK = 960  # playout samples in one step of a call's clock: 20 ms, the longest frame that Opus codes at once
 BLOCK_S = BLOCK / PLAYOUT_RATE
-PLAYOUT_PER_DRIVE = PLAYOUT_RATE // DRIVE_RATE  # playout samples to one sample of the drive
+PLAYOUT_PER_DRIVE = PLAYOUT_RATE // DRIVE_RATE  # playout samples per drive sample
 
 
 def milliseconds(samples: float) -> float:
@@ -21,15 +21,15 @@ def playout_samples(ms: float) -> float:
 
 
 def frame_start(frame: int, fps: int) -> int:
-    """First playout sample (48 kHz) of a frame."""
+    """Index of a frame's first playout sample (48 kHz)."""
     return -(-frame * PLAYOUT_RATE // fps)
 
 
 def frame_at(sample: int, fps: int) -> int:
-    """The frame that is shown with a playout sample (48 kHz)."""
+    """Index of the frame that is shown during a playout sample (48 kHz)."""
     return sample * fps // PLAYOUT_RATE
 
 
 def drive_start(frame: int, fps: int) -> int:
-    """First drive sample (16 kHz) of a frame."""
+    """Index of a frame's first drive sample (16 kHz)."""
     return frame * DRIVE_RATE // fps

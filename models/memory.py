@@ -1,12 +1,16 @@
-"""Estimate of a video model's memory on a GPU, by arithmetic, before anything is loaded.
+"""Estimate of a video model's GPU memory, calculated before anything is loaded.
 
-Weights and the decoder are counted on the meta device, where tensors have sizes and no memory; the cache is a product.
-A pass is estimated: its peak grew by 68.5 kB a token between 832x480 and 512x512 on an H200 (1.3B, bf16), which is 22.3
-values of each channel; 24 are planned. On that card, held to a smaller one's memory, ``realtime`` and ``balanced`` ran
-in 8 GiB (4.6 and 5.7 allocated, 5.5 and 6.8 reserved) and ``quality`` in 24 (14.9 and 19.2). ``quality`` ran out of 16
-while its compiled decoder's peak was 5.6 GB above the plain one's, mostly states that kept too much; it is planned with
-13.2 and has not been run in 16 since. What is counted is the plain decoder; the compiled one holds a block's inputs, up
-to 1 GB at that size, until the block has run, which has to be covered by the workspace that is planned.
+Weights and decoding are counted on the meta device, where tensors have sizes but no memory. The size of the cache is a
+product of its dimensions. The peak of a forward pass is estimated: on an H200 (1.3B, bf16) it grew by 68.5 kB a token
+between 832x480 and 512x512, which is 22.3 values per channel; the plan assumes 24.
+
+Measured on that GPU with its memory limited: ``realtime`` and ``balanced`` ran in 8 GiB (4.6 and 5.7 GiB allocated, 5.5
+and 6.8 reserved), ``quality`` in 24 GiB (14.9 allocated, 19.2 reserved). ``quality`` ran out of memory in 16 GiB, at a
+time when the compiled decoder's peak was 5.6 GB above that of the plain decoder, mostly because its states kept too
+much. Its plan is 13.2 GiB; it has not been run in 16 GiB since.
+
+The plan counts the plain decoder. The compiled decoder also holds a block's inputs, up to 1 GB at that size, until the
+block has run; the planned workspace must cover them.
 """
 
 from dataclasses import dataclass
@@ -28,17 +32,21 @@ from models.dit.transformer import CausalWanDiT
 from models.presets import PRESETS, with_preset
 
 GIB = 2**30
-BYTES = 2  # of a bf16 value
+BYTES = 2  # per bf16 value
 TEXT_TOKENS = 512
-PASS_VALUES = 24  # that a pass holds of each token and channel at its peak
+PASS_VALUES = 24  # values per token and channel that a pass holds at its peak
 OVERHEAD = GIB // 2  # the CUDA context and libraries' workspaces
-WORKSPACE = {"wan": 2.0, "wan-tiny": 1.0}  # of decoding; the large convolutions in time want as much again
+WORKSPACE = {"wan": 2.0, "wan-tiny": 1.0}  # times the peak of decoding; large convolutions over time double it
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes. working: the largest of a pass, of decoding, and of what loading needs beyond the weights, which follow
-    each other. state: what every call's decoder remembers."""
+    """Planned memory in bytes.
+
+    weights: all weights and the encoded text. cache: key-value caches of all calls. state: streaming decoder states of
+    all calls. working: the largest of three phases that never overlap, a pass, decoding, and loading beyond the
+    weights. overhead: CUDA context and libraries.
+    """
 
     weights: int
     cache: int
@@ -51,12 +59,13 @@ class MemoryPlan:
         return self.weights + self.cache + self.state + self.working + self.overhead
 
     def fits(self, memory: int) -> bool:
-        """memory: bytes of the card that are free before the process starts."""
+        """Whether the plan fits. memory: free bytes of the device before the process starts."""
         return self.total <= memory
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes that tensors made inside held at once; also of the meta device."""
+    """Context manager that records the peak size, in bytes, of the tensors created inside. Also counts tensors on the
+    meta device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -76,8 +85,8 @@ class Peak(TorchDispatchMode):
 
 @torch.inference_mode()
 def decoding(config: ModelConfig, latents: int) -> tuple[int, int]:
-    """Bytes at the peak of decoding a chunk in the middle of a call, as the decoder goes about it, and of a call's
-    state."""
+    """Bytes at the peak of decoding a chunk in the middle of a call, and bytes of a call's decoder state. The decoder
+    runs on the meta device."""
     decoder = on_meta(DECODERS[config.codec], config.vae).to(torch.bfloat16)
     chunk = torch.empty(latents, *config.latent_shape, device="meta")
     state = StreamState()
@@ -89,8 +98,10 @@ def decoding(config: ModelConfig, latents: int) -> tuple[int, int]:
 
 
 def plan(config: ModelConfig, slots: int, float8: bool = False) -> MemoryPlan:
-    """Of a video model in bf16 with ``slots`` calls by its own rollout, all of whose passes may run as one batch.
-    float8: the linear layers of the blocks in 8 bits (no such pass was measured)."""
+    """Plan the memory of a video model in bf16 for ``slots`` calls, whose passes may all run as one batch.
+
+    float8: the blocks' linear layers have 8 bits; no such pass was measured.
+    """
     dit = config.dit
     network = CausalWanDiT.on_meta(dit).to(torch.bfloat16)
     in_bf16 = bytes_of(network)
@@ -100,7 +111,7 @@ def plan(config: ModelConfig, slots: int, float8: bool = False) -> MemoryPlan:
     weights = bytes_of(network) + sum(bytes_of(part.to(torch.bfloat16)) for part in codec)
     text = 0 if dit.text_dim is None else dit.layers * 2 * TEXT_TOKENS * dit.dim * BYTES
     token = dit.dim * BYTES
-    held = PASS_VALUES * token + (dit.ffn_dim if float8 else 0)  # and the widest layer's input once more, in a byte
+    held = PASS_VALUES * token + (dit.ffn_dim if float8 else 0)  # float8: the widest layer's input in 8 bits
     frames = 2 * config.chunk + config.knot  # a clean chunk joined with the next one's first step
     cached = int(dit.inpainting) + config.window - config.chunk  # the reference and past latents
     peak, state = decoding(config, config.chunk)
@@ -111,23 +122,24 @@ def plan(config: ModelConfig, slots: int, float8: bool = False) -> MemoryPlan:
         working=max(
             int(WORKSPACE[config.codec] * peak),
             slots * frames * config.tokens_per_latent * held,
-            in_bf16 - bytes_of(network),  # while it is loaded, when there is no other work
+            in_bf16 - bytes_of(network),  # loading holds the bf16 weights, while nothing else runs
         ),
     )
 
 
 def bytes_of(module: nn.Module) -> int:
-    """Of all that a checkpoint holds of it."""
+    """Bytes of a module's state dict."""
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
 def largest_fitting(config: ModelConfig, slots: int, memory: int, float8: bool = False) -> str:
-    """The best preset that fits into so many bytes, empty if none does."""
+    """Name of the best preset that fits into ``memory`` bytes, empty if none does."""
     return next((name for name in PRESETS if plan(with_preset(config, name), slots, float8).fits(memory)), "")
 
 
 def check(config: ModelConfig, slots: int, free: int, float8: bool = False) -> None:
-    """free: bytes of the card that are not in use, with the context made. Raises EngineError ``device_too_small``."""
+    """Check that a model fits. free: free bytes of the device after the CUDA context was created. Raises EngineError
+    ``device_too_small``."""
     needed = plan(config, slots, float8).total - OVERHEAD
     if needed <= free:
         return
@@ -136,12 +148,13 @@ def check(config: ModelConfig, slots: int, free: int, float8: bool = False) -> N
     raise EngineError(
         "device_too_small",
         f"{config.name} at {config.pixel_size[0]}x{config.pixel_size[1]} with {slots} calls needs about "
-        f"{needed / GIB:.1f} GiB of the device, {free / GIB:.1f} are free: {way}",
+        f"{needed / GIB:.1f} GiB of device memory, but {free / GIB:.1f} GiB are free: {way}",
     )
 
 
 def describe(config: ModelConfig, slots: int, float8: bool = False, cards: tuple[int, ...] = (8, 12, 16, 24)) -> str:
-    """The plan of every preset and the preset for every card, GiB. Raises RequestError for a model without presets."""
+    """Table of the plan for each preset and of the best preset for each card size, in GiB. Raises RequestError
+    ``no_presets``."""
     lines = [f"{config.name}, {slots} calls, GiB", f"{'preset':10}{'weights':>9}{'cache':>9}{'working':>9}{'total':>9}"]
     for name in PRESETS:
         made = plan(with_preset(config, name), slots, float8)

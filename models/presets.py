@@ -1,6 +1,6 @@
 """Presets of video models (size, steps, decoder), best picture first. All run in bf16.
 
-A base plus ``dataclasses.replace``. The embedded model has none: its sizes are models of their own.
+A preset replaces fields of a model's config. The embedded model has no presets: each of its sizes is a separate model.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +11,8 @@ from models.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """width, height in pixels. steps: a part of the schedule that the model was distilled to. decoder: a codec's name
-    in ``ModelConfig``."""
+    """A preset. width, height: pixels. steps: timesteps of the denoising, a subset of those that the model was
+    distilled to. decoder: name of a codec, as in ``ModelConfig``."""
 
     name: str
     width: int
@@ -32,12 +32,13 @@ PRESETS = {
 
 
 def has_presets(config: ModelConfig) -> bool:
-    """Models of Wan2.1's latents have."""
+    """Whether the model has presets: those with Wan2.1's latents do."""
     return config.codec in {preset.decoder for preset in PRESETS.values()}
 
 
 def with_preset(config: ModelConfig, name: str) -> ModelConfig:
-    """The model as a preset has it; an empty name leaves it as it is. Raises RequestError."""
+    """Apply a preset to a model's config; an empty name applies none. Raises RequestError ``unknown_preset``,
+    ``no_presets``."""
     if not name:
         return config
     if name not in PRESETS:

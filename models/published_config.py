@@ -1,4 +1,4 @@
-"""Check of a published transformer's config.json against ours, before anything is loaded."""
+"""Comparison of a published transformer's config.json with the model's config, before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ PUBLISHED = "config.json"
 
 
 def check_published(config: ModelConfig, folder: Path) -> None:
-    """Raises EngineError ``checkpoint_mismatch`` that names every field; without the file, nothing is compared."""
+    """Compare the config.json in a model's folder, if there is one. Raises EngineError ``checkpoint_mismatch`` that
+    names every wrong field, ``checkpoint_broken``."""
     path = folder / PUBLISHED
     if not path.is_file():
         return
@@ -20,15 +21,15 @@ def check_published(config: ModelConfig, folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise EngineError("checkpoint_broken", f"{path} is not readable JSON") from error
     if not isinstance(said, dict):
-        raise EngineError("checkpoint_broken", f"{path} holds no fields")
+        raise EngineError("checkpoint_broken", f"{path} is not a JSON object")
     ours = expected(config)
     wrong = [f"{name} {said[name]}, not {ours[name]}" for name in ours if name in said and said[name] != ours[name]]
     if wrong:
-        raise EngineError("checkpoint_mismatch", f"{path} is of another model than {config.name}: {', '.join(wrong)}")
+        raise EngineError("checkpoint_mismatch", f"{path} is not that of {config.name}: {', '.join(wrong)}")
 
 
 def expected(config: ModelConfig) -> dict[str, Any]:
-    """By the names of Wan2.1's and FlashHead's files."""
+    """Expected fields of config.json, under the names that Wan2.1 and FlashHead use."""
     dit, cell = config.dit, config.pixels_per_latent
     return {
         "dim": dit.dim, "in_dim": dit.in_dim, "out_dim": dit.latent_channels, "ffn_dim": dit.ffn_dim,

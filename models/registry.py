@@ -1,6 +1,6 @@
-"""Model registry: builds a transformer and its codec by name, loads their weights, places them on a device.
+"""Model registry: builds a transformer and its codec by name, and loads their weights onto a device.
 
-Weights are safetensors only. Shapes are checked before memory is taken; a mismatch is named and refused.
+Weights are safetensors only. Shapes are checked before memory is allocated; a checkpoint that does not fit is refused.
 """
 
 import logging
@@ -40,9 +40,12 @@ FLOAT8 = "float8"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on its device. codec is None where there is none (throughput only). context: the text, encoded
-    once. speech: what hears the voice, where the drive is its features. dtype: of activations, and of all weights but
-    those that float8 puts into 8 bits."""
+    """A model on its device.
+
+    codec: None if the model has no codec (throughput only). context: the encoded text, None without text attention.
+    speech: encoder of the voice, None unless the transformer attends to its features. dtype: type of the activations
+    and weights, except for weights in 8 bits. float8: whether the blocks' linear layers have 8-bit weights.
+    """
 
     config: ModelConfig
     dit: CausalWanDiT
@@ -55,12 +58,13 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> str:
-        """As an option calls it."""
+        """Name of the dtype in the command line and the settings."""
         return FLOAT8 if self.float8 else str(self.dtype).removeprefix("torch.")
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto``: the first CUDA device, else the CPU."""
+    """Parse a device: cpu, cuda, cuda:N, or auto for the first CUDA device, else the CPU. ``cuda:N`` becomes torch's
+    current device. Raises RequestError ``unknown_device``, EngineError ``no_device``."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -69,15 +73,15 @@ def choose_device(name: str) -> torch.device:
         )
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineError("no_device", f"torch sees no device {name}: use cpu, or install a CUDA build of torch")
+        raise EngineError("no_device", f"torch finds no device {name}: use cpu, or install a CUDA build of torch")
     if device.index is not None:
-        torch.cuda.set_device(device)  # what names no device (streams, graphs, measurements) means this one
+        torch.cuda.set_device(device)  # streams, graphs and measurements use the current device
     return device
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Of activations. ``auto``: bf16 where the machine computes in it, else fp32; ``float8``: bf16, only linear layers
-    have 8 bits."""
+    """Choose the type of the activations. ``auto``: bf16 if the machine has instructions for it, else fp32. ``float8``:
+    bf16, as only the weights of linear layers have 8 bits. Raises RequestError ``unknown_dtype``."""
     if name == "auto":
         native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
@@ -99,10 +103,13 @@ def load_model(
     text: TextSource = TextSource(),  # noqa: B008 (frozen)
     slots: int = 1,
 ) -> LoadedModel:
-    """Build a model. random_weights: seeded noise instead of a checkpoint, for tests and throughput figures.
-    size: (width, height) in pixels, None = the model's own. models_dir: of the weights that are not in the package.
-    preset: see ``models.presets``. text: what a model that attends to text is told. slots: of the calls to come; on a
-    GPU whose free memory is too small for them nothing is loaded."""
+    """Build a model by name and load its weights.
+
+    random_weights: seeded noise instead of a checkpoint, for tests and throughput figures. size: (width, height) in
+    pixels; None keeps the model's own. models_dir: folder of the weights that are not shipped with the package. preset:
+    see ``models.presets``. text: prompt or embedding for a model with text attention. slots: planned number of calls; a
+    GPU without enough free memory for them is refused before loading. Raises RequestError, EngineError.
+    """
     config = with_preset(find_config(name), preset)
     if size is not None:
         config = config.at_size(*size)
@@ -124,10 +131,11 @@ def build_model(
     text: TextSource = TextSource(),  # noqa: B008 (frozen)
     float8: bool = False,
 ) -> LoadedModel:
-    """The same of a config that need not be in the table. folder: of its weights, None = random ones. float8: the
-    linear layers of the blocks in 8-bit floats, once the weights are there as they are."""
+    """Build a model from any config. place: device. kind: type of the activations. folder: folder of the weights; None
+    gives random weights. float8: convert the blocks' linear layers to 8-bit floats after loading. Raises RequestError,
+    EngineError."""
     words = None
-    if config.dit.text_dim is not None:  # before anything large is loaded: the encoder is large as well
+    if config.dit.text_dim is not None:  # before other weights are loaded: the text encoder is large as well
         words = embed_text(text, config.dit.text_dim, random_weights=folder is None)
     elif text.prompt or text.embedding:
         raise RequestError("no_text", f"the model {config.name} takes no text: leave out the prompt", param="prompt")
@@ -151,7 +159,8 @@ def build_model(
 def build_speech(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None
 ) -> SpeechEncoder | None:
-    """wav2vec2, or noise of the shape that the transformer's audio has. Raises EngineError."""
+    """Load wav2vec2, or build it with random weights in the shape that the transformer's audio input requires. None for
+    a model without audio input. Raises EngineError."""
     audio = config.dit.audio
     if audio is None:
         return None
@@ -167,8 +176,9 @@ def build_speech(
 def build_codec(
     config: ModelConfig, device: torch.device, dtype: torch.dtype, folder: Path | None
 ) -> Codec[Any] | None:
-    """Wan2.1's from ``vae.safetensors`` (official names or those of diffusers) and ``tiny.safetensors`` (TAEHV's).
-    folder: None = random weights."""
+    """Build the codec that the config names; None if it names none. Wan2.1's autoencoder is read from
+    ``vae.safetensors`` (official or diffusers' names), the tiny decoder from ``tiny.safetensors`` (TAEHV's names),
+    LTX's from ``ltx-vae.safetensors``. folder: None gives random weights."""
     if config.codec == "motion":
         return MotionCodec(device, config.pixel_size[0])
     if config.codec == "wan-clips":
@@ -189,7 +199,7 @@ def build_codec(
 
 
 def load_encoder(config: ModelConfig, path: Path, device: torch.device, dtype: torch.dtype) -> WanEncoder:
-    """The encoder of Wan2.1's autoencoder alone. Raises as ``load_weights``."""
+    """Load only the encoder of Wan2.1's autoencoder. Raises the errors of ``load_weights``."""
     encoder = on_meta(WanEncoder, config.vae)
     load_weights(encoder, path, device, dtype, part=("encoder.", "conv1."))
     return finished(encoder)
@@ -212,7 +222,8 @@ def ltx_clips(config: ModelConfig, device: torch.device, dtype: torch.dtype, fol
 
 
 def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CausalWanDiT:
-    """Noise of a trained model's scale, drawn where it is to live. Reproducible on the CPU."""
+    """Transformer with seeded random weights of a trained model's scale, drawn on the target device. Reproducible on
+    the CPU."""
     dit = CausalWanDiT.on_meta(config.dit).to(dtype).to_empty(device=device)
     randomise_(dit)
     return dit
@@ -221,10 +232,10 @@ def random_dit(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
 def load_weights(
     module: nn.Module, path: Path, device: torch.device, dtype: torch.dtype, part: tuple[str, ...] = ("",)
 ) -> None:
-    """Fill a module that stands on the meta device, from a file or its shards; names, shapes and types are compared
-    before anything is read.
+    """Load a module on the meta device from a file or its shards. Names, shapes and types are compared before anything
+    is read.
 
-    part: how the official names begin that the module is made of; the rest of the file is for others. Raises
+    part: prefixes of the official names that belong to the module; other tensors of the file are skipped. Raises
     EngineError ``checkpoint_missing``, ``checkpoint_broken``, ``checkpoint_mismatch``.
     """
     try:

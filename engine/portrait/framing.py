@@ -1,8 +1,8 @@
-"""A photograph becomes a portrait: one face found, confirmed, cropped in the canonical framing, measured.
+"""Portrait framing: face detection, verification, the canonical crop, and landmarks.
 
-Detection works with a prior: face boxes come from cascades, places in the upper middle are tried when those find none,
-and nothing counts as a face until its eyes were found and the aligned crop looks like one. Uploads, the command line
-and training all frame through here. Needs numpy, OpenCV and safetensors alone.
+Candidates come from OpenCV's face cascades; if these find no face, likely places in the upper middle are tried. A
+candidate counts as a face only if its eyes were found and the aligned crop is classified as a face. Uploads, the
+command line and training all use this module. Needs only numpy, OpenCV and safetensors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,22 +26,22 @@ from engine.portrait.landmarks import (
 from engine.portrait.patches import Floats, Image
 from ground.errors import RequestError
 
-DETECT_SIDE = 480  # faces are looked for in the picture shrunk to this longer side
-DETECT_MIN = 26  # smallest face box there, pixels
+DETECT_SIDE = 480  # longer side of the picture in which faces are detected, pixels
+DETECT_MIN = 26  # smallest face box in that picture, pixels
 BOX_EYES = (0.503, 0.403, 0.38)  # in a face box: middle of the eyes (x, y) and their distance, in box sides
 CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt2.xml")
-BORDER = 0.2  # width of the border that is added, in longer sides
-TILTS = (-25.0, 25.0)  # degrees by which a picture is turned when no upright face is found
+BORDER = 0.2  # width of the border that `_bordered_boxes` adds, as a share of the longer side
+TILTS = (-25.0, 25.0)  # degrees of rotation that are tried when no upright face is found
 
-FACE_CONFIRMED = 0.5  # probability from which a candidate is a face
-PLACE_CONFIRMED = 0.9  # the same where no cascade saw one
-TURNED_CONFIRMED = 0.9  # and in a picture turned by a quarter or a half, which is looked at if upright finds less
-SECOND_CONFIRMED = 0.9  # and from which it is a second one
-SECOND_SIZE = 0.55  # a second face this large relative to the first is a second person, not a bystander
-MIN_EYE_DISTANCE = 20.0  # pixels of the upload; below, the portrait would be all blur
-LOW_EYE_DISTANCE = 36.0
+FACE_CONFIRMED = 0.5  # probability from which a candidate of a cascade is a face
+PLACE_CONFIRMED = 0.9  # the same for a likely place without a cascade's box
+TURNED_CONFIRMED = 0.9  # the same in a picture turned by 90, 180 or 270 degrees, tried if no upright face reaches it
+SECOND_CONFIRMED = 0.9  # probability from which a further candidate is a second face
+SECOND_SIZE = 0.55  # relative to the first face; a larger second face is a second person, not a bystander
+MIN_EYE_DISTANCE = 20.0  # pixels of the upload; a smaller face is refused, as its portrait would be a blur
+LOW_EYE_DISTANCE = 36.0  # pixels of the upload; a smaller face gets the warning low_resolution
 
-Guesses = Callable[[Image], Iterator[npt.NDArray[np.float64]]]  # eye centres [2, 2] to look at, upload pixels
+Guesses = Callable[[Image], Iterator[npt.NDArray[np.float64]]]  # guessed eye centres [2, 2] in upload pixels
 FACE_PIXELS = (slice(int(0.3 * CROP), int(0.8 * CROP)), slice(int(0.3 * CROP), int(0.7 * CROP)))
 
 
@@ -50,9 +50,9 @@ class FramedPortrait:
     """A portrait ready for a codec.
 
     rgb: uint8 [size, size, 3], eyes level, 0.211 of the width apart, at 0.454 of the height. landmarks: -1..1 units.
-    confidence: 0..1, about the chance that the mouth's corners lie within 1.5 % of the width of where they are.
+    confidence: 0..1, about the probability that the error of the mouth's corners is below 1.5 % of the width.
     warnings: stable codes: low_resolution, blurred, dark, profile, occluded, low_confidence.
-    crop: float32 [2, 3], upload pixels to portrait pixels.
+    crop: float32 [2, 3], affine map from upload pixels to portrait pixels.
     """
 
     rgb: Image
@@ -64,19 +64,19 @@ class FramedPortrait:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A possible face: eye centres [2, 2] in upload pixels and the probability that it is one."""
+    """A possible face. eyes: centres [2, 2] in upload pixels. probability: 0..1, that it is a face."""
 
     eyes: npt.NDArray[np.float64]
     probability: float
 
     @property
     def distance(self) -> float:
-        """Between the eyes, pixels."""
+        """Distance between the eyes, in upload pixels."""
         return float(np.hypot(*(self.eyes[1] - self.eyes[0])))
 
 
 def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
-    """Find the one face of a picture uint8 [H, W, 3] and frame it.
+    """Find the only face of a picture uint8 [H, W, 3] and frame it. size: side of the portrait in pixels.
 
     Raises RequestError ``no_face``, ``multiple_faces`` or ``face_too_small``.
     """
@@ -95,10 +95,10 @@ def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
 
 
 def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
-    """Frame a picture uint8 [H, W, 3] by landmarks someone gave for it (engine.landmark_file); nothing is looked for.
+    """Frame a picture uint8 [H, W, 3] by given landmarks (`engine.portrait.landmark_file`), without detection.
 
-    Landmarks lie in the picture's own units: half its width, 0 in its middle. Raises RequestError
-    ``invalid_landmarks`` if the eyes lie outside it.
+    landmarks: in the picture's own units: 0 in its middle, 1 is half its width. Raises RequestError
+    ``invalid_landmarks`` if an eye lies outside the picture.
     """
     height, width = rgb.shape[:2]
     lids = np.array([[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]])
@@ -107,7 +107,7 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
     eyes = irises * (width / 2) + (width / 2 - 0.5, height / 2 - 0.5)
     if not ((eyes > 0) & (eyes < (width, height))).all():
         raise RequestError(
-            "invalid_landmarks", "the landmarks given place an eye outside the picture", param="portrait"
+            "invalid_landmarks", "the given landmarks place an eye outside the picture", param="portrait"
         )
     crop, affine = canonical_crop(rgb, eyes, size)
     placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
@@ -118,7 +118,7 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
 
 
 def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
-    """The one confirmed face of a picture, or the reason why there is none."""
+    """Find the main face of a picture. Raises RequestError ``no_face``, ``multiple_faces``, ``face_too_small``."""
     faces = find_faces(rgb, estimator)
     if not faces:
         raise RequestError(
@@ -142,8 +142,10 @@ def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
 
 
 def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
-    """Every confirmed face, each once. Cheap ways first: boxes of upright faces, then of tilted ones and of those cut
-    off above the brows, then of faces in a picture that lies on its side or head, then likely places.
+    """Find all confirmed faces, without duplicates.
+
+    Cheap searches come first: upright faces, then tilted faces, then faces cut off above the brows, then faces in a
+    picture turned by 90, 180 or 270 degrees, then likely places.
     """
 
     def confirmed(guesses: Guesses, enough: float) -> list[Candidate]:
@@ -158,7 +160,7 @@ def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
 
 
 def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEstimator) -> Candidate:
-    """Find the eyes from a guess and ask whether what is there is a face."""
+    """Refine guessed eye centres [2, 2] and classify the aligned crop. Implausible eyes get probability 0."""
     eyes = estimator.align(rgb, guess)
     distance, guessed = float(np.hypot(*(eyes[1] - eyes[0]))), float(np.hypot(*(guess[1] - guess[0])))
     inside = ((eyes > 0) & (eyes < np.array(rgb.shape[1::-1]))).all()
@@ -169,7 +171,7 @@ def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEsti
 
 
 def _distinct(found: list[Candidate]) -> list[Candidate]:
-    """Of candidates on the same face, the most probable."""
+    """Keep the most probable of all candidates on the same face."""
     kept: list[Candidate] = []
     for one in sorted(found, key=lambda candidate: -candidate.probability):
         middle = one.eyes.mean(0)
@@ -179,7 +181,7 @@ def _distinct(found: list[Candidate]) -> list[Candidate]:
 
 
 def _prior(face: Candidate, shape: tuple[int, ...]) -> float:
-    """How usual a place for a portrait's face: 1 in the upper middle, towards 0 at the sides and the bottom."""
+    """Prior for the position of a portrait's face: 1 in the upper middle, falling to 0 at the sides and the bottom."""
     x, y = face.eyes.mean(0) / np.array(shape[1::-1])
     return float(np.exp(-(((x - 0.5) / 0.3) ** 2) - ((y - 0.4) / 0.3) ** 2))
 
@@ -190,7 +192,7 @@ def _cascades() -> "tuple[cv2.CascadeClassifier, ...]":
 
 
 def _grey(rgb: Image) -> tuple[Image, float]:
-    """The picture in grey, shrunk for detection, and by how much."""
+    """The picture in grey, shrunk for detection, and the scale factor (at most 1)."""
     shrink = min(1.0, DETECT_SIDE / max(rgb.shape[:2]))
     size = (max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink)))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if shrink < 1 else rgb
@@ -198,7 +200,7 @@ def _grey(rgb: Image) -> tuple[Image, float]:
 
 
 def _detect(grey: Image) -> Iterator[npt.NDArray[np.float64]]:
-    """Guessed eye centres [2, 2] of every face box."""
+    """Guessed eye centres [2, 2] of every face box, in pixels of the given picture."""
     for cascade in _cascades():
         for x, y, w, h in cascade.detectMultiScale(grey, 1.1, 3, minSize=(DETECT_MIN, DETECT_MIN)):
             half = BOX_EYES[2] * w / 2
@@ -223,7 +225,7 @@ def _tilted_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _bordered_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
-    """Of a picture with a border of its own edge pixels: the cascades do not see a face without its forehead."""
+    """Detect in the picture with a border of repeated edge pixels: the cascades miss faces without a forehead."""
     grey, shrink = _grey(rgb)
     border = round(BORDER * max(grey.shape))
     bordered = cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE)
@@ -232,7 +234,7 @@ def _bordered_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _turned_boxes(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
-    """Of a picture turned by 90, 180 and 270 degrees."""
+    """Detect in the picture turned by 90, 180 and 270 degrees."""
     grey, shrink = _grey(rgb)
     turned, middle = grey, (np.array(grey.shape[::-1]) - 1) / 2
     for quarters in (1, 2, 3):
@@ -246,7 +248,7 @@ UPRIGHT = (_boxes, _tilted_boxes, _bordered_boxes)
 
 
 def _likely_places(rgb: Image) -> Iterator[npt.NDArray[np.float64]]:
-    """Where a portrait's eyes usually are, when no cascade sees the face (hats, dark pictures, strong light)."""
+    """Usual eye positions of portraits, for faces that the cascades miss (hats, dark pictures, strong light)."""
     height, width = rgb.shape[:2]
     side = min(height, width)
     for share in (0.12, 0.17, 0.24, 0.33):
@@ -275,7 +277,7 @@ def tones(crop: Image, landmarks: dict[str, float]) -> dict[str, float]:
 
 
 def sharpness(crop: Image) -> float:
-    """Finest detail of the face relative to its contrast; 0.2 and more for a sharp portrait."""
+    """Deviation of the face's Laplacian relative to its contrast; at least 0.2 for a sharp portrait."""
     face = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[FACE_PIXELS].astype(np.float32)
     return float(cv2.Laplacian(face, cv2.CV_32F).std() / (face.std() + 4))
 
@@ -283,7 +285,7 @@ def sharpness(crop: Image) -> float:
 def _warnings(
     crop: Image, face: Candidate, landmarks: dict[str, float], uncovered: float, confidence: float
 ) -> Iterator[str]:
-    """What may make the result worse, in stable codes."""
+    """Warning codes for properties of the portrait that may degrade the result."""
     if face.distance < LOW_EYE_DISTANCE:
         yield "low_resolution"
     if sharpness(crop) < 0.1:

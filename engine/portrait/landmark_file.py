@@ -1,8 +1,8 @@
-"""Landmark files: positions given by hand for a picture, `me.landmarks.json` beside `me.jpg`.
+"""Landmark files: manual landmarks of a picture, `me.landmarks.json` beside `me.jpg`.
 
-One JSON object with the fields of a training folder's landmarks.json (the README tells what each means), in the
-picture's own units: half its width, 0 in its middle, x right, y down. Such a file wins over the estimator. Only who
-runs the program can give one; an upload is a picture and nothing else.
+The file is one JSON object with the fields of a training folder's landmarks.json (the README explains each), in the
+picture's own units: 0 in its middle, 1 is half its width, x right, y down. It replaces the estimator's landmarks. Only
+the operator can provide such a file; an upload consists of the picture alone.
 """
 
 import json
@@ -18,10 +18,11 @@ from ground.errors import RequestError
 SUFFIX = ".landmarks.json"
 MAX_BYTES = 65_536
 NEEDED = tuple(name for point in POINTS for name in point) + tuple(name for name in LENGTHS if name != "mtilt")
-_SHARES = ("tl", "lum", "grey", "lidq", "smiling", "glasses", "pad", "quality")  # 0..1; measured where not given
+# Each is 0..1. tl, lum and grey are measured if missing.
+_SHARES = ("tl", "lum", "grey", "lidq", "smiling", "glasses", "pad", "quality")
 OPTIONAL = ("mtilt", *_SHARES)
 
-# What a face can be, in canonical units (2 x EYE_X between the eyes), with wide margins: beyond lies a slip of the pen.
+# Plausible ranges in canonical units (2 x EYE_X between the eyes), with wide margins to catch mistakes only.
 _SIZES: dict[str, tuple[float, float]] = {
     "rx": (0.25, 0.8), "ry": (0.35, 1.0), "mw": (0.07, 0.45), "curve": (-0.3, 0.15), "mtilt": (-0.15, 0.15),
     "lt": (0.005, 0.2), "ut": (0.002, 0.15), "th": (0.0, 0.4), "chin": (0.08, 0.7), "ea": (0.03, 0.2),
@@ -30,12 +31,12 @@ _SIZES: dict[str, tuple[float, float]] = {
 
 
 def file_beside(picture: Path) -> Path:
-    """Where the landmarks of a picture are looked for."""
+    """Path of the landmark file that belongs to a picture."""
     return picture.with_suffix(SUFFIX)
 
 
 def landmarks_beside(picture: Path) -> dict[str, float] | None:
-    """What the file beside a picture says; None if there is none. Raises RequestError ``invalid_landmarks``."""
+    """Read the landmark file beside a picture; None if there is none. Raises RequestError ``invalid_landmarks``."""
     path = file_beside(picture)
     try:
         with path.open("rb") as file:
@@ -50,15 +51,15 @@ def landmarks_beside(picture: Path) -> dict[str, float] | None:
 
 
 def parse_landmarks(data: bytes, name: str) -> dict[str, float]:
-    """The file's landmarks, checked; ``name`` is what errors call it. Raises RequestError ``invalid_landmarks``."""
+    """Parse and check a landmark file. name: its name in messages. Raises RequestError ``invalid_landmarks``."""
     try:
         given = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _invalid(name, "is not JSON") from error
     if not isinstance(given, Mapping):
-        raise _invalid(name, "must be one object of names and numbers")
+        raise _invalid(name, "must be a JSON object of names and numbers")
     if strange := [str(field)[:40] for field in given if field not in NEEDED + OPTIONAL]:
-        raise _invalid(name, f"has a field {strange[0]!r} that is none of {', '.join(NEEDED + OPTIONAL)}")
+        raise _invalid(name, f"has the unknown field {strange[0]!r}; the fields are {', '.join(NEEDED + OPTIONAL)}")
     if missing := [field for field in NEEDED if field not in given]:
         raise _invalid(name, f"lacks {', '.join(missing)}")
     for field, value in given.items():
@@ -72,7 +73,8 @@ def parse_landmarks(data: bytes, name: str) -> dict[str, float]:
 
 
 def _check_face(landmarks: Mapping[str, float], name: str) -> None:
-    """Whether it can be a face: sizes against the distance of the eyes, the mouth below them."""
+    """Check that the landmarks describe a plausible face: sizes relative to the distance between the eyes, mouth and
+    face centre below the eyes. Raises RequestError ``invalid_landmarks``."""
     across = landmarks["exr"] - landmarks["exl"]
     distance = math.hypot(across, landmarks["eyr"] - landmarks["eyl"])
     if across <= 0 or not 0.01 < distance < 2:
@@ -82,7 +84,7 @@ def _check_face(landmarks: Mapping[str, float], name: str) -> None:
         value = landmarks.get(field, 0.0) / unit
         if not low <= value <= high:
             raise _invalid(
-                name, f"{field} is {landmarks[field]:g}, but this face's must lie in {_span(low, high, unit)}"
+                name, f"{field} is {landmarks[field]:g}, but must lie in {_span(low, high, unit)} for this face"
             )
     along = np.array([across, landmarks["eyr"] - landmarks["eyl"]]) / distance
     middle = 0.5 * np.array([landmarks["exl"] + landmarks["exr"], landmarks["eyl"] + landmarks["eyr"]])
@@ -90,7 +92,7 @@ def _check_face(landmarks: Mapping[str, float], name: str) -> None:
         away = (np.array([landmarks[x], landmarks[y]]) - middle) / unit
         beside, below = float(away @ along), float(away @ (-along[1], along[0]))
         if abs(beside) > 0.25 or not low <= below <= high:
-            raise _invalid(name, f"{x}, {y} do not lie below the eyes' middle, where they belong")
+            raise _invalid(name, f"{x}, {y} must lie below the middle between the eyes")
 
 
 def _span(low: float, high: float, unit: float) -> str:

@@ -1,9 +1,9 @@
 """Facial landmark estimator: a short cascade of ridge regressions on histograms of gradients.
 
-First the eyes are found more and more exactly and the picture is cropped anew around them (the canonical framing), then
-contour, mouth and lids are read off the crop, the mouth last of all in close-ups of its corners and its middle. Weights
-come from `python -m training.data.faces.landmarks`. Needs numpy, OpenCV and safetensors alone; knows nothing of
-detection, uploads or models. Coordinates are -1..1, x right, y down.
+The first stages refine the eye centres; after each stage the picture is cropped again around the eyes (the canonical
+framing). The next stages estimate contour, mouth and lids from the crop. The last one refines the mouth from close-ups
+of its corners and its middle. `python -m training.data.faces.landmarks` trains the weights. Needs only numpy, OpenCV
+and safetensors; independent of detection, uploads and models. Coordinates are -1..1, x right, y down.
 """
 
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ from engine.portrait.patches import Floats, Image, Patch, describe
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights" / "embedded" / "landmarks.safetensors"
 
-CROP = 256  # side of the crop everything is measured on, pixels
+CROP = 256  # side of the crop on which landmarks are estimated, pixels
 EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical framing: (-EYE_X, EYE_Y), (EYE_X, EYE_Y)
-SHRINK_BELOW = 0.6  # crop pixels a picture pixel below which the picture is shrunk by areas first
-LID_RISE = 0.008  # how far an eye's opening is centred above its iris, in units of the canonical framing
-CHIN_TO_CENTRE = 0.18  # cy = eyes + 0.18 x (chin - eyes), how the face ellipse is defined
+SHRINK_BELOW = 0.6  # crop pixels per picture pixel; below, the picture is first shrunk by area averaging
+LID_RISE = 0.008  # height of the centre of an eye's opening above its iris, in units of the canonical framing
+CHIN_TO_CENTRE = 0.18  # centre of the face ellipse: cy = eyes + 0.18 x (chin - eyes)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One regression: what it looks at and what it tells."""
+    """One regression. patch: the window that it sees. targets: names of its outputs."""
 
     patch: Patch
     targets: tuple[str, ...]
@@ -40,9 +40,9 @@ FACE = Patch(0.0, 0.12, 0.8, 0.8, 96, 96)
 EYES = Patch(0.0, -0.11, 0.44, 0.165, 128, 48)
 MOUTH = Patch(0.0, 0.03, 0.35, 0.2, 112, 64, thumbnail=(28, 16))
 LOWER = Patch(0.0, 0.12, 0.62, 0.42, 96, 64)
-CORNER = Patch(0.0, 0.0, 0.08, 0.08, 32, 32, thumbnail=(8, 8))  # these two of a mouth of the usual half width
+CORNER = Patch(0.0, 0.0, 0.08, 0.08, 32, 32, thumbnail=(8, 8))  # CORNER and LIPS fit a mouth of USUAL_HALF_WIDTH
 LIPS = Patch(0.0, 0.0, 0.09, 0.14, 32, 48, thumbnail=(8, 12))
-SHUT_FROM = 0.5  # reading of "shut" (1: no gap, 0: a gap) from which the lips are closed whatever the opening reads
+SHUT_FROM = 0.5  # output "shut" (1: no gap, 0: a gap) from which the lips count as closed at any estimated opening
 USUAL_HALF_WIDTH = 0.2
 
 EYE_POINTS = ("left_x", "left_y", "right_x", "right_y")
@@ -50,7 +50,7 @@ MOUTH_FIELDS = ("mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th")
 CLOSE_FIELDS = (*MOUTH_FIELDS, "shut")
 LID_FIELDS = ("exl", "eyl", "exr", "eyr", "ea", "eb", "bh")
 CONTOUR_FIELDS = ("cx", "rx", "chin_y")
-POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are places; the others are lengths
+POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are positions
 LENGTHS = ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "ea", "eb", "bh")
 
 ALIGN = (Stage(FACE, EYE_POINTS), Stage(FACE, EYE_POINTS), Stage(EYES, EYE_POINTS), Stage(EYES, EYE_POINTS))
@@ -62,14 +62,14 @@ LIMITS = (
     ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
     ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),
 )  # fmt: skip
-JUDGES = {"face": FACE, "eyes": EYES, "mouth": MOUTH}  # is it there and uncovered?
+JUDGES = {"face": FACE, "eyes": EYES, "mouth": MOUTH}  # classifiers: visible and uncovered?
 
 
 def canonical_crop(image: Image, eyes: npt.NDArray[np.float64], size: int = CROP) -> tuple[Image, Floats]:
-    """Crop [size, size, 3] with the eye centres [2, 2] (pixels) at their canonical places, and the affine [2, 3].
+    """Crop [size, size, 3] that puts the eye centres [2, 2] (pixels) at their canonical places, and its affine [2, 3].
 
-    The affine maps picture pixels to crop pixels. Outside the picture its edge is repeated. A picture much larger than
-    the crop is shrunk by areas first, so that the crop does not alias.
+    The affine maps picture pixels to crop pixels. Edge pixels are repeated outside the picture. A picture much larger
+    than the crop is first shrunk by area averaging, so that the crop does not alias.
     """
     outer = _similarity(eyes, size)
     scale = float(np.hypot(outer[0, 0], outer[1, 0]))
@@ -84,7 +84,8 @@ def canonical_crop(image: Image, eyes: npt.NDArray[np.float64], size: int = CROP
 def _shrunk(
     image: Image, affine: npt.NDArray[np.float64], shrink: float, size: int
 ) -> tuple[Image, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The part of the picture a crop needs, shrunk: picture, the exact factors (x, y), the part's corner (x, y)."""
+    """Shrink the part of the picture that a crop needs. Returns the shrunk part, its exact scale factors (x, y), and
+    the part's upper left corner (x, y) in the picture."""
     limits = np.array(image.shape[1::-1])
     ends = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - affine[:, 2]
     ends = ends @ np.linalg.inv(affine[:, :2]).T
@@ -97,7 +98,7 @@ def _shrunk(
 
 
 def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
-    """The rotation, scale and shift [2, 3] that takes two points to the canonical eye places of a crop."""
+    """Similarity transform [2, 3] that maps two eye centres to their canonical places in a crop."""
     across = eyes[1] - eyes[0]
     turn = complex(EYE_X * size, 0) / complex(across[0], across[1])
     middle = turn * complex(*(eyes[0] + eyes[1])) / 2
@@ -106,7 +107,8 @@ def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
 
 
 def look_close(crop: Image, mouth: Mapping[str, float]) -> Floats:
-    """Mouth, corners and the lips' middle [d] where they are believed to be, in the mouth's own scale and turn."""
+    """Descriptor [d] of close-ups at the estimated mouth: corners, middle of the lips, and the whole mouth, each scaled
+    and rotated with the mouth."""
     face = dict(mouth) | {
         name: min(max(mouth[name], low), high) for name, low, high in LIMITS if name in ("mw", "mtilt")
     }
@@ -121,7 +123,7 @@ def look_close(crop: Image, mouth: Mapping[str, float]) -> Floats:
 
 
 def mirrored(landmarks: Mapping[str, float]) -> dict[str, float]:
-    """The landmarks of the mirrored picture."""
+    """Landmarks of the horizontally mirrored picture."""
     flipped = dict(landmarks)
     for name in ("cx", "mx", "mtilt"):
         flipped[name] = -landmarks[name]
@@ -135,10 +137,10 @@ def carried(
     source: tuple[int, int],
     target: tuple[int, int],
 ) -> dict[str, float]:
-    """Landmarks of a picture as they lie in another that a similarity [2, 3] (pixels to pixels) made of it.
+    """Map landmarks from a picture to another one, by the similarity [2, 3] between their pixels.
 
-    source, target: widths and heights. The unit of a picture is half its width and its middle is 0, 0, so in a square
-    one it runs from -1 to 1.
+    source, target: (width, height) of the pictures. Landmarks are in a picture's own units: 0 in its middle, 1 is half
+    its width.
     """
     moved = dict(landmarks)
     (width, height), (wide, high) = source, target
@@ -157,24 +159,25 @@ def carried(
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Landmarks of a crop; doubt: how far the readings of the picture and its mirror image differ, -1..1 units."""
+    """Estimated landmarks of a crop. doubt: largest difference between the estimates for the crop and for its mirror
+    image, in -1..1 units."""
 
     landmarks: dict[str, float]
     doubt: float
 
 
 class LandmarkEstimator:
-    """The trained cascade."""
+    """The trained cascade of regressions. tensors: ``NAME.weight`` and ``NAME.bias`` of each."""
 
     def __init__(self, tensors: Mapping[str, npt.NDArray[np.generic]]) -> None:
         self._tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
 
     def apply(self, name: str, features: Floats) -> Floats:
-        """The outputs [k] of the regression called name."""
+        """Outputs [k] of the regression ``name`` for features [d]."""
         return features @ self._tensors[f"{name}.weight"] + self._tensors[f"{name}.bias"]
 
     def align(self, image: Image, eyes: npt.NDArray[np.float64], first: int = 0) -> npt.NDArray[np.float64]:
-        """Improve rough eye centres [2, 2] (pixels, the picture's left eye first) from stage ``first`` on."""
+        """Refine rough eye centres [2, 2] (pixels, the picture's left eye first). first: number of the first stage."""
         for number, stage in enumerate(ALIGN[first:], first):
             crop, affine = canonical_crop(image, eyes)
             places = self.apply(f"align{number}", describe(crop, stage.patch)).reshape(2, 2).astype(np.float64)
@@ -187,7 +190,7 @@ class LandmarkEstimator:
         return 1 / (1 + float(np.exp(-np.clip(value, -30, 30))))
 
     def measure(self, crop: Image) -> Measured:
-        """Landmarks of an aligned crop, the mean of the picture's and its mirror image's."""
+        """Landmarks of an aligned crop: the mean of the estimates for the crop and for its mirror image."""
         one = self.read(crop)
         other = mirrored(self.read(np.ascontiguousarray(crop[:, ::-1])))
         doubt = float(np.hypot(one["mx"] - other["mx"], one["my"] - other["my"]))
@@ -196,7 +199,7 @@ class LandmarkEstimator:
         return Measured(finish(mean), doubt)
 
     def read(self, crop: Image) -> dict[str, float]:
-        """One pass over a crop as it is."""
+        """Estimate the raw landmarks of an aligned crop once, without its mirror image."""
         rough = dict(zip(ROUGH.targets, self.apply("rough", describe(crop, ROUGH.patch)).tolist(), strict=True))
         at = (rough["mx"], rough["my"])
         rough |= self._changed("fine", rough, FINE.targets, describe(crop, FINE.patch, at))
@@ -209,18 +212,19 @@ class LandmarkEstimator:
     def _changed(
         self, name: str, before: Mapping[str, float], fields: tuple[str, ...], seen: Floats
     ) -> dict[str, float]:
-        """The fields after the correction that a regression reads off features."""
+        """The given fields plus the corrections that regression ``name`` predicts from the features ``seen``."""
         return {field: before[field] + float(d) for field, d in zip(fields, self.apply(name, seen), strict=True)}
 
 
 def to_picture(places: npt.NDArray[np.float64], affine: Floats, size: int = CROP) -> npt.NDArray[np.float64]:
-    """Points [n, 2] in a crop's -1..1 units to pixels of the picture the crop was cut from."""
+    """Map points [n, 2] from a crop's -1..1 units to pixels of the picture that it was cut from."""
     pixels = (places + 1) * (size / 2) - 0.5
     return np.asarray((pixels - affine[:, 2]) @ np.linalg.inv(affine[:, :2].astype(np.float64)).T)
 
 
 def finish(raw: Mapping[str, float]) -> dict[str, float]:
-    """Raw readings to a consistent set inside what a face can be: the fields of landmarks.json the rig uses."""
+    """Turn raw estimates into consistent landmarks within plausible limits, with the fields of landmarks.json that the
+    rig uses."""
     face = dict(raw)
     chin_y = face.pop("chin_y")
     face["chin"] = max(chin_y - face["my"], 0.15)
@@ -228,12 +232,12 @@ def finish(raw: Mapping[str, float]) -> dict[str, float]:
     face["ry"] = face["my"] + face["chin"] - face["cy"]
     for name, low, high in LIMITS:
         face[name] = min(max(face[name], low), high)
-    closed = face.pop("shut", 0.0) > SHUT_FROM or face["th"] < 0.008  # less than a pixel is a closed mouth
+    closed = face.pop("shut", 0.0) > SHUT_FROM or face["th"] < 0.008  # 0.008 is about a pixel
     face["th"] = 0.0 if closed else min(face["th"], 0.2)
     return face
 
 
 @lru_cache(maxsize=1)
 def default_estimator() -> LandmarkEstimator:
-    """The shipped estimator, read once."""
+    """The shipped estimator, loaded once and cached."""
     return LandmarkEstimator(load_file(WEIGHTS))

@@ -1,6 +1,6 @@
 """Patch descriptors of a face: histograms of gradients and a small tone map of a window.
 
-Coordinates are -1..1 in the crop, x right, y down. Needs numpy and OpenCV; knows no landmarks.
+Coordinates are -1..1 in the crop, x right, y down. Needs numpy and OpenCV; independent of landmarks.
 """
 
 from dataclasses import dataclass, replace
@@ -27,16 +27,16 @@ class Patch:
     thumbnail: tuple[int, int] = (0, 0)  # width, height of the tone map added to the gradients
 
     def scaled(self, scale: float) -> "Patch":
-        """The same pixels spread over a window this many times as large and as far from where it is put."""
+        """The patch with the same pixels, and its window and offset multiplied by a factor."""
         width, height = scale * self.half_width, scale * self.half_height
         return replace(self, x=scale * self.x, y=scale * self.y, half_width=width, half_height=height)
 
 
 def describe(crop: Image, patch: Patch, at: tuple[float, float] = (0.0, 0.0), angle: float = 0.0) -> Floats:
-    """What a patch of a crop [S, S, 3] looks like, [d]: gradient histograms and a small tone map.
+    """Descriptor [d] of a patch of a crop [S, S, 3]: gradient histograms and a small tone map.
 
-    at: what the patch is centred on, in -1..1 units, on top of its own centre. angle: by which it is turned about its
-    middle, radians, clockwise in the picture.
+    at: offset added to the patch's centre, in -1..1 units. angle: rotation of the patch about its middle, in radians,
+    clockwise in the picture.
     """
     side = crop.shape[0] / 2
     across, down = 2 * patch.half_width * side / patch.width, 2 * patch.half_height * side / patch.height

@@ -1,7 +1,7 @@
-"""Codec interface of every model family: a portrait becomes a Reference once, latents become pictures chunk by chunk.
+"""Codec interface of every model family: encodes a portrait once a call, decodes latents to pictures chunk by chunk.
 
-Streaming state is a value: the decoder takes one and returns the next, so that one codec object serves every call and
-decoding in chunks equals decoding in one go. Knows no wire format, no clock and no rollout.
+Streaming state is a value: the decoder takes a state and returns the next one. So one codec object serves every call,
+and decoding in chunks equals decoding at once. Independent of wire formats, clocks and rollouts.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ State = TypeVar("State")
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """A photograph of one face in the canonical framing, and where its features are.
+    """A photograph of one face in the canonical framing, and its landmarks.
 
     rgb: uint8 [S, S, 3]; eyes level, 0.211 of the width apart, at 0.454 of the height.
-    landmarks: positions and sizes in -1..1 picture units (x right, y down). confidence: 0..1, trust in the landmarks.
+    landmarks: positions and sizes in -1..1 picture units (x right, y down). confidence: 0..1, of the landmarks.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -30,10 +30,10 @@ class Portrait:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A portrait as the network and the decoder see it; made once a call.
+    """Encoded portrait, made once a call.
 
-    latent: [C, h, w], the photograph itself. features: [r, h, w], identity for the network (r may be 0).
-    payload: what this codec's decoder needs besides; private to the codec that made it.
+    latent: [C, h, w], the encoded photograph. features: [r, h, w], identity features for the network (r may be 0).
+    payload: further data for the decoder, private to the codec that made it.
     """
 
     latent: torch.Tensor
@@ -42,24 +42,24 @@ class Reference:
 
 
 class StreamingDecoder(Protocol[State]):
-    """Latents to pictures, chunk by chunk. ``State`` is immutable and belongs to one call."""
+    """Decoder from latents to pictures, chunk by chunk. ``State`` is immutable and belongs to one call."""
 
     def initial_state(self) -> State:
         """The state before the first latent of a call."""
         ...
 
     def decode(self, latents: torch.Tensor, reference: Reference, state: State) -> tuple[torch.Tensor, State]:
-        """Decode [F, C, h, w] to RGB uint8 [N, H, W, 3], on the codec's device, and the next state.
+        """Decode [F, C, h, w] to RGB uint8 [N, H, W, 3] on the codec's device. Also returns the next state.
 
-        N is 4F, or 4F - 3 when the state is fresh: a call's first latent shows only the last of its four frames.
-        Clips by themselves have their own count (models.clip_codec).
+        N is 4F, or 4F - 3 when the state is fresh: a call's first latent shows only the last of its four frames. Codecs
+        of separate clips have another N (`models.codecs.clip`).
         """
         ...
 
 
 class Codec(StreamingDecoder[State], Protocol[State]):
-    """The whole of what a model family brings to the runner."""
+    """Complete codec of a model family: reference encoder and streaming decoder."""
 
     def encode_reference(self, portrait: Portrait) -> Reference:
-        """Once per call: photograph and landmarks to the reference."""
+        """Encode a photograph and its landmarks, once a call."""
         ...

@@ -1,9 +1,9 @@
-"""Face rig: a photograph, its landmarks and sixteen controls a frame become pictures. Nothing in it is learned.
+"""Face rig: renders pictures from a photograph, its landmarks and sixteen controls a frame, without learned parts.
 
-Every pixel but the inside of an opened mouth and the lash lines is fetched from the photograph, so likeness and
-sharpness are the photograph's own, and controls equal to the photograph's own state give the photograph back. All maps
-are backward: for an output pixel, where in the photograph it comes from. Coordinates are -1..1, x right, y down.
-Knows no latents and no time.
+Every pixel except the inside of an opened mouth and the lash lines is sampled from the photograph, so the pictures keep
+its likeness and sharpness. Controls equal to the photograph's own state reproduce the photograph. All maps are
+backward: they give the source position of each output pixel. Coordinates are -1..1, x right, y down. Independent of
+latents and time.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from ground.motion import INDEX, JAW_SPAN, NAMES
 from models.codecs.rig_eyes import Eyes, prepare_eyes
 from models.codecs.rig_mouth import Mouth, prepare_mouth
 
-BREATH_LIFT = 0.012  # picture units the chest rises at breath = 1
+BREATH_LIFT = 0.012  # rise of the chest at breath = 1, in picture units
 
 
 def own_state(landmarks: Mapping[str, float]) -> torch.Tensor:
-    """The controls [16] at which the rig gives back the photograph: its own opening of the mouth, all else at rest."""
+    """Controls [16] that reproduce the photograph: the jaw at the photograph's own opening, all others 0."""
     state = torch.zeros(len(NAMES))
     state[INDEX["jaw"]] = landmarks["th"] / (JAW_SPAN * landmarks["mw"])
     return state
@@ -28,11 +28,10 @@ def own_state(landmarks: Mapping[str, float]) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """Everything that depends on the portrait alone, computed once.
+    """Rig of one portrait, with everything precomputed that does not depend on the controls.
 
-    photo: [1, 3, S, S] in 0..1. grid: [S, S, 2] pixel centres. basis: [5, S, S], the maps the head's movement is a
-    linear combination of: w*X, w*Y, w*Z, w and the chest, where w fades to zero towards the border of the picture.
-    pivot: height of the neck joint below the face's centre.
+    photo: [1, 3, S, S] in 0..1. grid: [S, S, 2], pixel centres. basis: [5, S, S], see `head_basis`. pivot: distance of
+    the neck joint below the face's centre, in picture units.
     """
 
     photo: torch.Tensor
@@ -43,7 +42,7 @@ class Rig:
     eyes: Eyes
 
     def render(self, controls: torch.Tensor) -> torch.Tensor:
-        """Absolute controls [T, 16] (see ground.motion) to frames [T, 3, S, S] in 0..1."""
+        """Render absolute controls [T, 16] (see `ground.motion`) to frames [T, 3, S, S] in 0..1."""
         size = self.photo.shape[-1]
         controls = controls.to(self.photo)
         moves = head_moves(controls, self.pivot)
@@ -59,19 +58,20 @@ class Rig:
         return frames.clamp_(0, 1)
 
     def _head_warp(self, moves: torch.Tensor) -> torch.Tensor:
-        """[T, 2, 5] coefficients to source positions [T, S, S, 2].
+        """Source positions [T, S, S, 2] of the coefficients [T, 2, 5].
 
-        One product a frame, so that a frame's rounding does not depend on how many are rendered with it.
+        Uses one matrix product per frame, so that a frame's rounding does not depend on the size of the batch.
         """
         count, size = len(moves), self.grid.shape[0]
         shift = torch.bmm(moves, self.basis.reshape(1, 5, -1).expand(count, -1, -1)).reshape(count, 2, size, size)
         return shift.permute(0, 2, 3, 1) + self.grid
 
     def _locate(self, moves: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Where points [P, 2] of the photograph appear in each frame, [T, P, 2], on the CPU."""
+        """Positions [T, P, 2], on the CPU, of the photograph's points [P, 2] in each frame, by fixed-point
+        iteration."""
         size = self.grid.shape[0]
         place = points.expand(len(moves), *points.shape)
-        for _ in range(3):  # the backward map is smooth and close to a shift: it converges fast
+        for _ in range(3):  # converges fast, as the backward map is smooth and close to a shift
             cell = ((place + 1) * (size / 2)).long().clamp(0, size - 1)
             value = self.basis[:, cell[..., 1], cell[..., 0]]
             place = points - torch.einsum("tck,ktp->tpc", moves, value)
@@ -79,9 +79,9 @@ class Rig:
 
 
 def head_moves(controls: torch.Tensor, pivot: float) -> torch.Tensor:
-    """Coefficients [T, 2, 5] of the head's backward displacement in the five basis maps.
+    """Coefficients [T, 2, 5] of the head's backward displacement (x, y) in the five maps of `head_basis`.
 
-    The head turns as a ball (yaw, pitch), tilts about the neck joint (roll) and shifts. Source positions are the
+    The head rotates like a ball (yaw, pitch), tilts about the neck joint (roll) and shifts. The source position is the
     inverse rotation of the output position, with the depth Z taken at the output position.
     """
     yaw, pitch, roll, tx, ty, breath = (
@@ -97,7 +97,7 @@ def head_moves(controls: torch.Tensor, pivot: float) -> torch.Tensor:
 
 
 def prepare_rig(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Rig:
-    """Photograph [3, S, S] in 0..1 and its landmarks to a rig on the photograph's device."""
+    """Build the rig of a photograph [3, S, S] in 0..1 and its landmarks, on the photograph's device."""
     size = photo.shape[-1]
     centre = (torch.arange(size, device=photo.device, dtype=photo.dtype) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(centre, centre, indexing="ij")
@@ -112,14 +112,15 @@ def prepare_rig(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Rig:
 
 
 def render(photo: torch.Tensor, landmarks: Mapping[str, float], controls: torch.Tensor) -> torch.Tensor:
-    """Photograph [3, S, S], landmarks and absolute controls [T, 16] to frames [T, 3, S, S] in 0..1."""
+    """Render a photograph [3, S, S] with landmarks and absolute controls [T, 16] to frames [T, 3, S, S] in 0..1."""
     return prepare_rig(photo, landmarks).render(controls)
 
 
 def head_basis(x: torch.Tensor, y: torch.Tensor, landmarks: Mapping[str, float]) -> torch.Tensor:
-    """The five maps [5, S, S] of head_moves.
+    """Basis maps [5, S, S] of the head's movement: w*X, w*Y, w*Z, w and the chest.
 
-    The weight's ramps are as long as the picture allows: a shift across a short ramp would fold the background.
+    The weight w fades to 0 towards the border of the picture. Its ramps are as long as the picture allows, because a
+    shift across a short ramp would fold the background.
     """
     cx, cy, rx, ry = (landmarks[name] for name in ("cx", "cy", "rx", "ry"))
     dx, dy = x - cx, y - cy
@@ -134,6 +135,6 @@ def head_basis(x: torch.Tensor, y: torch.Tensor, landmarks: Mapping[str, float])
 
 
 def _fade(value: torch.Tensor, start: float, end: float) -> torch.Tensor:
-    """1 up to start, 0 from end on, smooth between."""
+    """Smooth step: 1 up to start, 0 from end on."""
     t = ((end - value) / max(end - start, 1e-3)).clamp(0, 1)
     return t * t * (3 - 2 * t)

@@ -1,11 +1,11 @@
-"""Crops that follow a feature through the frames of a batch. Knows no faces."""
+"""Boxes that follow a feature through the frames of a batch: placing, cutting out, writing back."""
 
 from collections.abc import Sequence
 
 import torch
 
 Corner = tuple[int, int]  # row, column
-LINE = 0.011  # half the width of a drawn line (lashes, closed lips), picture units
+LINE = 0.011  # half width of a painted line (lashes, closed lips), in picture units
 
 
 def corners(centres: torch.Tensor, size: int, height: int, width: int) -> list[Corner]:
@@ -17,7 +17,7 @@ def corners(centres: torch.Tensor, size: int, height: int, width: int) -> list[C
 
 
 def cut(batch: torch.Tensor, at: Sequence[Corner], height: int, width: int) -> torch.Tensor:
-    """Boxes [N, height, width, ...] out of pictures [N, S, S, ...]."""
+    """Cut boxes [N, height, width, ...] out of pictures [N, S, S, ...]."""
     return torch.stack(
         [picture[row : row + height, column : column + width] for picture, (row, column) in zip(batch, at, strict=True)]
     )
@@ -31,7 +31,8 @@ def put(batch: torch.Tensor, at: Sequence[Corner], boxes: torch.Tensor) -> None:
 
 
 def patch(photo: torch.Tensor, x: float, y: float, half_width: float, half_height: float) -> torch.Tensor:
-    """The rectangle [3, h, w] given in -1..1 coordinates, cut to the picture and at least one pixel large."""
+    """Rectangle [3, h, w] of a photograph [3, S, S]: centre and half sizes in -1..1 units, clipped to the picture, at
+    least one pixel large."""
     size = photo.shape[-1]
     (left, right), (top, bottom) = (
         sorted(min(max(int((centre + side * half + 1) * size / 2), 0), size - 1) for side in (-1, 1))

@@ -1,7 +1,7 @@
-"""Eyes of the face rig: lids made of the skin above them, lash lines, gaze inside the opening, brows.
+"""Eyes of the face rig: lids from the skin above the eye, lash lines, gaze, brows.
 
-Both eyes are treated as one batch of 2T boxes, the picture's left eye first. Left on the wire is the avatar's own left,
-which is the right side of the picture.
+Both eyes are processed as one batch of 2T boxes, the picture's left eye first. Left in a control's name is the avatar's
+own left, which is the right side of the picture.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from models.codecs.rig_boxes import LINE, Corner, corners, cut, patch, put
 
 @dataclass(frozen=True, slots=True)
 class LidPaint:
-    """What is drawn over the frames: lid colour and its cover, then the shade of the lash line; [2T, h, w, 3 or 1]."""
+    """Paint for the lids, in boxes of the frames. at: upper left corners. colour: of the lid [2T, h, w, 3]. cover: its
+    opacity 0..1 [2T, h, w, 1]. shade: factor that darkens the lash line [2T, h, w, 1]."""
 
     at: list[Corner]
     colour: torch.Tensor
@@ -27,8 +28,9 @@ class LidPaint:
 class Eyes:
     """A portrait's eyes; lengths in picture units.
 
-    centres: [2, 2]. skin: [2, 3], colour of a lid. plain: [2], how little the photograph's own skin above the eye is
-    fit to be a lid (brow hair, deep shadow), 0..1: so much of the lid is plain skin.
+    ea, eb: half width and half height of an eye. bh: height of the brow above the eye. centres: [2, 2]. skin: [2, 3],
+    colour of a lid. plain: [2] in 0..1, share of plain skin colour in a lid; large where the photograph's skin above
+    the eye is no good lid (brow hair, deep shadow). box: height and width in pixels.
     """
 
     size: int
@@ -41,7 +43,10 @@ class Eyes:
     box: tuple[int, int]
 
     def warp(self, source: torch.Tensor, centres: torch.Tensor, controls: torch.Tensor) -> LidPaint:
-        """Bend source positions [T, S, S, 2] in place around the eyes; centres [T, 2, 2] say where they are."""
+        """Warp source positions [T, S, S, 2] in place around the eyes, and return the paint for the lids.
+
+        centres: [T, 2, 2], positions of the eyes in the frames. controls: [T, 16].
+        """
         count = len(controls)
         centres = centres.transpose(0, 1).reshape(2 * count, 2)
         at = corners(centres, self.size, *self.box)
@@ -61,7 +66,7 @@ class Eyes:
         return layer
 
     def paint(self, frames: torch.Tensor, layer: LidPaint) -> None:
-        """Shade the lids in frames [T, 3, S, S] in place."""
+        """Paint the lids onto frames [T, 3, S, S] in place."""
         pictures = frames.permute(0, 2, 3, 1)
         count = len(frames)
         for side in (slice(0, count), slice(count, 2 * count)):
@@ -70,7 +75,7 @@ class Eyes:
             put(pictures, layer.at[side], boxes * layer.shade[side])
 
     def _brow(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """How far a raised brow lifts each place: far up the forehead, but not the lid's edge."""
+        """Lift of each position at brow = 1. It reaches far up the forehead but leaves the lid's edge in place."""
         rise = y + self.bh
         below = max(self.bh - 1.4 * self.eb, 0.4 * self.bh)
         reach = torch.where(rise < 0, 2.2 * self.bh, below)
@@ -86,8 +91,8 @@ class Eyes:
         gaze_x: torch.Tensor,
         gaze_y: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, LidPaint]:
-        """Close the upper lid, raise the lower one in a blink and turn the eye: source x, y relative to the eye, and
-        what is drawn over it."""
+        """Close the upper lid, raise the lower lid in a blink and turn the eye. Returns source x and y relative to the
+        eye's centre, and the paint for the lids."""
         px = 2 / self.size
         along = x / (1.12 * self.ea)
         p = (1 - along * along).clamp(min=0)
@@ -95,19 +100,21 @@ class Eyes:
         edge = open_edge + shut * 0.97 * (low_edge - open_edge)
         fold = -0.75 * self.bh
         lid = (y > fold) & (y < edge) & (p > 0)
-        slack = px * (4 * shut).clamp(max=1)  # the photograph's own lashes stay where they are, under the lid
+        slack = px * (4 * shut).clamp(max=1)  # keeps the photograph's own lashes in place, under the lid
         stretched = fold + (y - fold) * ((open_edge - slack - fold) / (edge - fold).clamp(min=1e-4))
         turn = (1 - along**4).clamp(min=0) * _bell(y / (1.5 * self.eb))
         beyond = y - low_edge
         low_lid = torch.where(beyond < 0, (y / low_edge.clamp(min=px)).clamp(0, 1), _bell(beyond / (2.2 * self.eb)))
-        rise = 0.35 * self.eb * blink * p * low_lid  # so that white which an estimate left open goes under the lash
+        rise = (
+            0.35 * self.eb * blink * p * low_lid
+        )  # hides a rest of white below the lash line if the opening was underestimated
         x_out = torch.where(lid, x, x - (0.28 * self.ea) * gaze_x * turn)
         y_out = torch.where(lid, stretched, y + rise + (0.4 * self.eb) * gaze_y * turn)
 
         count = len(y) // 2
         skin = self.skin.repeat_interleave(count, 0)[:, None, None, :]
         plain = self.plain.repeat_interleave(count, 0)[:, None, None]
-        crease = open_edge - 1.1 * self.eb  # plain skin begins here and is whole at the open lid's edge
+        crease = open_edge - 1.1 * self.eb  # plain skin fades in from here to the open lid's edge
         reach = ((y - crease) / (1.3 * self.eb)).clamp(0, 1) * (2.5 * p).clamp(max=1)
         cover = torch.where(lid, reach * plain * (1.5 * shut).clamp(max=1), torch.zeros_like(y))
         round_lid = 1 - 0.16 * ((y - crease) / (edge - crease).clamp(min=px) - 0.45) ** 2 * 4
@@ -117,7 +124,7 @@ class Eyes:
 
 
 def prepare_eyes(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Eyes:
-    """Everything about the eyes that depends on the photograph [3, S, S] alone."""
+    """Precompute the eyes from the photograph [3, S, S] in 0..1 and its landmarks."""
     size = photo.shape[-1]
     ea, eb, bh = (float(landmarks[name]) for name in ("ea", "eb", "bh"))
     centres = [[landmarks["exl"], landmarks["eyl"]], [landmarks["exr"], landmarks["eyr"]]]
@@ -143,6 +150,6 @@ def prepare_eyes(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Eyes:
 
 
 def _bell(value: torch.Tensor) -> torch.Tensor:
-    """1 at zero, 0 from one on, smooth."""
+    """Smooth bump: 1 at 0, and 0 from an absolute value of 1 on."""
     t = (1 - value * value).clamp(min=0)
     return t * t

@@ -1,7 +1,7 @@
 """Mouth of the face rig: lips that open, close over the teeth, press, purse and smile; the chin; the mouth's inside.
 
-Coordinates of the mouth: u runs along the line from corner to corner (-1..1), v is the height above (-) or below (+)
-the upper edge of the lower lip. The upper teeth belong to the skull: lips slide over them, they never ride on the jaw.
+Mouth coordinates: u runs from corner to corner (-1..1); v is the distance above (-) or below (+) the upper edge of the
+lower lip. The upper teeth are fixed to the skull: the lips slide over them, and the jaw does not move them.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,14 @@ import torch
 from ground.motion import INDEX, JAW_SPAN
 from models.codecs.rig_boxes import LINE, Corner, corners, cut, patch, put
 
-REACH_U, REACH_UP = 2.3, 0.4  # how far the mouth moves the face: half widths to the side, picture units upwards
-TEETH_FROM = 0.02  # an opening of this height in the photograph shows teeth we can use
+REACH_U, REACH_UP = 2.3, 0.4  # extent of the moved region: mouth half-widths sideways, picture units upwards
+TEETH_FROM = 0.02  # opening in the photograph from which its own teeth are used, in picture units
 
 
 @dataclass(frozen=True, slots=True)
 class MouthPaint:
-    """What is drawn over the frames: colour [T, h, w, 3], its cover and the shade of the seam, both [T, h, w, 1]."""
+    """Paint for the inside of the mouth, in boxes of the frames. at: upper left corners. colour: [T, h, w, 3]. cover:
+    its opacity 0..1 [T, h, w, 1]. shade: factor that darkens the seam of closed lips [T, h, w, 1]."""
 
     at: list[Corner]
     colour: torch.Tensor
@@ -30,9 +31,9 @@ class MouthPaint:
 class Lips:
     """The lips of a batch of frames in mouth coordinates, every field broadcastable to [T, h, w].
 
-    p: the profile of an opening, 1 in the middle and 0 at the corners. upper, lower: where the two inner edges lie.
-    top, bottom: the visible gap between them (equal when closed). extra: opening beyond the photograph's own, fuller:
-    how much thicker lips are that close over a smile's teeth than the smile had stretched them, [T, 1, 1].
+    p: profile of an opening, 1 in the middle and 0 at the corners. upper, lower: v of the two inner edges. top, bottom:
+    v of the visible gap's edges (equal when closed). extra: [T, 1, 1], opening beyond the photograph's own. fuller:
+    [T, 1, 1], added thickness of lips that close over the teeth of a smile, which had stretched them.
     """
 
     p: torch.Tensor
@@ -46,7 +47,7 @@ class Lips:
 
 @dataclass(frozen=True, slots=True)
 class Mouth:
-    """A portrait's mouth; lengths in picture units, colours as [3] in 0..1."""
+    """A portrait's mouth; lengths in picture units, colours as [3] in 0..1. The two-letter fields are landmarks."""
 
     size: int
     mx: float
@@ -60,16 +61,19 @@ class Mouth:
     chin: float
     nose: float  # v at which the upper lip's movement ends
     neck: float  # v at which the chin's movement ends
-    toothy: float  # 0: lips closed in the photograph .. 1: its teeth can be used
+    toothy: float  # from 0, lips closed in the photograph, to 1, its teeth can be used
     dark: torch.Tensor
     teeth: torch.Tensor
     tongue: torch.Tensor
-    centre: torch.Tensor  # [1, 2], middle of what moves
+    centre: torch.Tensor  # [1, 2], middle of the moved region
     box: tuple[int, int]
     gap_box: tuple[int, int]
 
     def warp(self, source: torch.Tensor, centres: torch.Tensor, controls: torch.Tensor) -> MouthPaint:
-        """Bend source positions [T, S, S, 2] in place around the mouth; centres [T, 2] say where it is."""
+        """Warp source positions [T, S, S, 2] in place around the mouth, and return the paint for its inside.
+
+        centres: [T, 2], positions of the mouth in the frames. controls: [T, 16].
+        """
         at = corners(centres, self.size, *self.box)
         x, y = cut(source, at, *self.box).unbind(-1)
         knob = {name: controls[:, INDEX[name], None, None] for name in ("jaw", "pucker", "smile", "press", "upper")}
@@ -82,7 +86,7 @@ class Mouth:
         return self._paint(at, u, v, lips, knob)
 
     def paint(self, frames: torch.Tensor, layer: MouthPaint) -> None:
-        """Draw the inside of the mouth into frames [T, 3, S, S] in place."""
+        """Paint the inside of the mouth onto frames [T, 3, S, S] in place."""
         pictures = frames.permute(0, 2, 3, 1)
         boxes = cut(pictures, layer.at, *layer.cover.shape[1:3])
         boxes = boxes * layer.shade
@@ -91,9 +95,9 @@ class Mouth:
     def _lateral(
         self, x: torch.Tensor, y: torch.Tensor, knob: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pursing and smiling: positions [T, h, w] to u and y before the lips opened."""
+        """Undo pursing and smiling: positions x, y [T, h, w] to u, and to y before these movements."""
         u, g = (x - self.mx) / self.mw, (y - self.my) / self.mw
-        near = _bump(u, 1.75) * torch.where(g < 0, _bump(g, 1.15), _bump(g, 1.9))  # keeps off the nose
+        near = _bump(u, 1.75) * torch.where(g < 0, _bump(g, 1.15), _bump(g, 1.9))  # spares the nose
         extra = self._extra(knob)
         opened, relaxed = extra.clamp(min=0) / (JAW_SPAN * self.mw), self._closed(extra)
         squeeze = 0.7 * knob["pucker"] - 0.24 * knob["smile"] + 0.10 * opened + 0.09 * relaxed
@@ -103,15 +107,15 @@ class Mouth:
         return u * (1 + near * squeeze), y + corner * lift - near * g * thicken
 
     def _extra(self, knob: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Opening beyond the photograph's own, picture units."""
+        """Opening beyond the photograph's own, in picture units; negative when the mouth closes further."""
         return JAW_SPAN * self.mw * knob["jaw"] - self.th
 
     def _closed(self, extra: torch.Tensor) -> torch.Tensor:
-        """How far a smile that showed its teeth has closed, 0..1."""
+        """Degree 0..1 to which a smile that shows teeth in the photograph is closed."""
         return (-extra / max(self.th, 0.01)).clamp(0, 1) * self.toothy
 
     def _lips(self, u: torch.Tensor, knob: Mapping[str, torch.Tensor]) -> Lips:
-        """Where the lips' inner edges are at every column."""
+        """Lips' inner edges for each u [T, h, w]."""
         s = (1 - u * u).clamp(min=0).sqrt()
         p = s * s.sqrt()  # (1 - u^2)^0.75 fits the openings of real smiles
         extra = self._extra(knob)
@@ -120,12 +124,12 @@ class Mouth:
         tuck = 0.42 * knob["press"] + 0.25 * self._closed(extra)
         upper = -self.th - 0.15 * opening + 0.35 * closing - raised + 0.6 * tuck * self.ut
         lower = 0.85 * opening - 0.65 * closing - tuck * self.lt
-        middle = 0.75 * upper + 0.25 * lower  # the lips meet where more of the upper one stays to be seen
+        middle = 0.75 * upper + 0.25 * lower  # closed lips meet here, so that more of the upper lip stays visible
         top, bottom = torch.minimum(upper, middle), torch.maximum(lower, middle)
         return Lips(p, upper * p, lower * p, top * p, bottom * p, extra, 0.2 * closing)
 
     def _vertical(self, u: torch.Tensor, v: torch.Tensor, lips: Lips) -> torch.Tensor:
-        """v of the output to v of the photograph."""
+        """Map v of the output to v of the photograph."""
         px = 2 / self.size
         p, own = lips.p, -self.th * lips.p
         down = lips.upper - own
@@ -144,14 +148,16 @@ class Mouth:
         to_neck = ((v - chin_end) / (self.neck - chin_end)).clamp(0, 1)
         below = v - torch.lerp(lips.lower + fuller * across, jaw, to_chin) * (1 - to_neck)
 
-        hidden = (own - lips.upper).clamp(0, 1.5 * px)  # a raised lip uncovers teeth: keep off the lip's own pixels
+        hidden = (own - lips.upper).clamp(
+            0, 1.5 * px
+        )  # a raised lip uncovers teeth: do not sample the lip's own pixels there
         between = torch.minimum(torch.maximum(v, own + hidden), torch.zeros_like(v))
         return torch.where(v < lips.top, above, torch.where(v > lips.bottom, below, between))
 
     def _paint(
         self, at: list[Corner], u: torch.Tensor, v: torch.Tensor, lips: Lips, knob: Mapping[str, torch.Tensor]
     ) -> MouthPaint:
-        """The inside of the mouth in a smaller box around the gap."""
+        """Paint for the inside of the mouth, in a smaller box around the gap."""
         height, width = self.gap_box
         line = 0.5 * self.box[0] + 0.25 * self.size * (REACH_UP - self.neck)
         row, column = max(0, int(line - 0.3 * height)), (self.box[1] - width) // 2
@@ -161,7 +167,7 @@ class Mouth:
         raised = 0.17 * self.mw * knob["upper"] * (1 - self.toothy)
         active = ((lips.extra.clamp(min=0) + raised) / (3 * px)).clamp(0, 1)
         start = top * (1 - self.toothy)
-        tucked = 1.2 * self.toothy * active  # pixels of the lower lip's edge that hold a shine of teeth
+        tucked = 1.2 * self.toothy * active  # rows of the lower lip's edge, in pixels, that contain a rim of teeth
         cover = _ramp((v - start) / px) * _ramp((bottom - v) / px + tucked) * active * (p * 8).clamp(max=1)
         colour = self._inside(u, v, top, bottom)
         shut = (1 - (bottom - top) / px).clamp(0, 1)
@@ -170,7 +176,8 @@ class Mouth:
         return MouthPaint([(r + row, c + column) for r, c in at], colour, cover[..., None], shade[..., None])
 
     def _inside(self, u: torch.Tensor, v: torch.Tensor, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """Colour [T, h, w, 3] of the open mouth: dark, the tongue low in it, upper teeth if the photograph has none."""
+        """Colour [T, h, w, 3] of the open mouth: dark, with the tongue at the bottom, and upper teeth if the photograph
+        shows none."""
         px = 2 / self.size
         depth = ((v - top) / (0.5 * self.mw)).clamp(0, 1)
         colour = self.dark * (0.55 + 0.45 * depth)[..., None]
@@ -181,14 +188,14 @@ class Mouth:
             edge = 0.11 * self.mw * (1 - 0.55 * u * u)
             band = _ramp((edge - v) / px) * ((0.88 - u.abs()) / 0.2).clamp(0, 1) * (1 - self.toothy)
             lit = (0.75 + (v - top) / (0.16 * self.mw)).clamp(0, 1) * (1 - 0.5 * u * u)
-            between = (1 - ((u.abs() * 3.4 + 0.5) % 1 - 0.5).abs() * 9).clamp(min=0)  # the gaps between the teeth
+            between = (1 - ((u.abs() * 3.4 + 0.5) % 1 - 0.5).abs() * 9).clamp(min=0)  # gaps between the teeth
             lit = lit * (1 - 0.22 * between)
             colour = torch.lerp(colour, self.teeth * lit[..., None], band[..., None])
         return colour
 
 
 def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
-    """Everything about the mouth that depends on the photograph [3, S, S] alone."""
+    """Precompute the mouth from the photograph [3, S, S] in 0..1 and its landmarks."""
     size = photo.shape[-1]
     mx, my, mw, th, chin = (float(landmarks[name]) for name in ("mx", "my", "mw", "th", "chin"))
     eyes = 0.5 * (landmarks["eyl"] + landmarks["eyr"])
@@ -196,7 +203,9 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
     light = float(landmarks.get("lum", 0.55))
     tint = torch.tensor([[1.0, 0.42, 0.40], [0.97, 0.94, 0.88], [1.0, 0.50, 0.48]])
     skin = patch(photo, mx, my + th + 0.6 * chin, 0.5 * mw, 0.1 * chin).mean((1, 2)).cpu()
-    tint[1] *= torch.lerp(torch.ones(3), skin / skin.max().clamp(min=0.02), 0.45)  # teeth are seen in the skin's light
+    tint[1] *= torch.lerp(
+        torch.ones(3), skin / skin.max().clamp(min=0.02), 0.45
+    )  # tint the teeth by the light on the skin
     if landmarks.get("grey", 0):
         tint = tint.mean(1, keepdim=True).expand(3, 3)
     shades = torch.tensor([0.07 + 0.14 * light, 0.95 * float(landmarks.get("tl", 0.85)), 0.22 + 0.5 * light])
@@ -216,11 +225,11 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
 
 
 def _bump(value: torch.Tensor, radius: float) -> torch.Tensor:
-    """1 at zero, 0 from radius on, smooth; a bell without an exponential."""
+    """Smooth bump: 1 at 0, and 0 from an absolute value of radius on."""
     t = (1 - (value / radius) ** 2).clamp(min=0)
     return t * t
 
 
 def _ramp(pixels: torch.Tensor) -> torch.Tensor:
-    """Cover of an edge: 0 half a pixel outside, 1 half a pixel inside."""
+    """Antialiased opacity at an edge: 0 from half a pixel outside, 1 from half a pixel inside."""
     return (pixels + 0.5).clamp(0, 1)

@@ -1,7 +1,8 @@
 """Tiny decoder of Wan2.1's latents in the layout of TAEHV (taew2_1): 2D convolutions and one frame of memory.
 
-Softer pictures for a twenty-fifth of the full decoder's work. Parameter names are those of the published file, whose
-encoder is not used: the portrait is encoded once a call, by the full one. Tensors are [T, C, H, W] inside.
+Its pictures are softer than the full decoder's, for a twenty-fifth of the work. Parameter names are those of the
+published file. The file's encoder is not used: the full encoder encodes the portrait once a call. Tensors are
+[T, C, H, W] inside.
 """
 
 import torch
@@ -12,7 +13,7 @@ from models.codecs.carry import Carry, StreamState
 from models.codecs.wan_vae import FRAMES_PER_LATENT, LATENT_CHANNELS
 from models.config import VAEConfig
 
-LIMIT = 3.0  # latents are pressed into -3..3
+LIMIT = 3.0  # latents are compressed into -3..3 by tanh
 
 
 def _conv(channels: int, out: int, bias: bool = True) -> nn.Conv2d:
@@ -20,7 +21,7 @@ def _conv(channels: int, out: int, bias: bool = True) -> nn.Conv2d:
 
 
 class MemoryBlock(nn.Module):
-    """Sees each frame beside the one before it; nothing is before a stream's first."""
+    """Residual block over each frame and the frame before it. The frame before a stream's first is zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class MemoryBlock(nn.Module):
 
 
 class Grow(nn.Module):
-    """Twice the size, `times` the frames."""
+    """Upsampling: doubles height and width, and turns each frame into `times` frames."""
 
     def __init__(self, channels: int, times: int) -> None:
         super().__init__()
@@ -43,13 +44,13 @@ class Grow(nn.Module):
         self.conv = nn.Conv2d(channels, times * channels, 1, bias=False)
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
-        # Nearest neighbours and a 1x1 convolution commute: the convolution has a quarter to do before.
+        # Nearest-neighbour upsampling commutes with a 1x1 convolution, which costs a quarter when it comes first.
         x = self.conv(x).unflatten(1, (self.times, -1)).flatten(0, 1)
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class TinyDecoder(nn.Module):
-    """Latents of a stream to its pictures."""
+    """Streaming decoder from latents to pictures."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class TinyDecoder(nn.Module):
         self.decoder = nn.ModuleDict(layers)
 
     def forward(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-        """Normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32, and the next state.
+        """Decode normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32. Also returns the next state.
 
         N = 4F, or 4F - 3 when the state is fresh: a stream's first latent shows only the last of its four pictures.
         """

@@ -68,14 +68,14 @@ def test_they_are_carried_into_the_framing_from_any_picture(scale: float, angle:
 
 MISTAKES = {
     "not JSON": ("{broken", "is not JSON"),
-    "a list": ("[1, 2]", "one object"),
+    "a list": ("[1, 2]", "a JSON object"),
     "a field too few": (json.dumps({k: v for k, v in GIVEN.items() if k != "mw"}), "lacks mw"),
     "a field too many": (json.dumps(GIVEN | {"nose": 1}), "'nose'"),
     "a word": (json.dumps(GIVEN | {"th": "wide"}), "th must be a finite number"),
     "not finite": (json.dumps(GIVEN).replace('"th": 0.03', '"th": NaN'), "th must be a finite number"),
     "eyes crossed": (json.dumps(GIVEN | {"exl": 0.2, "exr": -0.2}), "exl, eyl must be"),
     "a share beyond all": (json.dumps(GIVEN | {"tl": 255}), "tl is 255, but must lie in 0 to 1"),
-    "in pixels": (json.dumps(GIVEN | {"mw": 32}), "mw is 32, but this face's must lie in 0.07 to 0.45"),
+    "in pixels": (json.dumps(GIVEN | {"mw": 32}), "mw is 32, but must lie in 0.07 to 0.45 for this face"),
     "mouth above the eyes": (json.dumps(GIVEN | {"my": -0.4}), "mx, my"),
 }
 
