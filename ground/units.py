@@ -5,7 +5,7 @@ Media time is counted from the start of a call, in samples of the voice or in fr
 
 PLAYOUT_RATE = 48_000  # Hz: the voice that is heard
 DRIVE_RATE = 16_000  # Hz: the voice that drives the face
-BLOCK = 960  # playout samples in one step of a call's clock: 20 ms, the longest frame that Opus codes at once
+BLOCK = 960  # playout samples in one step of a call's clock, and in one sent Opus packet: 20 ms
 BLOCK_S = BLOCK / PLAYOUT_RATE
 PLAYOUT_PER_DRIVE = PLAYOUT_RATE // DRIVE_RATE  # playout samples per drive sample
 

@@ -1,7 +1,7 @@
 """Streaming state of causal layers as a value: read in the order of the layers, collected anew at every call.
 
-A ``Carry`` lives for one call of one stream; the modules it is handed through keep nothing themselves, so one set of
-weights serves every stream at once.
+A ``Carry`` is passed through the modules during one call of one stream. The modules keep no state, so one set of
+weights serves every stream.
 """
 
 from collections import deque
@@ -15,13 +15,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamState:
-    """tails: the last frames before each causal layer, in the order of the layers; None before the first call."""
+    """State of a stream. tails: last input frames of each causal layer, in the order of the layers; None before the
+    first call."""
 
     tails: tuple[Tensor, ...] | None = None
 
 
 class Carry:
-    """Every layer that remembers takes its tail and keeps the next one, in the same order in each call."""
+    """State during one call: each causal layer takes its tail and keeps the next one, in the same order in each call.
+    fresh: whether this is a stream's first call."""
 
     def __init__(self, state: StreamState) -> None:
         self.fresh = state.tails is None
@@ -29,18 +31,19 @@ class Carry:
         self._kept: list[Tensor] = []
 
     def take(self) -> Tensor:
-        """What this layer kept in the call before; only of a stream that is not fresh."""
+        """Tail that this layer kept in the call before. The stream must not be fresh."""
         return self._given.popleft()
 
     def keep(self, tail: Tensor) -> None:
-        """No view: it would hold on to all of the tensor it was cut from."""
+        """Keep a tail for the next call. It must not be a view, which would keep its whole base tensor in memory."""
         self._kept.append(tail)
 
     def lead(self, x: Tensor, frames: int, dim: int) -> Tensor:
-        """x behind the `frames` that came before it along `dim`: zeros before a stream's first."""
+        """Prepend to x the `frames` frames before it along `dim`, which are zeros at a stream's start, and keep the
+        next tail."""
         if self.fresh:
             joined = F.pad(x, (0, 0) * (x.dim() - dim - 1) + (frames, 0))
-            if x.shape[dim] == 0:  # has no layout to take over, and all that follow take over the tail's
+            if x.shape[dim] == 0:  # an empty x has no layout, and later calls inherit the tail's
                 joined = joined.contiguous(memory_format=torch.channels_last_3d)
         else:
             joined = torch.cat([self.take(), x], dim)
@@ -49,7 +52,7 @@ class Carry:
 
     @property
     def state(self) -> StreamState:
-        """For the next call, once all layers have run."""
+        """State for the next call. All layers must have run."""
         assert not self._given, "the state is of another network"
         return StreamState(tuple(self._kept))
 
@@ -57,8 +60,11 @@ class Carry:
 def in_parts(
     run: Callable[[Tensor, Carry], Tensor], parts: Iterable[Tensor], state: StreamState
 ) -> tuple[Tensor, StreamState]:
-    """What the layers make of a stream's parts, one after the other, joined along the first dimension, and the next
-    state. No more than one part is in the layers' memory at a time, and one state: a tail goes when it is taken."""
+    """Run the layers over a stream's parts in turn. Returns the results joined along the first dimension, and the next
+    state.
+
+    The layers hold the activations of one part at a time, and one state: a tail is released when it is taken.
+    """
     carry, made = Carry(state), list[Tensor]()
     for part in parts:
         if made:

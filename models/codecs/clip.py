@@ -1,7 +1,8 @@
 """Codec of models whose chunks are clips: decodes whole chunks, and encodes their last pictures as the next chunk's
 first latents.
 
-Nothing streams here; the state between chunks is those latents. Knows no transformer, no rollout and no clock.
+The autoencoder does not stream; these latents are the only state between chunks. Independent of transformer, rollout
+and clock.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from models.config import ModelConfig
 
 
 class ClipVAE(Protocol):
-    """Whole clips. Pictures are RGB [N, 3, H, W] in 0..1 and latents [F, C, h, w] as the transformer knows them, both
+    """Autoencoder of whole clips. Pictures are RGB [N, 3, H, W] in 0..1 and latents are normalised [F, C, h, w], both
     fp32; the first latent is one picture."""
 
     def encode(self, pictures: Tensor) -> Tensor: ...
@@ -29,7 +30,7 @@ class ClipVAE(Protocol):
 
 
 class WanClips:
-    """Wan2.1's autoencoder, each clip a stream of its own."""
+    """Wan2.1's autoencoder; each clip is a separate stream."""
 
     def __init__(self, encoder: WanEncoder, decoder: WanDecoder) -> None:
         self.encoder, self.decoder = encoder, decoder
@@ -43,13 +44,15 @@ class WanClips:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipState:
-    """shown: [k, C, h, w], the last pictures shown as the first latents of a clip; None before the first chunk."""
+    """Decoder state of a call. shown: [k, C, h, w], latents of the last shown pictures, with which the next clip
+    starts; None before the first chunk."""
 
     shown: Tensor | None = None
 
 
 class ClipCodec:
-    """One serves every call. A chunk's first ``config.knot`` latents repeat what was shown and are not shown again."""
+    """Codec of clips; one object serves every call. A chunk's first ``config.knot`` latents repeat pictures that were
+    shown already and are not shown again."""
 
     def __init__(self, vae: ClipVAE, config: ModelConfig, device: torch.device) -> None:
         self.vae, self.size, self.device = vae, config.pixel_size, device
@@ -57,7 +60,8 @@ class ClipCodec:
         self._shared = config.frames_of(config.knot)
 
     def encode_reference(self, portrait: Portrait) -> Reference:
-        """A portrait of any size. features are the latents of a clip of it, [k + c, C, h, w], latent is the first."""
+        """Encode a portrait of any size. features: [k + c, C, h, w], latents of a clip that repeats the portrait.
+        latent: the first of them."""
         rgb = torch.from_numpy(np.ascontiguousarray(fit_picture(portrait.rgb, *self.size)))
         picture = rgb.to(self.device).permute(2, 0, 1).float() / 255
         latents = self.vae.encode(picture.expand(self._clip, -1, -1, -1))
@@ -67,8 +71,9 @@ class ClipCodec:
         return ClipState()
 
     def decode(self, latents: Tensor, reference: Reference, state: ClipState) -> tuple[Tensor, ClipState]:
-        """A chunk's latents [k + c, C, h, w] to the new pictures, RGB uint8 [N, H, W, 3] on its device, in the
-        portrait's colours; N is the frames of c latents. They are encoded as they are, not rounded to whole values."""
+        """Decode a chunk's latents [k + c, C, h, w] to its new pictures, RGB uint8 [N, H, W, 3] on the codec's device,
+        with the portrait's colours. N is the number of frames of c latents. The next state is encoded from the pictures
+        before they are rounded to uint8."""
         pictures = match_colours(self.vae.decode(latents.to(self.device)), reference.payload)
         shown = self.vae.encode(pictures[-self._shared :])
         new = pictures[self._shared :].mul(255).round_().to(torch.uint8)

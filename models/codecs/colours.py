@@ -1,7 +1,7 @@
 """Colour transfer to a portrait: mean and deviation of each channel of CIE Lab (D65).
 
-A chunk that begins with pictures of the one before hands on every small shift of colour; this keeps them from adding
-up. Knows pictures only.
+A chunk that starts from pictures of the previous chunk inherits its colour shifts. Matching every picture to the
+portrait prevents them from accumulating. Independent of models.
 """
 
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ _TO_XYZ = (
 )
 _TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))
 _DELTA = 6 / 29
-FLAT = 1e-5  # below such a deviation a channel says nothing that could be spread
+FLAT = 1e-5  # lower bound of a channel's deviation: a flat channel is not stretched further
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Colours:
-    """mean, deviation: [3] of a picture's Lab channels."""
+    """Colour statistics of a picture. mean, deviation: [3], of its Lab channels."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, picture: Tensor) -> "Colours":
-        """Of RGB [3, H, W] in 0..1."""
+        """Statistics of RGB [3, H, W] in 0..1."""
         lab = to_lab(picture[None])[0].flatten(1)
         return cls(lab.mean(1), lab.std(1, correction=0))
 
 
 def match_colours(pictures: Tensor, colours: Colours) -> Tensor:
-    """RGB [N, 3, H, W] in 0..1, each picture by itself."""
+    """Transfer colour statistics to each picture of RGB [N, 3, H, W] in 0..1."""
     lab = to_lab(pictures)
     mean, deviation = lab.mean((2, 3), keepdim=True), lab.std((2, 3), correction=0, keepdim=True)
     scale = colours.deviation[:, None, None] / deviation.clamp(min=FLAT)
@@ -43,7 +43,7 @@ def match_colours(pictures: Tensor, colours: Colours) -> Tensor:
 
 
 def to_lab(rgb: Tensor) -> Tensor:
-    """RGB [N, 3, H, W] in 0..1 to L 0..100, a and b."""
+    """Convert sRGB [N, 3, H, W] in 0..1 to Lab: L in 0..100, a, b."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = _mixed(linear, _TO_XYZ)
     root = torch.where(xyz > _DELTA**3, xyz.clamp(min=0) ** (1 / 3), xyz / (3 * _DELTA**2) + 4 / 29)
@@ -52,7 +52,7 @@ def to_lab(rgb: Tensor) -> Tensor:
 
 
 def to_rgb(lab: Tensor) -> Tensor:
-    """Back, clamped to what a screen shows."""
+    """Convert Lab [N, 3, H, W] to sRGB, clamped to 0..1."""
     middle = (lab[:, 0] + 16) / 116
     root = torch.stack([middle + lab[:, 1] / 500, middle, middle - lab[:, 2] / 200], 1)
     xyz = torch.where(root > _DELTA, root**3, 3 * _DELTA**2 * (root - 4 / 29))

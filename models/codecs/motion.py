@@ -1,8 +1,8 @@
 """Codec of the embedded model: the latent is motion, and the pictures are the photograph warped by the face rig.
 
-A latent [16, 2, 2] holds four frames (frame j at row j // 2, column j % 2) of sixteen controls, each as its distance
-from the photograph's own state over the channel's scale: the photograph itself is the zero latent. The decoder has no
-other source of motion; it remembers two frames, to smooth the step from latent to latent. Needs no weights.
+A latent [16, 2, 2] holds sixteen controls for four frames (frame j at row j // 2, column j % 2). A value is the
+control's difference from the photograph's own state, divided by the channel's scale; the photograph itself is the zero
+latent. The decoder's state is the last two frames, for smoothing the steps between latents. Needs no weights.
 """
 
 from collections.abc import Mapping
@@ -29,15 +29,15 @@ FEATURE_STATISTICS: dict[str, tuple[float, float]] = {
     "ea": (0.091, 0.004), "eb": (0.029, 0.004), "bh": (0.095, 0.013), "open": (0.233, 0.129),
 }  # fmt: skip
 
-FEATURE_LIMIT = 4.0  # standard deviations; an odd face must not leave the range the network was trained on
+FEATURE_LIMIT = 4.0  # standard deviations; keeps unusual faces within the range that the network was trained on
 
 MOUTH = ("jaw", "pucker", "smile", "press", "upper")
-TRUSTED, DOUBTED = 0.6, 0.2  # landmark confidence at which the mouth moves in full, and at which it moves least
-LEAST_MOUTH = 0.35
+TRUSTED, DOUBTED = 0.6, 0.2  # landmark confidence from which the mouth moves fully, and below which it moves least
+LEAST_MOUTH = 0.35  # gain of the mouth's controls at the lowest confidence
 
 
 def reference_features(landmarks: Mapping[str, float]) -> npt.NDArray[np.float32]:
-    """The r = 20 identity features [20] of motion.REFERENCE_FEATURES, about zero mean and unit variance."""
+    """Identity features [20], named by `ground.motion.REFERENCE_FEATURES`, with about zero mean and unit variance."""
     values = []
     for name in REFERENCE_FEATURES:
         value = landmarks["th"] / (JAW_SPAN * landmarks["mw"]) if name == "open" else landmarks[name]
@@ -47,26 +47,27 @@ def reference_features(landmarks: Mapping[str, float]) -> npt.NDArray[np.float32
 
 
 def unpack_controls(latents: torch.Tensor) -> torch.Tensor:
-    """Latents [F, 16, 2, 2] to scaled controls in time order [4F, 16]."""
+    """Unpack latents [F, 16, 2, 2] to scaled controls [4F, 16] in time order."""
     return latents.flatten(2).transpose(1, 2).reshape(-1, latents.shape[1])
 
 
 def pack_controls(controls: torch.Tensor) -> torch.Tensor:
-    """Scaled controls [4F, 16] to latents [F, 16, 2, 2]; the inverse of unpack_controls."""
+    """Pack scaled controls [4F, 16] into latents [F, 16, 2, 2]; the inverse of `unpack_controls`."""
     latents = controls.reshape(-1, FRAMES_PER_LATENT, controls.shape[-1]).transpose(1, 2)
     return latents.reshape(-1, controls.shape[-1], 2, 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MotionState:
-    """A call's place in the stream. last: scaled controls [2, 16] of the last two frames, None before the first."""
+    """Decoder state of a call. last: smoothed scaled controls [2, 16] of the last two frames, None before the first."""
 
     last: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MotionPayload:
-    """rig: the portrait ready to be moved. own: its controls [16]. gain: [16], trust put into each channel."""
+    """Decoder data of a portrait. rig: its face rig. own: controls [16] of the photograph. gain: [16], factor on each
+    channel's motion."""
 
     rig: Rig
     own: torch.Tensor
@@ -74,7 +75,8 @@ class MotionPayload:
 
 
 class MotionCodec:
-    """The embedded model's codec; itself stateless, so one serves every call. size: side S of its pictures, pixels."""
+    """The embedded model's codec. It is stateless; one object serves every call. size: side S of the pictures in
+    pixels."""
 
     def __init__(self, device: torch.device | str = "cpu", size: int = 256) -> None:
         self.device, self.size = torch.device(device), size
@@ -83,9 +85,9 @@ class MotionCodec:
         self._high = torch.tensor([channel.high for channel in CHANNELS], device=self.device)
 
     def encode_reference(self, portrait: Portrait) -> Reference:
-        """A square portrait of any size to its zero latent [16, 2, 2], features [20, 2, 2] and rig.
+        """Encode a square portrait of any size: zero latent [16, 2, 2], features [20, 2, 2] and rig.
 
-        With landmarks we hardly trust the mouth moves less: a small movement in the wrong place is not noticed.
+        At low landmark confidence the mouth moves less, so that a movement in the wrong place is less visible.
         """
         side = portrait.rgb.shape[0]
         assert portrait.rgb.shape == (side, side, 3) and portrait.rgb.dtype == np.uint8, portrait.rgb.shape
@@ -110,7 +112,8 @@ class MotionCodec:
     def decode(
         self, latents: torch.Tensor, reference: Reference, state: MotionState
     ) -> tuple[torch.Tensor, MotionState]:
-        """Latents [F, 16, 2, 2] to RGB uint8 [N, S, S, 3] on the CPU; N = 4F, or 4F - 3 for the first of a call."""
+        """Decode latents [F, 16, 2, 2] to RGB uint8 [N, S, S, 3] on the CPU. Also returns the next state. N = 4F, or
+        4F - 3 when the state is fresh."""
         assert latents.shape[1:] == LATENT_SHAPE, latents.shape
         if len(latents) == 0:
             return torch.empty((0, self.size, self.size, 3), dtype=torch.uint8), state
@@ -121,15 +124,15 @@ class MotionCodec:
         return self.render(controls, reference), MotionState(scaled[-2:])
 
     def controls(self, scaled: torch.Tensor, payload: MotionPayload) -> torch.Tensor:
-        """Scaled controls [T, 16] to absolute ones inside the channels' ranges.
+        """Convert scaled controls [T, 16] to absolute controls within the channels' ranges.
 
-        A photograph whose own state lies outside a range (a mouth wide open) keeps it reachable.
+        A range is extended to the photograph's own state where that lies outside, as with a mouth wide open.
         """
         low, high = torch.minimum(self._low, payload.own), torch.maximum(self._high, payload.own)
         return (payload.own + scaled * self._scale * payload.gain).clamp(low, high)
 
     def render(self, controls: torch.Tensor, reference: Reference) -> torch.Tensor:
-        """Absolute controls [T, 16] to RGB uint8 [T, S, S, 3] on the CPU."""
+        """Render absolute controls [T, 16] to RGB uint8 [T, S, S, 3] on the CPU."""
         payload: MotionPayload = reference.payload
         pictures = payload.rig.render(controls).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1)
         return pictures.contiguous().cpu()

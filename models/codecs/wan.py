@@ -1,6 +1,6 @@
 """Codec of Wan2.1's latents: encodes a portrait to one latent and decodes by the full or the tiny decoder.
 
-The portrait is encoded as a stream of one picture, as the first frame of a video is. Knows no transformer and no clock.
+The portrait is encoded as the first frame of a video, a stream of one picture. Independent of transformer and clock.
 """
 
 from typing import TypeVar
@@ -23,19 +23,19 @@ DECODERS: dict[str, type[WanDecoder] | type[TinyDecoder]] = {"wan": WanDecoder, 
 
 
 class WanCodec:
-    """One serves every call. size: (width, height) of its pictures, pixels."""
+    """Codec of Wan2.1's latents; one object serves every call. size: (width, height) of the pictures in pixels."""
 
     def __init__(self, encoder: WanEncoder, decoder: Decoder, size: tuple[int, int]) -> None:
         self.encoder, self.decoder, self.size = encoder, decoder, size
         self.device = next(encoder.parameters()).device
 
     def compile_layers(self) -> None:
-        """For inference on a GPU. The tiny decoder has too little to compute for it."""
+        """Compile the full decoder, for inference on a GPU. The tiny decoder is too small to gain by it."""
         if isinstance(self.decoder, WanDecoder):
             self.decoder.compile_layers()
 
     def encode_reference(self, portrait: Portrait) -> Reference:
-        """A portrait of any size to its latent [16, h, w] in fp32; there are no features [0, h, w]."""
+        """Encode a portrait of any size to its latent [16, h, w] in fp32; features are empty, [0, h, w]."""
         rgb = torch.from_numpy(np.ascontiguousarray(fit_picture(portrait.rgb, *self.size)))
         picture = rgb.to(self.device).permute(2, 0, 1).float() / 255
         latent = self.encoder(picture[None], StreamState())[0][0]
@@ -46,7 +46,8 @@ class WanCodec:
         return StreamState()
 
     def decode(self, latents: Tensor, reference: Reference, state: StreamState) -> tuple[Tensor, StreamState]:
-        """Latents [F, 16, h, w] to RGB uint8 [N, H, W, 3] on its device; N = 4F, or 4F - 3 for the first of a call."""
+        """Decode latents [F, 16, h, w] to RGB uint8 [N, H, W, 3] on the codec's device. Also returns the next state.
+        N = 4F, or 4F - 3 when the state is fresh."""
         if len(latents) == 0:
             width, height = self.size
             return torch.empty((0, height, width, 3), dtype=torch.uint8, device=self.device), state
@@ -57,17 +58,17 @@ class WanCodec:
 def build_decoder(
     kind: str, device: torch.device | str, dtype: torch.dtype, config: VAEConfig | None = None
 ) -> Decoder:
-    """The decoder ``wan`` or ``wan-tiny`` with seeded noise for weights, drawn where it is to live."""
+    """Build the decoder ``wan`` or ``wan-tiny`` with seeded random weights, drawn on the device."""
     return random_part(on_meta(DECODERS[kind], config or VAEConfig()), device, dtype)
 
 
 def build_encoder(device: torch.device | str, dtype: torch.dtype, config: VAEConfig | None = None) -> WanEncoder:
-    """The encoder, likewise."""
+    """Build the encoder with seeded random weights, drawn on the device."""
     return random_part(on_meta(WanEncoder, config or VAEConfig()), device, dtype)
 
 
 def on_meta(kind: type[Part], config: VAEConfig) -> Part:
-    """A part that holds shapes and no memory, to be filled."""
+    """Build a part on the meta device: shapes without memory, to be loaded later."""
     with torch.device("meta"):
         return kind(config)
 
@@ -79,7 +80,7 @@ def random_part(part: Part, device: torch.device | str, dtype: torch.dtype) -> P
 
 
 def finished(part: Part) -> Part:
-    """Ready to run: weights lie channels last, as the pictures do, and are not trained."""
+    """Prepare a part for inference: weights channels last in memory, no gradients."""
     for layer in part.modules():
         if isinstance(layer, nn.Conv3d | nn.Conv2d):
             layout = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last

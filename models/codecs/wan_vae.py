@@ -1,9 +1,9 @@
 """Streaming video autoencoder of Wan2.1 (z = 16, 8x in space, 4x in time), with the official parameter names.
 
-The first frame of a stream is a latent of its own and every four later ones are another. Any number of latents goes
-through in one call, a few at a time inside; calls in any split equal one call over all. Tensors are [1, C, T, H, W]
-inside, with the channels last in memory, where convolutions are fastest and the norm reads rows. Needs torch only;
-knows no portraits.
+A stream's first frame is one latent, and each further group of four frames is another. A call takes any number of
+latents and processes a few at a time; the split into calls does not change the result. Tensors are [1, C, T, H, W]
+inside, channels last in memory: convolutions are fastest there, and the norm reads contiguous rows. Needs torch only;
+independent of portraits.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.codecs.carry import Carry, StreamState, in_parts
 from models.config import VAEConfig
 
-# Of the latents of Wan2.1's training videos (its wan/modules/vae.py): the network's latent is (z - mean) / deviation.
+# Statistics of latents of Wan2.1's training videos (wan/modules/vae.py). A normalised latent is (z - mean) / deviation.
 MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
     0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
@@ -28,11 +28,11 @@ DEVIATION = (
 
 LATENT_CHANNELS = len(MEAN)
 FRAMES_PER_LATENT = 4
-TINY = 1e-24  # under the root of a norm: only keeps a row of zeros from dividing by nothing
+TINY = 1e-24  # epsilon of the norms: only prevents division by zero for a row of zeros
 
 
 class RMSNorm(nn.Module):
-    """Over channels, without a mean; gamma has the official shape, [C, 1, 1, 1] or [C, 1, 1]."""
+    """Root mean square norm over channels. gamma has the official shape, [C, 1, 1, 1] or [C, 1, 1]."""
 
     def __init__(self, channels: int, dims: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class RMSNorm(nn.Module):
 
 
 class CausalConv3d(nn.Conv3d):
-    """3x3x3, padded in space; in time it sees the two frames before each."""
+    """3x3x3 convolution, padded in space and causal in time: each frame sees itself and the two frames before it."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__(channels, out, 3, padding=(0, 1, 1))
@@ -53,7 +53,7 @@ class CausalConv3d(nn.Conv3d):
         x = carry.lead(x, 2, dim=2)
         if x.device.type != "cpu":
             return super().forward(x)
-        # A CPU takes up to fifteen times as long for a narrow conv3d in fp32 as for three frames beside each other.
+        # On a CPU a narrow fp32 conv3d takes up to 15 times as long as a conv2d over three frames joined as channels.
         frames, weight = _frames(x), self.weight.transpose(1, 2).flatten(1, 2)
         beside = torch.cat([frames[:-2], frames[1:-1], frames[2:]], 1)
         return _video(F.conv2d(beside, weight, self.bias, padding=1))
@@ -74,21 +74,23 @@ class ResidualBlock(nn.Module):
         self.compiled: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
-        """A stream's first part has shapes of its own, and runs as it is."""
+        """Run the compiled layers if there are any. The first part of a stream has other shapes and runs uncompiled."""
         if self.compiled is None or carry.fresh:
             return self.layers(x, carry)
         given = (x, carry.take(), carry.take())
-        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # the strides of single frames agree then
+        y, *tails = self.compiled(*(_video(_frames(each)) for each in given))  # gives single frames the same strides
         for tail in tails:
-            carry.keep(tail.clone())  # a compiler takes the copies inside for idle and hands out views
+            carry.keep(tail.clone())  # the compiler elides the copies inside and returns views
         return y
 
     def compile_layers(self) -> None:
-        """What lies between the convolutions becomes one kernel. Blocks of one shape share a compilation."""
+        """Compile the block, which fuses the operations between its convolutions. Blocks of one shape share a
+        compilation."""
         self.compiled = torch.compile(self.step, fullgraph=True, dynamic=False)
 
     def step(self, x: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of tensors alone: what comes out, and the tails for the next time."""
+        """Run the block as a function of tensors only, for compilation. Takes the two tails of the call before; returns
+        the output and the next two tails."""
         carry = Carry(StreamState((first, second)))
         y = self.layers(x, carry)
         assert carry.state.tails is not None
@@ -102,7 +104,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over the positions of each frame by itself; remembers nothing."""
+    """Single-head attention over the positions of each frame. Frames do not attend to each other; there is no state."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -118,7 +120,8 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the size; half the frames where `in_time`, but for the first of a stream, which stays as it is."""
+    """Downsampling: halves height and width, and with `in_time` the number of frames, except for a stream's first
+    frame."""
 
     def __init__(self, channels: int, in_time: bool) -> None:
         super().__init__()
@@ -137,9 +140,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size and half the channels; twice the frames where `in_time`.
+    """Upsampling: doubles height and width, halves the channels, and with `in_time` doubles the frames.
 
-    A stream's first frame stays one, and the frames after it are doubled as if nothing had been before them (official).
+    A stream's first frame stays single, and the frames after it are doubled without it as history, as in Wan2.1's code.
     """
 
     def __init__(self, channels: int, in_time: bool) -> None:
@@ -157,37 +160,39 @@ class Upsample(nn.Module):
         return _video(grow(_frames(x)))
 
     def compile_layers(self) -> None:
-        """As ``ResidualBlock``'s."""
+        """Compile `grow`."""
         self.compiled = torch.compile(self.grow, fullgraph=True, dynamic=False)
 
     def grow(self, frames: Tensor) -> Tensor:
-        """[T, C, H, W] to [T, C/2, 2H, 2W]."""
+        """Upsample frames [T, C, H, W] to [T, C/2, 2H, 2W]."""
         grown: Tensor = self.resample["1"](F.interpolate(frames, scale_factor=2.0, mode="nearest-exact"))
         return grown
 
     def _doubled(self, x: Tensor) -> Tensor:
-        """Two frames of each, side by side in the convolution's channels."""
+        """Double the frames. The convolution returns each pair as two halves of its channels."""
         assert self.time_conv is not None
         pairs = _frames(self.time_conv(x)).movedim(1, -1).unflatten(-1, (2, -1))  # [T, H, W, 2, C]
         return _video(pairs.movedim(3, 1).flatten(0, 1).contiguous().movedim(-1, 1))
 
 
 def _after(first: Tensor, later: Tensor | None, carry: Carry) -> Tensor:
-    """A stream's first frame goes before what was made of later ones, if there are any. Nothing is joined to no frames:
-    they have no layout, and the channels would not stay last."""
+    """Prepend a stream's first frame to the results of later frames; later is None if there are none.
+
+    An empty tensor is never joined: it has no memory layout, and the result would not stay channels last.
+    """
     if later is None:
         return first
     return torch.cat([first, later], 2) if carry.fresh else later
 
 
 def _frames(video: Tensor) -> Tensor:
-    """[1, C, T, H, W] to [T, C, H, W], a view."""
+    """View [1, C, T, H, W] as [T, C, H, W]."""
     return video[0].transpose(0, 1)
 
 
 def _video(frames: Tensor) -> Tensor:
-    """Back again. The row of one comes first, so that its stride is a whole video's: what asks for the memory's format
-    looks at it, and would otherwise lay the channels first, in a copy for every layer."""
+    """View [T, C, H, W] as [1, C, T, H, W]. The batch axis is added first, so that its stride is that of a whole video:
+    torch infers the memory format from it, and would otherwise copy to channels first in every layer."""
     return frames[None].transpose(1, 2)
 
 
@@ -198,7 +203,7 @@ def _run(layers: Iterable[nn.Module], x: Tensor, carry: Carry) -> Tensor:
 
 
 class _Coder(nn.Module):
-    """What both directions share: a convolution in, blocks, a middle with attention, a convolution out."""
+    """Common parts of encoder and decoder: input convolution, middle blocks with attention, output convolution."""
 
     def __init__(self, channels: int, first: int, middle: int, last: int, out: int) -> None:
         super().__init__()
@@ -211,7 +216,7 @@ class _Coder(nn.Module):
 
 
 class Encoder(_Coder):
-    """Pictures to the mean and the logarithm of the variance of their latents, before ``conv1`` of the whole."""
+    """Encoder network, without `WanEncoder.conv1`: pictures to mean and log variance of their latents."""
 
     def __init__(self, config: VAEConfig) -> None:
         widths = [config.width * multiple for multiple in config.multiples]
@@ -231,7 +236,7 @@ class Encoder(_Coder):
 
 
 class Decoder(_Coder):
-    """Latents, after ``conv2`` of the whole, to pictures."""
+    """Decoder network, after `WanDecoder.conv2`: latents to pictures."""
 
     def __init__(self, config: VAEConfig) -> None:
         widths = [config.width * multiple for multiple in reversed(config.multiples)]
@@ -252,15 +257,15 @@ class Decoder(_Coder):
 
 @lru_cache(maxsize=8)
 def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of latents, [16, 1, 1] in fp32; no part of a checkpoint. Kept on the device: to bring them
-    there would wait for it in every call."""
+    """Mean and deviation of latents, [16, 1, 1] in fp32; no checkpoint contains them. Cached on the device, as a
+    transfer in every call would synchronise with it."""
     with torch.inference_mode(False):
         mean, deviation = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, DEVIATION))
     return mean, deviation
 
 
 class WanEncoder(nn.Module):
-    """Pictures of a stream to the latents that the transformer knows."""
+    """Streaming encoder from pictures to normalised latents."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -269,8 +274,8 @@ class WanEncoder(nn.Module):
         self.conv1 = nn.Conv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
 
     def forward(self, pictures: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-        """RGB [N, 3, H, W] in 0..1 to normalised latents [F, 16, H/8, W/8] in fp32 (the mean; nothing is drawn) and the
-        next state. N = 4F, or 4F - 3 when the state is fresh."""
+        """Encode RGB [N, 3, H, W] in 0..1 to normalised latents [F, 16, H/8, W/8] in fp32: the mean, without sampling.
+        Also returns the next state. N = 4F, or 4F - 3 when the state is fresh."""
         fresh, step = state.tails is None, FRAMES_PER_LATENT * self.at_once
         assert (len(pictures) - fresh) % FRAMES_PER_LATENT == 0, "a latent is four pictures, a stream's first one"
         cuts = range(1 if fresh else step, len(pictures), step)
@@ -284,7 +289,7 @@ class WanEncoder(nn.Module):
 
 
 class WanDecoder(nn.Module):
-    """Latents of a stream, as the transformer knows them, to its pictures."""
+    """Streaming decoder from normalised latents to pictures."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -293,14 +298,14 @@ class WanDecoder(nn.Module):
         self.conv2 = nn.Conv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
 
     def forward(self, latents: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-        """Normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32, and the next state.
+        """Decode normalised latents [F, 16, h, w] to RGB [N, 3, 8h, 8w] in 0..1, fp32. Also returns the next state.
 
         N = 4F, or 4F - 3 when the state is fresh."""
         return in_parts(self._pictures, latents.split(self.at_once), state)
 
     def compile_layers(self) -> None:
-        """For inference on a GPU, where two fifths of the time go on what lies between the convolutions: it becomes one
-        kernel each. A quarter of a minute when the second latent of the first stream comes."""
+        """Compile all blocks, for inference on a GPU: the operations between convolutions take two fifths of the time
+        and become one kernel each. Compilation takes about 15 s, at the second latent of the first stream."""
         torch._dynamo.config.recompile_limit = 64
         for layer in self.modules():
             if isinstance(layer, ResidualBlock | Upsample):
