@@ -1,4 +1,4 @@
-// One call: session, peer connection, data channel, and one way out. Reports by callbacks; knows no page element.
+// Call controller: session, peer connection, data channel, and one end. Reports by callbacks; knows no page element.
 import { ApiError, createSession, deleteSession, sendCandidates, sendOffer } from "./api.js";
 import { Channel } from "./channel.js";
 import { askForEnding, endingBy, endingToldBy, hasEnded } from "./endings.js";

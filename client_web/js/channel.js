@@ -1,4 +1,4 @@
-// The call's data channel: messages both ways, round trip, and whether the other side is still heard. Knows no session.
+// Data channel of a call: messages, round trip, heartbeat and detection of sleep. Knows no session.
 
 /**
  * @typedef {{id: string, state: string}} Turn something said in the call

@@ -1,4 +1,4 @@
-// Why a call ended, in words. The server's own reasons come with its words; here are those that only the browser can know.
+// Reasons for the end of a call, in words: those that only the browser can know. The server's reasons come with its own words.
 import { ApiError, getSession } from "./api.js";
 
 /** @typedef {{reason: string, message: string|null}} Ending */
@@ -7,14 +7,14 @@ const ASK_MS = 4000;
 
 /** @type {Record<string, string>} */
 const WORDS = {
-  setup_timeout: "No connection came about. Does a firewall or VPN block UDP between this browser and the server?",
+  setup_timeout: "No connection could be made. Does a firewall or VPN block UDP between this browser and the server?",
   unopened:
     "The connection stands, but its channel for messages did not open. A proxy or an extension may block it: try another network or browser.",
   connection_lost: "The connection to the server was lost: the network was interrupted, or it has changed.",
   slept: "The computer was asleep, and the call ended meanwhile.",
   offline: "This computer is offline, and the call was lost with the network.",
   server_gone: "The server can no longer be reached: it was stopped, or the network is down.",
-  server_silent: "The server no longer answers: it hangs, it is very busy, or the network is down.",
+  server_silent: "The server no longer answers: it has stopped, it is very busy, or the network is down.",
   server_restarted: "The server no longer knows this call: it was restarted.",
 };
 

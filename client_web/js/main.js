@@ -1,4 +1,4 @@
-// The page put together: picker, call, microphone, screen, meters, figures. The one place that knows them all.
+// Page controller: connects the picker, the call, the microphone, the screen, the meters and the figures.
 import { ApiError, interrupt, say, sentence } from "./api.js";
 import { Call } from "./call.js";
 import { element, part } from "./dom.js";
@@ -27,8 +27,8 @@ const status = part("status");
 const notices = new Notices(part("toasts"));
 const picker = new PortraitPicker();
 const microphone = new Microphone();
-const talk = new Talk(microphone, { notices, retry: retryMicrophone });
-const meters = new Meters();
+const talk = new Talk(microphone, retryMicrophone);
+const meters = new Meters(onMeasured);
 const screen = new Screen();
 const stats = new Stats(part("stats"), onStill);
 const pad = new HeadPad(part("pad"), (pose) => call?.send("pose", pose));
@@ -158,7 +158,7 @@ function onServerState({ state, turn }) {
 /** @param {boolean} still */
 function onStill(still) {
   if (call?.state !== "live" || recovering) return;
-  screen.cover(still ? "The picture is held up. It comes back by itself." : null);
+  screen.cover(still ? "The picture has stopped. It comes back by itself." : null);
 }
 
 /** @param {import("./call.js").Ending} ending */
@@ -193,7 +193,11 @@ function onMicrophone() {
   if (!stream) return meters.disconnect("you");
   if (stream === measuredStream) return;
   measuredStream = stream;
-  talk.setMeasured(meters.connect("you", stream, [part("level-you"), part("level-you-2")]));
+  meters.connect("you", stream, [part("level-you"), part("level-you-2")]);
+}
+
+function onMeasured() {
+  if (microphone.stream) talk.setMeasured(meters.measures("you"));
 }
 
 /** @type {MediaStream|null} whose level was asked for last */

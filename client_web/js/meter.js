@@ -13,11 +13,16 @@
 const FLOOR_DB = -60;
 const DRAW_MS = 50; // a meter that follows the screen's rate would cost more than the call's own drawing
 const WINDOW = 1024;
+const STALL_MS = 2000; // a context that has not run for so long: sound is held back, or there is no sound card
 
 export class Meters {
-  constructor() {
+  /** @param {() => void} onChange whether levels can be measured has changed */
+  constructor(onChange) {
+    this.onChange = onChange;
     /** @type {AudioContext|null} */
     this.context = null;
+    this.ranAt = 0;
+    this.stalled = false;
     /** @type {Map<string, Channel>} */
     this.channels = new Map();
     this.samples = new Float32Array(WINDOW);
@@ -35,6 +40,7 @@ export class Meters {
       return; // none in this browser, or too many in use
     }
     this.#resume();
+    this.ranAt = performance.now();
     this.timer ??= setInterval(() => this.#draw(), DRAW_MS);
   }
 
@@ -44,16 +50,23 @@ export class Meters {
 
   /**
    * @param {string} name
-   * @param {MediaStream} stream
+   * @param {MediaStream} stream nothing happens before it has a track of sound
    * @param {HTMLElement[]} bars
-   * @returns {boolean} whether the level can be measured
    */
   connect(name, stream, bars) {
     this.disconnect(name);
-    if (stream.getAudioTracks().length === 0) return true; // its track is still to come
-    const measured = this.#measure(name, stream, bars);
-    for (const bar of bars) bar.parentElement?.classList.toggle("unmeasured", !measured);
-    return measured;
+    if (stream.getAudioTracks().length === 0) return;
+    const connected = this.#listen(name, stream, bars);
+    mark(bars, connected && !this.stalled);
+    this.onChange();
+  }
+
+  /**
+   * @param {string} name a connected stream's
+   * @returns {boolean} whether its level can be measured
+   */
+  measures(name) {
+    return this.channels.has(name) && !this.stalled;
   }
 
   /**
@@ -62,7 +75,7 @@ export class Meters {
    * @param {MediaStream} stream
    * @param {HTMLElement[]} bars
    */
-  #measure(name, stream, bars) {
+  #listen(name, stream, bars) {
     if (!this.context) return false;
     try {
       const source = this.context.createMediaStreamSource(stream);
@@ -93,6 +106,7 @@ export class Meters {
 
   #draw() {
     const running = this.context?.state === "running";
+    this.#watch(running, performance.now());
     for (const channel of this.channels.values()) {
       channel.level = Math.max(running ? this.#levelOf(channel) : 0, channel.level * 0.75); // rises at once, falls gently
       const text = channel.level.toFixed(2);
@@ -100,6 +114,19 @@ export class Meters {
       channel.drawn = text;
       for (const bar of channel.bars) bar.style.setProperty("--level", text);
     }
+  }
+
+  /**
+   * @param {boolean} running
+   * @param {number} now ms
+   */
+  #watch(running, now) {
+    if (running) this.ranAt = now;
+    const stalled = now - this.ranAt > STALL_MS;
+    if (stalled === this.stalled) return;
+    this.stalled = stalled;
+    for (const { bars } of this.channels.values()) mark(bars, !stalled);
+    this.onChange();
   }
 
   /** @param {Channel} channel */
@@ -110,4 +137,12 @@ export class Meters {
     const db = 10 * Math.log10(power / WINDOW + 1e-9);
     return Math.min(1, Math.max(0, 1 - db / FLOOR_DB));
   }
+}
+
+/**
+ * @param {HTMLElement[]} bars
+ * @param {boolean} measured
+ */
+function mark(bars, measured) {
+  for (const bar of bars) bar.parentElement?.classList.toggle("unmeasured", !measured);
 }

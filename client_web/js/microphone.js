@@ -1,4 +1,4 @@
-// The microphone and its gate: who may be heard, and when. Knows nothing of the call or of the page.
+// The microphone and whether it is heard. Knows nothing of the call or of the page.
 // Heard = not muted and (held down or kept open). Closed means digital silence, not a stopped stream, so opening is instant.
 
 /** @type {MediaTrackConstraints} */
@@ -7,8 +7,8 @@ const WANTED = { echoCancellation: true, noiseSuppression: true, autoGainControl
 const UNUSABLE = "The microphone cannot be used.";
 /** @type {Record<string, string>} by the DOMException's name */
 const PROBLEMS = {
-  InsecureContext: "Browsers give the microphone only to https pages and to this machine itself.",
-  Unsupported: "This browser gives no page a microphone.",
+  InsecureContext: "Browsers allow the microphone only on https pages and on this computer's own address.",
+  Unsupported: "This browser does not let pages use a microphone.",
   NotAllowedError: "The microphone is not allowed for this page: allow it beside the address, and in the system's settings.",
   SecurityError: "The microphone is not allowed for this page.",
   NotFoundError: "No microphone was found.",

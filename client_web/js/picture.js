@@ -1,4 +1,4 @@
-// Pictures made fit for the server before they are sent: smaller, or as JPEG, and only when its limits ask for it.
+// Fitting of pictures to the server's limits before the upload: smaller, or as JPEG, only where the limits ask for it.
 
 import { ApiError } from "./api.js";
 

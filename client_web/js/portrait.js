@@ -1,5 +1,4 @@
-// The portrait picker: a sample, a file, or a dropped picture; its upload; its crop, warnings and reasons as the server words
-// them. Knows nothing of calls. `ready()` gives the portrait's id when the server has accepted it.
+// Portrait picker: a sample, a chosen file or a dropped one, its upload, and the server's verdict. Knows nothing of calls.
 import { ApiError, fromServer, getLimits, sentence, uploadPortrait } from "./api.js";
 import { element, part } from "./dom.js";
 import { fitPicture } from "./picture.js";
@@ -163,7 +162,7 @@ export class PortraitPicker extends EventTarget {
    * @param {Choice} choice
    */
   #accepted({ warnings }, { sample }) {
-    if (warnings.length === 0) return this.#say(sample ? "" : "This face will do. The picture shows how it is cropped.");
+    if (warnings.length === 0) return this.#say(sample ? "" : "This face can be used. The picture shows how it is cropped.");
     this.#say("This face can answer, but the result may suffer:", "warned");
     const list = document.createElement("ul");
     for (const { message } of warnings) {

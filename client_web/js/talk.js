@@ -13,13 +13,11 @@ const UNMEASURED = "Its level cannot be shown here, but you are heard.";
 export class Talk {
   /**
    * @param {import("./microphone.js").Microphone} microphone
-   * @param {{notices: import("./notices.js").Notices, retry: () => void}} links
+   * @param {() => void} retry asks for the microphone again
    */
-  constructor(microphone, { notices, retry }) {
+  constructor(microphone, retry) {
     this.microphone = microphone;
-    this.notices = notices;
     this.live = false;
-    this.warned = false;
     this.measured = true; // whether the level meter works
     this.talk = element("talk", HTMLButtonElement);
     this.label = part("talk-label");
@@ -47,13 +45,7 @@ export class Talk {
     document.addEventListener("keydown", (event) => this.#key(event, true));
     document.addEventListener("keyup", (event) => this.#key(event, false));
     this.mute.addEventListener("click", () => microphone.set({ muted: !microphone.muted }));
-    this.open.addEventListener("change", () => {
-      microphone.set({ open: this.open.checked });
-      if (this.open.checked && !this.warned) {
-        this.warned = true;
-        this.notices.info("The microphone stays open now: wear headphones, or the avatar will hear itself.");
-      }
-    });
+    this.open.addEventListener("change", () => microphone.set({ open: this.open.checked }));
   }
 
   /**

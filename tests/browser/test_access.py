@@ -55,5 +55,5 @@ def test_a_link_opens_the_page_once(server: RunningServer, browser: Browser) -> 
 def test_without_a_link_the_page_says_what_to_do(server: RunningServer, browser: Browser) -> None:
     page = browser.new_context().new_page()
     page.goto(server.url)
-    expect(page.locator("#verdict")).to_contain_text("open the address that it printed", timeout=20000)
+    expect(page.locator("#verdict")).to_contain_text("open a link that it printed", timeout=20000)
     expect(page.locator("#status")).to_have_text("Not ready")

@@ -25,6 +25,17 @@ LEVEL_DENIED = {
             return new Real(options);
         };
         window.AudioContext.prototype = Real.prototype;""",
+    "held back": """
+        const Real = AudioContext;
+        window.AudioContext = function (options) {
+            const context = new Real(options);
+            if (!options) {
+                context.suspend();
+                context.resume = () => new Promise(() => {});
+            }
+            return context;
+        };
+        window.AudioContext.prototype = Real.prototype;""",
 }
 MICROPHONE_DENIED = {
     "NotAllowedError": "is not allowed for this page",
