@@ -127,6 +127,7 @@ export class Call {
       this.#flushCandidates(session);
     });
     peer.addEventListener("connectionstatechange", () => {
+      this.channel?.noticeSleep();
       if (peer.connectionState === "connected") {
         this.channel?.connected();
         this.#enter("live");

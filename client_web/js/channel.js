@@ -39,8 +39,11 @@ export class Channel {
     });
     this.channel.addEventListener("message", ({ data }) => this.#receive(data));
     // The server closes the channel with the call; its DTLS alert may come later or never.
-    this.channel.addEventListener("close", () => events.onLost("closed"));
-    this.timer = setInterval(() => this.#beat(performance.now(), Date.now()), BEAT_MS);
+    this.channel.addEventListener("close", () => {
+      this.noticeSleep();
+      events.onLost("closed");
+    });
+    this.timer = setInterval(() => this.#beat(performance.now()), BEAT_MS);
   }
 
   /** The connection stands: the channel must open now. */
@@ -49,18 +52,23 @@ export class Channel {
   }
 
   /**
+   * Reports a sleep that has just ended; what arrives then may come before the next beat.
    * Not every browser's `performance.now()` goes on while the computer sleeps, so sleep is read off the date.
-   * @param {number} now ms since the page was loaded
-   * @param {number} date ms since 1970
    */
-  #beat(now, date) {
+  noticeSleep() {
+    const date = Date.now();
     const late = date - this.beatAt - BEAT_MS;
+    if (late <= SLEEP_MS) return;
     this.beatAt = date;
-    if (late > SLEEP_MS) {
-      this.heardAt = now; // nothing could be heard meanwhile
-      if (this.connectedAt !== null) this.connectedAt = now;
-      return this.events.onWake();
-    }
+    this.heardAt = performance.now(); // nothing could be heard meanwhile
+    if (this.connectedAt !== null) this.connectedAt = this.heardAt;
+    this.events.onWake();
+  }
+
+  /** @param {number} now ms since the page was loaded */
+  #beat(now) {
+    this.noticeSleep();
+    this.beatAt = Date.now();
     if (this.channel.readyState === "open") {
       if (now - this.heardAt > SILENCE_MS) return this.events.onLost("silent");
       this.#ping(now);
@@ -80,6 +88,7 @@ export class Channel {
 
   /** @param {unknown} data */
   #receive(data) {
+    this.noticeSleep();
     this.heardAt = performance.now();
     let message;
     try {
