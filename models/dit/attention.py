@@ -1,7 +1,7 @@
 """Attention facade: kernels, rotary position embedding, and the view of a key-value cache.
 
-The kernel is chosen once per device and logged; every other kernel is held against plain SDPA by a test on a GPU.
-Knows nothing of rollouts, calls or what the cached frames mean.
+The kernel is chosen once per device and dtype, and logged. A GPU test compares every kernel with plain SDPA.
+Independent of rollouts, calls and the meaning of cached frames.
 """
 
 import logging
@@ -22,31 +22,32 @@ Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 class FrameRuns:
     """A frame mask as runs of query frames that see the same key frames: (first, end, frames seen).
 
-    Each run is attended without a mask, so that frames of many tokens need no mask over tokens (for 47 frames of 1560
-    it would have five thousand million entries) and take the fast kernels.
+    Each run is attended without a mask by the fast kernels. A mask over tokens would be too large: for 47 frames of
+    1560 tokens it would have 5.4 thousand million entries.
     """
 
     runs: tuple[tuple[int, int, tuple[int, ...]], ...]
 
     @classmethod
     def of(cls, mask: Tensor | Sequence[Sequence[bool]]) -> "FrameRuns":
-        """mask [F, K] bool."""
+        """Runs of a frame mask [F, K], True = may attend."""
         given = mask.tolist() if isinstance(mask, Tensor) else mask
         rows = [tuple(i for i, seen in enumerate(row) if seen) for row in given]
         starts = [i for i, row in enumerate(rows) if i == 0 or row != rows[i - 1]]
         return cls(tuple((a, b, rows[a]) for a, b in zip(starts, [*starts[1:], len(rows)], strict=True)))
 
     def after(self, skip: int) -> "FrameRuns":
-        """The same without the first ``skip`` query frames."""
+        """The mask without its first ``skip`` query frames."""
         kept = [run for run in self.runs if run[1] > skip]
         return FrameRuns(tuple((max(0, first - skip), end - skip, seen) for first, end, seen in kept))
 
 
 class CacheView(Protocol):
-    """What one forward may attend to besides its own frames. Keys are held before rotation.
+    """View of a key-value cache for one forward pass. Keys are stored before rotation.
 
-    positions: [B, K] temporal positions of the K cached frames, None when there are none.
-    mask: [F, K + F] bool over frames, True = may attend, own frames last, or the same as runs; None = everything.
+    positions: [B, K] temporal positions of the K cached frames, None if there are none.
+    mask: [F, K + F] bool over frames (cached frames, then own ones), True = may attend, or the same as runs; None
+    allows everything.
     """
 
     @property
@@ -60,12 +61,13 @@ class CacheView(Protocol):
         ...
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Called once a layer after ``read``, with the own frames' unrotated keys and values [B, F, T, H, D]."""
+        """Store the own frames' unrotated keys and values [B, F, T, H, D]. Called once per layer, after ``read``."""
         ...
 
 
 class BlockMask:
-    """No cache: own frames only, under a frame mask [F, F] (True = may attend). Training and exactness tests use it."""
+    """Cache view without cached frames, for training and exactness tests. mask: [F, F] over own frames, True = may
+    attend."""
 
     positions: Tensor | None = None
 
@@ -76,15 +78,15 @@ class BlockMask:
         raise AssertionError("a BlockMask holds no cached frames")
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Nothing is kept."""
+        """Discard keys and values."""
 
 
 def rotary_angles(positions: Tensor, grid: tuple[int, int], split: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the 3-axis rotary embedding for whole frames: two [B, F*T, 1, D/2] in fp32.
 
     positions: [B, F] temporal positions. grid: tokens (height, width) of a frame. split: head channels per axis; each
-    axis has its own frequencies 10000^(-2i/channels) (Wan2.1). Angles are formed in fp64 so that far positions stay
-    exact.
+    axis has its own frequencies 10000^(-2i/channels) (Wan2.1). Angles are computed in fp64, so that large positions
+    stay exact.
     """
     device = positions.device
 
@@ -105,20 +107,20 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate interleaved channel pairs (2i, 2i+1) of x [B, S, H, D] by the angles [B, S, 1, D/2]."""
     cos, sin = angles
     pairs = x.float().unflatten(-1, (-1, 2))
-    across = torch.stack([-sin, sin], dim=-1)  # what each channel takes of its partner
+    across = torch.stack([-sin, sin], dim=-1)  # factor of each channel's partner
     turned: Tensor = pairs * cos[..., None] + pairs.flip(-1) * across
     return turned.flatten(-2).to(x.dtype)
 
 
 def token_mask(mask: Tensor, tokens: int) -> Tensor:
-    """A frame mask [F, K] as a token mask [F*T, K*T]."""
+    """Expand a frame mask [F, K] to a token mask [F*T, K*T]."""
     return mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | FrameRuns | None = None) -> Tensor:
     """Softmax attention, scale 1/sqrt(D). q [B, Q, H, D], k and v [B, K, H, D], mask [Q, K] bool; returns [B, Q, H, D].
 
-    A mask always takes plain SDPA, without one the kernel chosen for the device runs.
+    A tensor mask always uses plain SDPA. Without a mask the kernel chosen for the device runs.
     """
     if isinstance(mask, FrameRuns):
         return attend_runs(q, k, v, mask)
@@ -128,7 +130,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | FrameRuns | None = No
 
 
 def attend_runs(q: Tensor, k: Tensor, v: Tensor, mask: FrameRuns) -> Tensor:
-    """Run by run, each against the frames it sees."""
+    """Attend run by run, each to the frames that it sees. Shapes as in `attend`."""
     tokens = q.shape[1] // mask.runs[-1][1]
     parts = [
         attend(q[:, first * tokens : end * tokens], take(k, seen, tokens), take(v, seen, tokens))
@@ -138,7 +140,8 @@ def attend_runs(q: Tensor, k: Tensor, v: Tensor, mask: FrameRuns) -> Tensor:
 
 
 def take(x: Tensor, frames: tuple[int, ...], tokens: int) -> Tensor:
-    """Some whole frames of x [B, F*T, ...], by slices: an index tensor would have to go to the device each time."""
+    """Select whole frames of x [B, F*T, ...] by slices, because an index tensor would have to be copied to the
+    device."""
     starts = [i for i, at in enumerate(frames) if i == 0 or at != frames[i - 1] + 1]
     spans = zip(starts, [*starts[1:], len(frames)], strict=True)
     parts = [x[:, frames[a] * tokens : (frames[b - 1] + 1) * tokens] for a, b in spans]
@@ -146,7 +149,7 @@ def take(x: Tensor, frames: tuple[int, ...], tokens: int) -> Tensor:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """torch's own choice of kernel: the yardstick of the others."""
+    """Attention with the kernel that torch chooses; the reference for the other kernels."""
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
     return out.transpose(1, 2)
 
@@ -175,7 +178,7 @@ def flash_attention_2(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
-# Best first, where nothing is measured. Plain SDPA needs nothing and ends the list.
+# In order of preference if nothing was measured. Plain SDPA runs everywhere and comes last.
 KERNELS: dict[str, Kernel] = {
     "flash-attention-3": flash_attention_3,
     "flash-attention-2": flash_attention_2,
@@ -183,11 +186,11 @@ KERNELS: dict[str, Kernel] = {
     "flash": flash,
     "sdpa": sdpa,
 }
-_chosen: dict[tuple[str, torch.dtype], str] = {}  # one choice a device and dtype, for the whole process
+_chosen: dict[tuple[str, torch.dtype], str] = {}  # one choice per device and dtype, for the whole process
 
 
 def kernel_for(device: str, dtype: torch.dtype) -> Kernel:
-    """The kernel in use; unless one was chosen, the first that runs on a small input, kept for the process."""
+    """The kernel in use. If none was chosen, choose the first that runs on a small input, for the whole process."""
     if (device, dtype) not in _chosen:
         runs = half_on_cuda(device, dtype)
         name = next((name for name in KERNELS if kernel_runs(name, _probe(dtype))), "sdpa") if runs else "sdpa"
@@ -196,13 +199,13 @@ def kernel_for(device: str, dtype: torch.dtype) -> Kernel:
 
 
 def choose_kernel(device: str, dtype: torch.dtype, name: str) -> None:
-    """Use this kernel from now on. What a CUDA graph has recorded keeps the one it was recorded with."""
+    """Use this kernel from now on. CUDA graphs keep the kernel with which they were recorded."""
     log.info("attention: %s on %s %s", name, device, dtype)
     _chosen[device, dtype] = name
 
 
 def half_on_cuda(device: str, dtype: torch.dtype) -> bool:
-    """Where there is a choice at all."""
+    """Whether there is a choice of kernels: on CUDA in 16-bit floats."""
     return device == "cuda" and dtype in (torch.float16, torch.bfloat16)
 
 
@@ -223,7 +226,8 @@ def kernel_runs(name: str, inputs: tuple[Tensor, Tensor, Tensor]) -> bool:
 def measure_kernels(
     dtype: torch.dtype, queries: int, keys: int, heads: int, head_dim: int, repeats: int = 10
 ) -> dict[str, float]:
-    """Milliseconds of each kernel that runs on the CUDA device, for one row of so many tokens; the best of some."""
+    """Milliseconds of each kernel that runs on the CUDA device, at batch size 1 with ``queries`` and ``keys`` tokens;
+    the minimum over ``repeats``."""
     q = torch.randn(1, queries, heads, head_dim, device="cuda", dtype=dtype)
     k, v = (torch.randn(1, keys, heads, head_dim, device="cuda", dtype=dtype) for _ in range(2))
     times: dict[str, float] = {}
@@ -243,7 +247,8 @@ def measure_kernels(
 def choose_fastest(
     device: str, dtype: torch.dtype, queries: int, keys: int, heads: int, head_dim: int
 ) -> dict[str, float]:
-    """Use the kernel that is fastest here at the shapes of the model; the times, none where there is no choice."""
+    """Measure all kernels at the given shapes and choose the fastest. Returns the milliseconds by kernel, empty if
+    there is no choice."""
     if not half_on_cuda(device, dtype):
         return {}
     times = measure_kernels(dtype, queries, keys, heads, head_dim)

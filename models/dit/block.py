@@ -1,6 +1,6 @@
 """Transformer block of Wan2.1, split into stages that can be compiled separately.
 
-Knows no network around it, and of a cache only that it is read and written.
+Independent of the network around it; the cache is only read and written.
 """
 
 from typing import TypeGuard, cast
@@ -17,7 +17,7 @@ Angles = tuple[Tensor, Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm over the full width, before the split into heads (Wan2.1's qk-norm)."""
+    """Root mean square norm over the full width, before the split into heads (qk-norm of Wan2.1)."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -30,7 +30,8 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections shared by self-, text and drive attention."""
+    """Query, key, value and output projections of an attention, with qk-norm. Used for self-, text and drive
+    attention."""
 
     qkv_weight: Tensor | None
     qkv_bias: Tensor | None
@@ -45,17 +46,17 @@ class Attention(nn.Module):
             self.register_buffer(f"qkv_{name}", None, persistent=False)
 
     def fuse(self) -> None:
-        """One product for queries, keys and values from now on. Their tensors become views of the joint ones, so that
-        names and memory stay as they are."""
+        """Fuse the projections of queries, keys and values into one matrix product. Their tensors become views of the
+        joint tensors, so parameter names and memory use stay the same."""
         layers = (self.q, self.k, self.v)
-        for name in self.q.state_dict():  # weight and bias; in 8 bits, scale
+        for name in self.q.state_dict():  # weight and bias; also scale in 8 bits
             joint = torch.cat([getattr(layer, name).detach() for layer in layers])
             for layer, own in zip(layers, joint.chunk(3), strict=True):
                 getattr(layer, name).data = own
             setattr(self, f"qkv_{name}", joint)
 
     def queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one and the same input, [B, S, H, D] each, not rotated."""
+        """Queries, keys and values of one input, [B, S, H, D] each, not rotated."""
         if self.qkv_weight is None or self.qkv_bias is None:
             return (self.queries(x), *self.keys_values(x))
         q, k, v = linear(x, self.qkv_weight, self.qkv_bias, self.qkv_scale).chunk(3, -1)
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         return cast(Tensor, self.norm_q(self.q(x)).unflatten(-1, (self.heads, -1)))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, H, D] each, keys not rotated."""
+        """Keys (not rotated) and values, [B, S, H, D] each."""
         return self.norm_k(self.k(x)).unflatten(-1, (self.heads, -1)), self.v(x).unflatten(-1, (self.heads, -1))
 
     def output(self, x: Tensor) -> Tensor:
@@ -78,10 +79,11 @@ def _is_audio(text: tuple[Tensor, Tensor] | Tensor) -> TypeGuard[Tensor]:
 
 
 class Block(nn.Module):
-    """One transformer block: self-attention, optional cross-attention (to a text, or each frame to its own audio),
-    feed-forward, per-frame AdaLN.
+    """Transformer block: self-attention, optional cross-attention (to a text, or from each frame to its own audio),
+    feed-forward, AdaLN per frame.
 
-    Between the attentions it is four functions of tensors alone, which can be compiled and know no cache.
+    The work between the attentions is split into four functions of tensors only (`project`, `window`,
+    `after_attention`, `feed_forward`), which can be compiled because they do not use the cache.
     """
 
     def __init__(self, config: DiTConfig) -> None:
@@ -109,9 +111,12 @@ class Block(nn.Module):
         layer: int,
         skip: int = 0,
     ) -> Tensor:
-        """x [B, F, T, d]; time [B, F, 6, d] modulation; angles of the queries and of all keys; text as keys and values,
-        or embedded [B, 512, d], or audio [B, F, n, d]. skip: of so many leading frames only keys and values are made;
-        returns the others, [B, F - skip, T, d], and mask has queries for them alone."""
+        """Run the block; returns [B, F - skip, T, d].
+
+        x: [B, F, T, d]. time: [B, F, 6, d], modulation. angles: of the queries, and of all keys. text: keys and values,
+        or an embedded text [B, 512, d], or audio [B, F, n, d]. skip: number of leading frames whose keys and values are
+        computed and cached without an output. mask: queries are the other frames only.
+        """
         frames, tokens = x.shape[1:3]
         queries, keys, values = self.project(x, time, angles[0])
         past = None if cache.positions is None else cache.read(layer)
@@ -127,12 +132,12 @@ class Block(nn.Module):
         return self.feed_forward(x, crossed, time)
 
     def attend_text(self, words: Tensor, text: tuple[Tensor, Tensor] | Tensor) -> Tensor:
-        """All queries [B, S, H, D] to one text, which may serve a whole batch."""
+        """Attend from all queries [B, S, H, D] to a text. A text of batch size 1 serves the whole batch."""
         keys, values = self.cross_attn.keys_values(text) if isinstance(text, Tensor) else text
         return attend(words, *(z.expand(len(words), -1, -1, -1) for z in (keys, values)))
 
     def attend_by_frame(self, words: Tensor, audio: Tensor) -> Tensor:
-        """The queries [B, F*T, H, D] of each frame to that frame's tokens alone, [B, F, n, d]."""
+        """Attend from the queries [B, F*T, H, D] of each frame to the same frame's audio tokens [B, F, n, d]."""
         frames = audio.shape[1]
         queries = words.unflatten(1, (frames, -1)).flatten(0, 1)
         return attend(queries, *self.cross_attn.keys_values(audio.flatten(0, 1))).reshape(words.shape)
@@ -142,7 +147,7 @@ class Block(nn.Module):
         return (self.modulation + time).unsqueeze(3).unbind(2)
 
     def project(self, x: Tensor, time: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, unrotated keys, values: [B, F*T, H, D]."""
+        """Rotated queries, unrotated keys, and values, [B, F*T, H, D] each."""
         shift, scale = self.modulations(time)[:2]
         flat = (self.norm1(x) * (1 + scale) + shift).flatten(1, 2)
         queries, keys, values = self.self_attn.queries_keys_values(flat)
@@ -151,13 +156,13 @@ class Block(nn.Module):
     def window(
         self, past: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, angles: Angles
     ) -> tuple[Tensor, Tensor]:
-        """Rotated keys and values of the cached frames and the own ones."""
+        """Rotated keys and values of the cached frames, followed by those of the own frames."""
         if past is not None:
             keys, values = torch.cat([past[0], keys], 1), torch.cat([past[1], values], 1)
         return rotate(keys, angles), values
 
     def after_attention(self, x: Tensor, attended: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x with the self-attention added, and the queries of the cross-attention."""
+        """x plus the self-attention's output, and the queries of the cross-attention (None without one)."""
         x = x + self.modulations(time)[2] * self.self_attn.output(attended).view_as(x)
         words = self.cross_attn.queries(self.norm3(x.flatten(1, 2))) if hasattr(self, "cross_attn") else None
         return x, words

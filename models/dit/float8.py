@@ -1,8 +1,9 @@
 """Linear layers in 8-bit floats (e4m3): weights scaled by row once, activations by row at every call.
 
-A value is kept to 2^-4 of itself (e4m3 has three bits), so a product is off by 2^-3 of its terms' sizes at most, and by
-about 4 % of its own size where they are random. Hopper's tensor cores also sum with fewer bits than fp32 holds
-(``use_fast_accum``); CPUs do not. What is scaled by rows may be joined or cut by rows without changing a bit.
+The rounding error of a value is at most 2^-4 of it, as e4m3 has three mantissa bits. The error of a product is
+therefore at most 2^-3 of the sum of its terms' magnitudes, and about 4 % of the result for random terms. Hopper's
+tensor cores also accumulate with less precision than fp32 (``use_fast_accum``); CPUs do not. Joining or splitting
+matrices by rows does not change a bit, because each row has its own scale.
 """
 
 import torch
@@ -16,13 +17,14 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
 
 def scaled_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [M, K] as e4m3 and its scales [M, 1] in fp32. Rows of zeros stay zeros."""
+    """Quantise x [M, K] to e4m3. Returns it with the scales [M, 1] of its rows in fp32. Rows of zeros stay zero."""
     scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / LARGEST
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Tensor:
-    """x [..., K] by weight [N, K]: in 8 bits where its rows have scales [N, 1]; N and K are then multiples of 16."""
+    """Linear map of x [..., K] by weight [N, K]. With scale [N, 1] it is computed in 8 bits, and N and K must be
+    multiples of 16."""
     if scale is None:
         return F.linear(x, weight, bias)
     rows, row_scale = scaled_rows(x.flatten(0, -2))
@@ -33,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None) -> Ten
 
 
 class Float8Linear(nn.Module):
-    """A linear layer's map up to the rounding of its operands; its bias keeps its type."""
+    """Linear layer with 8-bit weights, built from an exact one; the bias keeps its type."""
 
     weight: Tensor
     scale: Tensor
@@ -51,7 +53,8 @@ class Float8Linear(nn.Module):
 
 
 def in_float8(module: nn.Module) -> None:
-    """Every linear layer within, in turn: the memory of each is given back before the next. Not after fusing."""
+    """Replace every linear layer of a module by a `Float8Linear`, one by one, so that the memory of each is freed
+    before the next. Must run before `Attention.fuse`."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, Float8Linear(child))
@@ -60,11 +63,12 @@ def in_float8(module: nn.Module) -> None:
 
 
 def require_float8(config: ModelConfig, device: torch.device) -> None:
-    """Raises ``no_float8``: RequestError for a model of motion, whose layers are too small to gain by it; EngineError
-    where torch has no such product, on GPUs below compute capability 8.9 and with some versions on newer."""
+    """Check that a model and a device support float8. Raises ``no_float8``: RequestError for a model of motion, whose
+    layers are too small to gain; EngineError if torch has no such matrix product for the device (GPUs below compute
+    capability 8.9, and newer GPUs with some versions of torch)."""
     if config.codec == "motion":
         raise RequestError(
-            "no_float8", f"float8 is for models of video latents, {config.name} is none: choose another dtype",
+            "no_float8", f"float8 is for models of video latents, not for {config.name}: choose another dtype",
             param="dtype",
         )  # fmt: skip
     x = torch.ones(64, 64, dtype=torch.bfloat16, device=device)
@@ -76,6 +80,6 @@ def require_float8(config: ModelConfig, device: torch.device) -> None:
     except RuntimeError as reason:
         raise EngineError(
             "no_float8",
-            f"{device} has no products of 8-bit floats scaled by rows in torch {torch.__version__} (a GPU needs "
+            f"torch {torch.__version__} cannot multiply 8-bit floats scaled by rows on {device} (a GPU needs "
             "compute capability 8.9 or higher): use --dtype bfloat16",
         ) from reason

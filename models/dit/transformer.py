@@ -1,8 +1,8 @@
 """Causal video diffusion transformer: Wan2.1's blocks and parameter names, noise levels by frame, a key-value cache
 passed in.
 
-One module serves every method and checkpoint family; what differs is a ``DiTConfig``. ``forward`` changes no attribute:
-state lives in the ``CacheView`` that the caller passes. Knows nothing of chunks, knots or calls.
+One module serves every method and checkpoint family; they differ in their ``DiTConfig``. ``forward`` changes no
+attribute: the state is in the ``CacheView`` that the caller passes. Independent of chunks, knots and calls.
 """
 
 import math
@@ -22,8 +22,8 @@ TextContext = tuple[tuple[Tensor, Tensor], ...]
 
 
 class DriveInjector(nn.Module):
-    """Cross-attention of each latent frame to its own driving tokens; adds nothing until it is trained (zero
-    output)."""
+    """Cross-attention of each latent frame to its own drive tokens. The output projection is initialised to zero, so an
+    untrained injector adds nothing."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -55,17 +55,17 @@ class Head(nn.Module):
 
 
 def without_queries(mask: Tensor | FrameRuns | None, skip: int, tokens: int) -> Tensor | FrameRuns | None:
-    """A mask (over tokens, or runs) without its first ``skip`` frames of queries."""
+    """A mask (over tokens, or as runs) without the queries of its first ``skip`` frames."""
     if mask is None or not skip:
         return mask
     return mask.after(skip) if isinstance(mask, FrameRuns) else mask[skip * tokens :]
 
 
 class CausalWanDiT(nn.Module):
-    """See the module's docstring. Names of parameters are Wan2.1's; ``drive_*`` are ours.
+    """The transformer. Parameter names are those of Wan2.1, except for our ``drive_*``.
 
-    Time embedding and modulation run in the model's dtype, as in Self Forcing's code; Wan2.1's keeps them in fp32.
-    recompute: in training, blocks are run again in backward instead of keeping what they computed.
+    Time embedding and modulation run in the model's dtype, as in Self Forcing's code; Wan2.1's code runs them in fp32.
+    recompute: activation checkpointing of the blocks in training.
     """
 
     def __init__(self, config: DiTConfig) -> None:
@@ -91,19 +91,20 @@ class CausalWanDiT(nn.Module):
 
     @classmethod
     def on_meta(cls, config: DiTConfig) -> "CausalWanDiT":
-        """The module without memory: to compare shapes, or to be filled by a loader."""
+        """Build the module on the meta device, without memory: to compare shapes, or to be loaded later."""
         with torch.device("meta"):
             return cls(config)
 
     def fuse_projections(self) -> None:
-        """For inference, once the weights are in place."""
+        """Fuse the projections of each self-attention, for inference. The weights must be loaded."""
         for block in self.blocks:
             cast(Block, block).self_attn.fuse()
 
     def compile_blocks(self) -> None:
-        """For inference. One compilation serves all blocks; a second one, which leaves open what differed, serves all
-        further shapes. Widths and heads stay constants: with them open, a rotation took ten times its bytes' time."""
-        torch._dynamo.config.recompile_limit = 64  # one frame, no cache, no text, fused or not: each its own code
+        """Compile the stages of the blocks, for inference. One compilation serves all blocks; a second one, with
+        dynamic sizes where shapes differed, serves all further shapes. Widths and heads stay constant: when they were
+        dynamic, a rotation took ten times as long as its memory traffic."""
+        torch._dynamo.config.recompile_limit = 64  # separate code for one frame, no cache, no text, fused or not
         for block in self.blocks:
             for stage in ("project", "window", "after_attention", "feed_forward"):
                 setattr(block, stage, torch.compile(getattr(block, stage), fullgraph=True))
@@ -113,9 +114,9 @@ class CausalWanDiT(nn.Module):
         return self.recompute and torch.is_grad_enabled()
 
     def encode_text(self, text: Tensor) -> TextContext:
-        """Keys and values of every block's text cross-attention, once per prompt.
+        """Compute keys and values of every block's text cross-attention, once per prompt.
 
-        text: [B, 512, text_dim], padding already zero; padding is attended (Wan2.1 uses no mask).
+        text: [B, 512, text_dim], padded with zeros; the padding is attended, as Wan2.1 uses no mask.
         """
         embedded = self.text_embedding(text)
         return tuple(cast(Block, block).cross_attn.keys_values(embedded) for block in self.blocks)
@@ -131,14 +132,14 @@ class CausalWanDiT(nn.Module):
         positions: Tensor,
         skip: int = 0,
     ) -> Tensor:
-        """One denoising pass; returns the prediction [B, F - skip, C, h, w] of the config's type.
+        """Run one denoising pass. Returns the prediction [B, F - skip, C, h, w]; the config says of what.
 
-        latents [B, F, C, h, w]; sigmas [B, F] (the network sees t = 1000 sigma); condition [B, F, C+1+r, h, w]
-        (condition latent, mask with 1 = given, reference features; the last alone without inpainting); drive [B, F, n,
-        drive_dim]; context: the text as
-        `encode_text` gives it, or itself [B, 512, text_dim] (training); positions [B, F] temporal. With an audio
-        config drive is [B, F, entries, layers * width] (`models.dit.audio_projection`) and stands in the text's place.
-        skip: so many leading frames are only written to the cache, nothing is predicted for them.
+        latents: [B, F, C, h, w]. sigmas: [B, F]; the network sees t = 1000 sigma. condition: [B, F, C+1+r, h, w],
+        condition latent, mask (1 = given) and reference features; without inpainting only the features. drive: [B, F,
+        n, drive_dim]; with an audio config [B, F, entries, layers * width] (`models.dit.audio_projection`), in place of
+        the text. context: the text as `encode_text` returns it, or its embedding [B, 512, text_dim] (training).
+        positions: [B, F], temporal. skip: number of leading frames that are only written to the cache, without a
+        prediction.
         """
         x, grid = self.embed(latents, condition)
         time = self.embed_time(sigmas, x.dtype)
@@ -165,11 +166,11 @@ class CausalWanDiT(nn.Module):
         return self.unpatchify(self.head(x, time[:, skip:]), grid)
 
     def embed(self, latents: Tensor, condition: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens [B, F, T, d] and the grid (height, width) of a frame."""
+        """Embed patches: tokens [B, F, T, d], and the grid (height, width) of a frame in tokens."""
         dtype = self.patch_embedding.weight.dtype
         x = latents if condition is None else torch.cat([latents, condition.to(latents.dtype)], dim=2)
         assert x.shape[2] == self.config.in_dim, f"{x.shape[2]} input channels, the model has {self.config.in_dim}"
-        # A (1, ph, pw) kernel with equal stride is a linear map of patches: one matmul, and no Conv3d set-up cost.
+        # A (1, ph, pw) kernel with equal stride is a linear map of patches: one matmul, without Conv3d's set-up cost.
         _, ph, pw = self.config.patch
         batch, frames, channels, height, width = x.shape
         grid = (height // ph, width // pw)
@@ -178,19 +179,20 @@ class CausalWanDiT(nn.Module):
         return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias), grid
 
     def embed_drive(self, drive: Tensor) -> Tensor:
-        """[B, F, n, drive_dim] to [B, F, n, d]. A latent's tokens are its frames in order, which attention by itself
-        would take for a set: each place has its own mark, which is zero until it is trained."""
+        """Embed drive tokens [B, F, n, drive_dim] to [B, F, n, d]. A latent's tokens are its frames in order; a learned
+        embedding of the place, initially zero, is added because attention ignores order."""
         return cast(Tensor, self.drive_embedding(drive) + self.drive_place)
 
     def embed_time(self, sigmas: Tensor, dtype: torch.dtype) -> Tensor:
-        """[B, F, d]; cosine half first, frequencies 10000^(-i/half), t = 1000 sigma (Wan2.1)."""
+        """Time embedding [B, F, d] of sigmas [B, F]: cosine half first, frequencies 10000^(-i/half), t = 1000 sigma
+        (Wan2.1)."""
         half = self.config.frequency_dim // 2
         rate = torch.exp(-math.log(10000.0) * torch.arange(half, device=sigmas.device, dtype=torch.float32) / half)
         angles = (1000.0 * sigmas.float())[..., None] * rate
         return cast(Tensor, self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)))
 
     def unpatchify(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, F, T, pt*ph*pw*C] in Wan's order (pt, ph, pw, C) to [B, F, C, h, w]."""
+        """Turn patches [B, F, T, pt*ph*pw*C], in Wan2.1's order (pt, ph, pw, C), into latents [B, F, C, h, w]."""
         _, ph, pw = self.config.patch
         batch, frames = x.shape[:2]
         channels = self.config.latent_channels
@@ -199,15 +201,15 @@ class CausalWanDiT(nn.Module):
 
 
 def randomise_(model: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter with seeded noise of unit gain, none left at zero: tests and throughput figures run on
-    it."""
+    """Fill every parameter with seeded noise of unit gain, also those initialised to zero, for tests and throughput
+    figures."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
             parameter.normal_(0.0, fan_in**-0.5, generator=generator)
-            if name.endswith("gamma"):  # a scale by itself
+            if name.endswith("gamma"):  # the autoencoder's norm scales
                 parameter.fill_(1.0)
             elif "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)

@@ -1,7 +1,8 @@
 """Streaming log-mel features: sound of any packet size in, one row of 40 values every 10 ms out.
 
-The state is a value that goes in and comes out, so one instance serves every call and chunked equals whole. Frames are
-not centred: a row never waits for more than its own 25 ms window. Knows nothing of calls, latents or networks.
+The state is passed in and returned, so one instance serves every call, and the split into packets does not change the
+result. Windows are not centred: a row is complete at the end of its own 25 ms window. Independent of calls, latents and
+networks.
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LogMelConfig:
-    """Shape of the features. A hop h uses samples `hop * h .. hop * h + window - 1` (center=False).
+    """Parameters of the features. Hop h uses samples `hop * h .. hop * h + window - 1` (center=False).
 
-    A frame's token holds hops `4n - 8 .. 4n + 7`: it reaches 95 ms (`reach_samples`) from the frame's start on.
+    The token of frame n holds hops `4n - 8 .. 4n + 7`; it ends 95 ms (`reach_samples`) after the start of the frame.
     """
 
     sample_rate: int = 16000
@@ -26,12 +27,12 @@ class LogMelConfig:
     mels: int = 40
     low_hz: float = 50.0
     high_hz: float = 7600.0
-    floor: float = 1e-10  # of the mel power, full scale = 1
-    mean: float = -4.9  # of log10 power over the training voices, silence included
-    scale: float = 2.6  # their standard deviation, rounded
+    floor: float = 1e-10  # lower bound of the mel power, full scale = 1
+    mean: float = -4.9  # mean of the log10 power over the training voices, including silence
+    scale: float = 2.6  # standard deviation of the same, rounded
     hops_per_frame: int = 4
     hops_before: int = 8
-    hops_from: int = 8  # hops of a token from the frame's start on
+    hops_from: int = 8  # hops of a token that begin at or after the start of the frame
 
     @property
     def token_size(self) -> int:
@@ -39,18 +40,18 @@ class LogMelConfig:
 
     @property
     def reach_samples(self) -> int:
-        """How far a frame's token reaches from the frame's start on."""
+        """Samples from the start of a frame to the end of its token."""
         return (self.hops_from - 1) * self.hop + self.window
 
     @property
     def silence(self) -> float:
-        """The value of digital silence."""
+        """Feature value of digital silence."""
         return (float(np.log10(self.floor)) - self.mean) / self.scale
 
 
 @dataclass(frozen=True, slots=True)
 class LogMelState:
-    """What a stream remembers: the samples that the next hop still needs, and how many hops went out."""
+    """State of a stream. tail: samples that the next hop still needs. hops: number of hops returned so far."""
 
     tail: FloatArray
     hops: int = 0
@@ -88,7 +89,7 @@ def _tables(config: LogMelConfig) -> tuple[FloatArray, FloatArray]:
 
 
 class StreamingLogMel:
-    """Pure function of (state, sound). `push` accepts any number of samples, also none."""
+    """Stateless feature extractor: a pure function of state and sound."""
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         self.config = config or LogMelConfig()
@@ -97,8 +98,8 @@ class StreamingLogMel:
         return LogMelState(np.zeros(0, np.float32))
 
     def push(self, state: LogMelState, pcm: NDArray[np.float32] | NDArray[np.int16]) -> tuple[LogMelState, FloatArray]:
-        """Add mono samples (int16, or float with full scale 1); return the new state and the completed hops `[n,
-        mels]`."""
+        """Add mono samples (int16, or float with full scale 1; any number, also 0). Returns the new state and the
+        completed hops `[n, mels]`."""
         config = self.config
         sound = np.concatenate([state.tail, _as_float(pcm)])
         count = max(0, (len(sound) - config.window) // config.hop + 1)
@@ -112,7 +113,7 @@ class StreamingLogMel:
         return LogMelState(sound[count * config.hop :].copy(), state.hops + count), values.astype(np.float32)
 
     def whole(self, pcm: NDArray[np.float32] | NDArray[np.int16]) -> FloatArray:
-        """All hops of a finished sound."""
+        """All hops `[n, mels]` of a complete sound."""
         return self.push(self.start(), pcm)[1]
 
 

@@ -1,6 +1,7 @@
 """Loader of encoders in the folder format of transformers.
 
-transformers is asked for only when an encoder is; nothing else here needs it. Weights are safetensors only.
+transformers is imported only when an encoder is loaded; nothing else in the project needs it. Weights are safetensors
+only.
 """
 
 import json
@@ -18,10 +19,11 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 def import_transformers() -> ModuleType:
-    """Raises EngineError where it is not installed."""
+    """Import transformers with warnings and progress bars off. Raises EngineError ``encoders_missing`` if it is not
+    installed."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what other packages say of themselves when they are imported
+            warnings.simplefilter("ignore")  # import-time warnings of other packages
             import transformers
     except ImportError as error:
         raise EngineError(
@@ -34,7 +36,8 @@ def import_transformers() -> ModuleType:
 
 
 def read_config(folder: Path, family: str) -> dict[str, Any]:
-    """A model's config.json; family: the ``model_type`` it must name."""
+    """Read a model's config.json and check that weights exist. family: the required ``model_type``. Raises EngineError
+    ``encoder_missing``, ``encoder_broken``, ``encoder_mismatch``."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
@@ -53,18 +56,18 @@ def read_config(folder: Path, family: str) -> dict[str, Any]:
 def load_pretrained(
     kind: Any, folder: Path, device: torch.device, dtype: torch.dtype, spare: tuple[str, ...] = ()
 ) -> Any:
-    """An instance of a transformers class with every weight of its own from the folder, ready to run, not to train.
+    """Load an instance of a transformers class for inference, with every weight from the folder.
 
-    spare: beginnings of names that may be missing or left over, as what they belong to is not run. Raises EngineError
-    for any other difference, and for files that cannot be read. Call `read_config` first.
+    spare: prefixes of names that may be missing or left over, because their modules are not run. Raises EngineError
+    ``encoder_mismatch`` for any other difference, ``encoder_broken`` for unreadable files. Call `read_config` first.
     """
-    from huggingface_hub.errors import StrictDataclassError  # comes with transformers: what a config may not say
+    from huggingface_hub.errors import StrictDataclassError  # comes with transformers; raised for an invalid config
 
     unreadable = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, SafetensorError)
     try:
         model, found = kind.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True,  # or transformers would raise before the name could be told
+            ignore_mismatched_sizes=True,  # transformers would raise without the tensor's name
         )  # fmt: skip
     except (*unreadable, StrictDataclassError) as error:
         raise EngineError("encoder_broken", f"the model in {folder} cannot be read: {first_line(error)}") from error

@@ -1,9 +1,9 @@
 """Streaming wav2vec2: the features of every layer for each video frame, from the last 8 seconds of voice.
 
-The whole bounded window is run again for every chunk. Nothing cheaper is right: the first layer's group norm takes its
-statistics over all of the window, and every layer attends to all of it. So a frame's features are not those that the
-whole recording would give, but those that a model trained on 8 s windows saw (FlashHead). The state is a value; one
-encoder serves every call. Knows nothing of calls, latents or the transformer that is driven.
+The whole window is encoded again for every chunk. A cheaper way would change the result: the first layer's group norm
+takes its statistics over the whole window, and every layer attends to all of it. So a frame's features differ from
+those of the whole recording; they are the features of 8 s windows, on which FlashHead was trained. The state is a
+value; one encoder serves every call. Independent of calls, latents and the video transformer.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,22 @@ from models.encoders.pretrained import import_transformers, load_pretrained, rea
 
 WINDOW_SECONDS = 8
 WINDOW = WINDOW_SECONDS * DRIVE_RATE
-UNUSED = ("lm_head.", "masked_spec_embed", "wav2vec2.masked_spec_embed")  # letters; what training masks with
+# The output layer for letters, and the mask embedding of the training.
+UNUSED = ("lm_head.", "masked_spec_embed", "wav2vec2.masked_spec_embed")
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechState:
-    """What a stream remembers: at most the last 8 s of its sound, float32 on the CPU, and the index in the call of the
-    first of these samples."""
+    """State of a stream. samples: at most the last 8 s of its sound, float32 on the CPU. first: index in the call of
+    the first of these samples."""
 
     samples: Tensor
     first: int = 0
 
 
 class SpeechEncoder:
-    """A pure function of (sound, state). layers, width: of what it returns; 12 and 768 for the base model."""
+    """wav2vec2 as a pure function of sound and state. layers, width: dimensions of the features; 12 and 768 for the
+    base model."""
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
         """model: a ``Wav2Vec2Model`` on its device."""
@@ -42,19 +44,20 @@ class SpeechEncoder:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str, dtype: torch.dtype) -> "SpeechEncoder":
-        """From config.json and model.safetensors as transformers writes them (facebook/wav2vec2-base-960h). Raises
-        EngineError for what is missing, unreadable, or does not fit."""
+        """Load from config.json and model.safetensors in the format of transformers (facebook/wav2vec2-base-960h).
+        Raises EngineError for missing, unreadable or unsuitable files."""
         config = read_config(folder, "wav2vec2")
         if config.get("do_stable_layer_norm") or config.get("add_adapter"):
             raise EngineError(
-                "encoder_mismatch", f"{folder} holds another shape of wav2vec2 than the base model's: use base-960h"
+                "encoder_mismatch", f"{folder} contains a variant of wav2vec2 that is not supported: use base-960h"
             )
         place = torch.device(device)
         return cls(load_pretrained(import_transformers().Wav2Vec2Model, folder, place, dtype, UNUSED), place, dtype)
 
     @classmethod
     def random(cls, device: torch.device | str, dtype: torch.dtype, **small: Any) -> "SpeechEncoder":
-        """Seeded noise for weights. small: fields of transformers' ``Wav2Vec2Config`` (default: the base model's)."""
+        """Build with seeded random weights. small: fields of transformers' ``Wav2Vec2Config`` (default: the base
+        model's)."""
         transformers, place = import_transformers(), torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -66,16 +69,17 @@ class SpeechEncoder:
 
     @torch.inference_mode()
     def encode(self, samples: Tensor, state: SpeechState, frames: int, fps: int) -> tuple[Tensor, SpeechState]:
-        """Add mono sound at 16 kHz (any number of samples, also none; float with full scale 1) and return the last
-        ``frames`` video frames of the window `[frames, layers, width]`, the last of which ends where the sound does.
+        """Add mono sound at 16 kHz (float with full scale 1; any number of samples, also 0). Returns the features
+        `[frames, layers, width]` of the window's last ``frames`` video frames, which end with the sound, and the next
+        state.
 
-        The window is always 8 s: a call begins after 8 s of digital silence, as FlashHead's does, which also keeps
-        the shapes. It is brought to zero mean and unit variance as base-960h's feature extractor does, silence
-        included. Its convolutions' output (50 a second) becomes `fps` a second, linearly from the first to the last,
-        before the layers attend: what they give is by frame already, and that is what FlashHead was trained on.
+        The window always has 8 s: as in FlashHead, a call is preceded by 8 s of digital silence, so shapes never
+        change. The window, including silence, is normalised to zero mean and unit variance, as by base-960h's feature
+        extractor. The output of the convolutions (50 a second) is interpolated linearly to `fps` a second, first and
+        last value aligned, before the attention layers. So their outputs are per video frame, as FlashHead was trained.
         """
         assert samples.dim() == 1 and samples.is_floating_point(), "mono sound, float with full scale 1"
-        assert 0 < frames <= WINDOW_SECONDS * fps, "no more frames than the window has"
+        assert 0 < frames <= WINDOW_SECONDS * fps, "from 1 frame to all frames of the window"
         state = _remember(samples, state)
         window = F.pad(state.samples, (WINDOW - len(state.samples), 0)).to(self._device)
         window = (window - window.mean()) / torch.sqrt(window.var(correction=0) + 1e-7)
@@ -85,7 +89,7 @@ class SpeechEncoder:
         return states[0, -frames:].clone(), state
 
     def _attend(self, features: Tensor) -> Tensor:
-        """Convolutional features [1, F, c] to what each layer gives [1, F, layers, width]."""
+        """Outputs [1, F, layers, width] of all attention layers for convolutional features [1, F, c]."""
         encoder = self._model.encoder
         hidden = cast(Tensor, self._model.feature_projection(features)[0])
         hidden = encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden))

@@ -1,7 +1,7 @@
-"""Text conditioning: a prompt through umT5, encoded once and kept on disk, or a given embedding.
+"""Text conditioning: a prompt encoded once by umT5 and cached on disk, or a given embedding.
 
-What comes out is [512, width]: one row a token, zeros beyond the prompt, which the transformer attends to without a
-mask (Wan2.1). The encoder is large (11.4 GB in bf16) and is dropped as soon as it has answered.
+The result is [512, width]: one row per token, then zeros, which the transformer also attends to, without a mask
+(Wan2.1). The encoder is large (11.4 GB in bf16) and is released after use.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 TOKENS = 512
 FOLDER = "umt5-xxl"  # in the models folder
-UNUSED = ("decoder.", "lm_head.")  # of the whole umT5
-DTYPE = torch.bfloat16  # in which Wan2.1 runs it
+UNUSED = ("decoder.", "lm_head.")  # parts of umT5 that are not run
+DTYPE = torch.bfloat16  # type in which Wan2.1 runs umT5
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """Where a model's text comes from: a prompt (encoded by what lies in ``models_dir``), or a file with its embedding.
-    Neither: the empty prompt."""
+    """Source of a model's text. prompt: text to encode. embedding: path of a file with an embedding. models_dir: folder
+    that contains the text encoder. Without prompt and embedding the prompt is empty."""
 
     prompt: str = ""
     embedding: str = ""
@@ -38,10 +38,10 @@ class TextSource:
 
 
 def embed_text(source: TextSource, width: int, *, random_weights: bool = False) -> Tensor:
-    """[512, width] on the CPU. Raises RequestError or EngineError for what cannot be had.
+    """Embedding [512, width] of a text source, on the CPU. Raises RequestError, EngineError.
 
-    Wan2.1 encodes the empty prompt as any other (one token, the end). So is it here where the encoder is installed;
-    where it is not, and for random weights, which mean nothing by any text, it is 512 zeros.
+    Wan2.1 encodes the empty prompt like any other (its one token is the end token), and so does this function. But if
+    the encoder is not installed, and for random weights, the embedding of the empty prompt is 512 rows of zeros.
     """
     if source.prompt and source.embedding:
         raise RequestError("invalid_text", "give a prompt or a text embedding, not both", param="prompt")
@@ -64,14 +64,15 @@ def embed_text(source: TextSource, width: int, *, random_weights: bool = False) 
 
 
 def clean_prompt(text: str) -> str:
-    """As Wan2.1 does before it tokenises: entities resolved (twice, for text that was escaped twice), every run of
-    whitespace one space. Wan2.1 also mends wrongly decoded text by ftfy; that is left out."""
+    """Clean a prompt as Wan2.1 does before tokenising: resolve HTML entities (twice, for doubly escaped text) and
+    collapse whitespace. Wan2.1 also repairs wrongly decoded text by ftfy; this is omitted."""
     return " ".join(html.unescape(html.unescape(text)).split())
 
 
 def read_embedding(path: Path, width: int) -> Tensor:
-    """A safetensors file with one tensor [n <= 512, width], zero-padded to 512 rows."""
-    if not os.path.isfile(path):  # unlike Path's, False for a name that is too long
+    """Read a safetensors file with one tensor [n <= 512, width], and pad it with zeros to 512 rows. Raises RequestError
+    ``file_not_found``, ``invalid_text``."""
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise RequestError("file_not_found", f"there is no text embedding {path.name!r}", param="text_embedding")
     try:
         tensors = load_file(path)
@@ -98,8 +99,8 @@ def padded(rows: Tensor) -> Tensor:
 
 
 def encode_prompt(prompt: str, folder: Path, width: int, dtype: torch.dtype = DTYPE) -> Tensor:
-    """A clean prompt as umT5 sees it, from the folder's cache where it is there. Runs on the CPU: once for a prompt,
-    and the card's memory is the video model's."""
+    """Embedding [512, width] of a cleaned prompt, from the folder's cache if it contains the prompt. umT5 runs on the
+    CPU: it runs once per prompt, and the GPU's memory belongs to the video model."""
     config = read_config(folder, "umt5")
     if config.get("d_model") != width:
         raise EngineError(
@@ -110,17 +111,18 @@ def encode_prompt(prompt: str, folder: Path, width: int, dtype: torch.dtype = DT
         try:
             return read_embedding(kept, width)
         except RequestError:
-            log.warning("%s cannot be read and is made again", kept.name)
+            log.warning("%s cannot be read and is computed again", kept.name)
     embedding = run_encoder(prompt, folder, dtype)
     try:
         keep(embedding, kept)
     except OSError as error:
-        log.warning("the prompt's embedding cannot be kept: %s", error)
+        log.warning("the prompt's embedding cannot be cached: %s", error)
     return padded(embedding)
 
 
 def cache_key(prompt: str, folder: Path, dtype: torch.dtype) -> str:
-    """From the prompt and the encoder: small files by content, weights by name, size and time of change."""
+    """Cache key of a prompt for an encoder folder: hashes the contents of small files, and name, size and modification
+    time of weights."""
     digest = hashlib.sha256(f"{dtype}\0{prompt}\0".encode())
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         facts = path.stat()
@@ -130,8 +132,8 @@ def cache_key(prompt: str, folder: Path, dtype: torch.dtype) -> str:
 
 
 def run_encoder(prompt: str, folder: Path, dtype: torch.dtype) -> Tensor:
-    """[n, width] in fp32, n the prompt's tokens with the end token, at most 512. No padding is run: it is masked in
-    Wan2.1's encoder, so a token's row does not depend on it."""
+    """Embedding [n, width] in fp32; n counts the prompt's tokens with the end token, at most 512. The prompt is not
+    padded: Wan2.1's encoder masks padding, so it does not affect a token's row."""
     transformers = import_transformers()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -142,7 +144,7 @@ def run_encoder(prompt: str, folder: Path, dtype: torch.dtype) -> Tensor:
         ) from error
     tokens = tokenizer(prompt, truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
     if tokens.shape[1] == TOKENS:
-        log.warning("the prompt is cut off at %d tokens", TOKENS)
+        log.warning("the prompt is truncated to %d tokens", TOKENS)
     encoder = load_pretrained(transformers.UMT5EncoderModel, folder, torch.device("cpu"), dtype, UNUSED)
     with torch.inference_mode():
         states: Tensor = encoder(tokens).last_hidden_state
@@ -150,7 +152,7 @@ def run_encoder(prompt: str, folder: Path, dtype: torch.dtype) -> Tensor:
 
 
 def keep(embedding: Tensor, path: Path) -> None:
-    """Whole or not at all."""
+    """Write an embedding atomically: the file appears complete or not at all."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     save_file({"text": embedding.contiguous()}, partial)

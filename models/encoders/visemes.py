@@ -1,9 +1,8 @@
 """Viseme estimator: lip controls frame by frame, by a small causal network on log-mel.
 
-The transformer hears the same log-mel, but has one token of its own for four frames and half a dozen layers for
-everything: it hears voices that it was not trained on less well. So its drive holds this estimate beside the features.
-It looks no further ahead than they do, and back over a window of its own, so it has no state. Trained by
-training.viseme_estimator.
+The transformer hears the same log-mel, but with one latent for four frames and half a dozen layers it generalises less
+well to unknown voices. So its drive contains this estimate beside the features. The network looks no further ahead than
+the features, and back over a fixed window, so it needs no state. Trained by training.viseme_estimator.
 """
 
 from functools import cache
@@ -21,14 +20,14 @@ from ground.errors import EngineError
 from models.encoders.mel import LogMelConfig
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "embedded" / "visemes.safetensors"
-VISEMES = 5  # jaw, pucker, smile, press, upper over their scales (ground.motion), the first of its channels
-LEVELLED = np.array([1, 1, 1, 0, 1], np.float32)  # which of them a level scales: lips are closed or are not
+VISEMES = 5  # jaw, pucker, smile, press, upper: the first channels of ground.motion, divided by their scales
+LEVELLED = np.array([1, 1, 1, 0, 1], np.float32)  # visemes that a level scales; not press: it is all or nothing
 _DILATIONS = (1, 2, 1, 4)
-HISTORY = 2 * sum(_DILATIONS)  # frames before the first that is told
+HISTORY = 2 * sum(_DILATIONS)  # input frames before the first output frame
 
 
 class VisemeEstimator(nn.Module):
-    """Tokens of consecutive frames (`models.encoders.mel.LogMelConfig`) to what the lips do in them."""
+    """Causal network from tokens of consecutive frames (`models.encoders.mel.LogMelConfig`) to visemes."""
 
     def __init__(self, width: int = 192, dropout: float = 0.0) -> None:
         super().__init__()
@@ -41,7 +40,8 @@ class VisemeEstimator(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, HISTORY + T, token_size] to [B, T, VISEMES]; every frame hears itself and the HISTORY before it."""
+        """Map tokens [B, HISTORY + T, token_size] to visemes [B, T, VISEMES]. Each output depends on its own frame and
+        the HISTORY frames before it."""
         x = self.proj(tokens)
         x = x + self.first(x)
         for norm, conv, layer in zip(self.norms, self.convs, self.layers, strict=True):
@@ -51,12 +51,12 @@ class VisemeEstimator(nn.Module):
         return cast(Tensor, self.out(x))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        """In training: without some of its channels, the same for a whole clip."""
+        """Dropout in training: drops the same channels for a whole clip."""
         return x * self.drop(torch.ones_like(x[:, :1])) if self.training else x
 
 
 def _convolved(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """[B, T, C] through a convolution over T, as one product of its taps: quicker for so few frames."""
+    """Apply a convolution over T to [B, T, C], as one matrix product over its taps: faster for few frames."""
     dilation = conv.dilation[0]
     taps = x.unfold(1, 2 * dilation + 1, 1)[..., ::dilation].flatten(2)
     return F.linear(taps, conv.weight.flatten(1), conv.bias)
@@ -68,16 +68,16 @@ def _feed_forward(width: int) -> nn.Sequential:
 
 @cache
 def load_viseme_estimator(path: Path | None = None) -> VisemeEstimator:
-    """None = the shipped one. Raises EngineError ``checkpoint_broken`` for a file that is missing or holds something
-    else, ``checkpoint_missing`` for the shipped one.
+    """Load a viseme estimator; None loads the shipped one. Raises EngineError ``checkpoint_broken`` for a missing or
+    unsuitable file, ``checkpoint_missing`` if the shipped one is missing.
     """
     if path is None and not WEIGHTS.is_file():
-        raise EngineError("checkpoint_missing", f"{WEIGHTS} is not there: install knotcast again")
+        raise EngineError("checkpoint_missing", f"{WEIGHTS} is missing: install knotcast again")
     path, estimator = path or WEIGHTS, VisemeEstimator()
     try:
         estimator.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise EngineError(
-            "checkpoint_broken", f"{path} is no viseme estimator: make one with training.viseme_estimator"
+            "checkpoint_broken", f"{path} is not a viseme estimator: make one with training.viseme_estimator"
         ) from error
     return estimator.eval().requires_grad_(False)

@@ -401,7 +401,7 @@ def test_visemes_are_by_the_estimator_that_is_named(tmp_path: Path) -> None:
         return command("base", "--config", "base-smoke", *data, "--out", str(tmp_path / "run"), *visemes)
 
     code, output = base("--visemes", str(words))
-    assert code == 2 and "words.safetensors is no viseme estimator" in output and not (tmp_path / "run").exists()
+    assert code == 2 and "words.safetensors is not a viseme estimator" in output and not (tmp_path / "run").exists()
     code, output = base("--visemes", str(own))
     assert code == 0, output
     code, output = base()

@@ -212,7 +212,7 @@ def test_an_option_of_the_engine() -> None:
 
 
 def test_refused_where_it_makes_no_sense_and_where_it_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RequestError, match="float8 is for models of video latents, embedded is none"):
+    with pytest.raises(RequestError, match="float8 is for models of video latents, not for embedded"):
         load_model("embedded", device="cpu", dtype="float8")
 
     def old(*arguments: object, **options: object) -> Tensor:

@@ -58,7 +58,7 @@ def test_a_file_that_is_no_estimator_is_named(tmp_path: Path) -> None:
     words.write_bytes(b"no tensors")
     save_file({"proj.weight": torch.zeros(3, 3)}, other)
     for path in (words, other, tmp_path / "nothing.safetensors"):
-        with pytest.raises(EngineError, match=f"{path.name} is no viseme estimator: make one with"):
+        with pytest.raises(EngineError, match=f"{path.name} is not a viseme estimator: make one with"):
             load_viseme_estimator(path)
 
 
