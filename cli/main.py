@@ -27,7 +27,7 @@ PresetName = Literal["quality", "balanced", "realtime"]
 DTYPE = "bfloat16, float32, auto, or float8: bf16 and a video model's linear layers in 8-bit floats"
 PRESET = "size, steps and decoder of a video model; default: its own"
 MODELS_DIR = "folder of the models; default: KNOTCAST_MODELS_DIR, then knotcast/models in your cache folder"
-RolloutName = Literal["knot_forcing", "self_forcing", "overlap_chunks"]
+ROLLOUT = "by name, default: the model's own; `knotcast models info MODEL` lists those that fit it"
 
 
 def fail(message: str) -> None:
@@ -81,7 +81,7 @@ def animate(
     out: Annotated[Path, typer.Option(help="the video to write, .mp4")],
     pose: Annotated[Path | None, typer.Option(help="head poses and blendshapes, one JSON record a line")] = None,
     model: Annotated[str, typer.Option(help="model by name")] = "embedded",
-    rollout: Annotated[RolloutName | None, typer.Option(help="default: the model's own")] = None,
+    rollout: Annotated[str, typer.Option(help=ROLLOUT)] = "",
     running_ahead: Annotated[
         Literal["constant", "countdown"] | None, typer.Option(help="where the reference stands")
     ] = None,
@@ -121,7 +121,7 @@ def animate(
                     models_dir=folder,
                     preset=preset or "",
                 ),  # fmt: skip
-                rollout=RolloutRequest(rollout or "", running_ahead or ""),
+                rollout=RolloutRequest(rollout, running_ahead or ""),
                 seed=seed,
                 seconds=seconds,
                 report=report,

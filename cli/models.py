@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from engine.rollout.strategies import rollouts_of
 from ground.errors import RequestError
 from models.checkpoints.convert import Conversion, convert
 from models.checkpoints.fetch import fetch, find_known
@@ -61,7 +62,7 @@ def told(name: str, models_dir: str) -> str:
         config = CONFIGS[name]
         size = sum(_count(shape) for shape in (parts_of(config)[0].wanted or {}).values())
         lines.append(f"  transformer: {size / 1e6:,.1f} million values")
-        lines.append(f"  rollout: {config.rollout}")
+        lines.append(f"  rollouts, its own first: {', '.join(rollouts_of(config))}")
         lines += [f"  not checked against the published files: {what}" for what in config.unverified]
     else:
         lines.append("  this version has no transformer for it yet: its files can be fetched, not run")

@@ -155,6 +155,11 @@ class ModelConfig:
     ltx: LTXConfig = LTXConfig()
     unverified: tuple[str, ...] = ()
 
+    @property
+    def makes_clips(self) -> bool:
+        """Chunks are clips by themselves (``models.codecs.clip``)."""
+        return self.codec.endswith("-clips")
+
     def frames_of(self, latents: int) -> int:
         """Pictures of a stream's first latents."""
         return 1 + (latents - 1) * self.frames_per_latent

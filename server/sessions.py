@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.pool.stream import StreamSpec
 from engine.wire.messages import RolloutRequest
 from ground.clock import monotonic
-from ground.config import RUNNING_AHEAD, STRATEGIES
+from ground.config import RUNNING_AHEAD
 from ground.errors import CapacityError, RequestError
 from server.access.keys import digest, new_token
 from server.call.call import Call, CallParts
@@ -174,12 +174,11 @@ class Sessions:
         del self._sessions[session.id], self._by_token[session.token]
 
     def _check(self, model: str | None, rollout: RolloutRequest) -> None:
-        if model is not None and model != self._parts.pool.info.name:
-            raise RequestError(
-                "unknown_model", f"this server runs the model {self._parts.pool.info.name!r}", param="model"
-            )
-        if rollout.strategy and rollout.strategy not in STRATEGIES:
-            raise RequestError("unknown_rollout", f"choose one of {', '.join(STRATEGIES)}", param="rollout")
+        info = self._parts.pool.info
+        if model is not None and model != info.name:
+            raise RequestError("unknown_model", f"this server runs the model {info.name!r}", param="model")
+        if rollout.strategy and rollout.strategy not in info.rollouts:
+            raise RequestError("unknown_rollout", f"choose one of {', '.join(info.rollouts)}", param="rollout")
         if rollout.running_ahead and rollout.running_ahead not in RUNNING_AHEAD:
             raise RequestError("unknown_rollout", f"choose one of {', '.join(RUNNING_AHEAD)}", param="rollout")
         open_sessions = sum(session.state != "ended" for session in self._sessions.values())

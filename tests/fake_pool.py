@@ -119,6 +119,7 @@ class FakePool:
             name="fake", width=SIZE, height=SIZE, fps=FPS, chunk_frames=CHUNK, first_chunk_frames=FIRST,
             drive_ahead_frames=AHEAD, lookahead_ms=55.0, slots=slots, device="cpu", dtype="none", torch="none",
             cpu="none", warmup_chunk_ms=chunk_s * 1000, memory_mb=1.0,
+            rollouts=["knot_forcing", "self_forcing"],
         )  # fmt: skip
 
     async def start(self) -> None:

@@ -77,7 +77,7 @@ def main() -> None:
         name="fake", width=side, height=side, fps=25, chunk_frames=CHUNK, first_chunk_frames=FIRST,
         drive_ahead_frames=4, lookahead_ms=55.0, slots=slots,
         device="cpu", dtype="none", torch="none", cpu="none", warmup_chunk_ms=1.0,
-        memory_mb=1.0,
+        memory_mb=1.0, rollouts=["knot_forcing", "self_forcing"],
     )  # fmt: skip
     if model == "tight" and not small:
         channel.send(Failure("", 0, "out_of_memory", "no memory", True))

@@ -35,12 +35,12 @@ TOY = ModelConfig(
 )
 
 
-def toy_runner(slots: int = 2, context: int = 3, config: ModelConfig = TOY) -> ModelRunner:
+def toy_runner(slots: int = 2, frames: int = 4, config: ModelConfig = TOY) -> ModelRunner:
     dit = CausalWanDiT(config.dit)
     randomise_(dit, seed=5)
     dit.eval().requires_grad_(False)
     model = LoadedModel(config, dit, None, None, torch.device("cpu"), torch.float32)
-    return ModelRunner(model, slots=slots, context=context)
+    return ModelRunner(model, slots=slots, frames=frames)
 
 
 def toy_rollout(config: ModelConfig = TOY, **changes: object) -> Rollout:

@@ -86,9 +86,6 @@ def self_rollout(
     rollout = make_rollout(replace(spec, steps=spec.steps[: exit_step + 1]), config)
     exit_sigma = FewStepSchedule.warped(spec.steps, config.shift, config.dit.prediction).sigmas[exit_step]
     states = [_state(rollout, batch, row, seed) for row, seed in enumerate(seeds)]
-    if spec.strategy == "knot_forcing" and spec.running_ahead == "countdown":
-        for state, index in zip(states, batch.reference.tolist(), strict=True):
-            state.reference_index = int(index)
     runner = PassRunner(model, batch.text, batch.latents.device)
     out = []
     for _ in range(chunks):
@@ -115,4 +112,6 @@ def _state(rollout: Rollout, batch: ClipBatch, row: int, seed: int) -> RolloutSt
     height, width = batch.latents.shape[-2:]
     reference = torch.zeros_like(batch.latents[row, 0]) if batch.portrait is None else batch.portrait[row]
     features = batch.features[row, :, None, None].expand(-1, height, width)
-    return rollout.new_state(reference, features, seed)
+    state = rollout.new_state(reference, features, seed)
+    state.reference_index = int(batch.reference[row])
+    return state

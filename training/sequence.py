@@ -14,6 +14,7 @@ from torch import Tensor
 from ground.config import RolloutSpec
 from models.dit.attention import BlockMask, FrameRuns
 from models.dit.transformer import CausalWanDiT
+from training.attended import ChunkContext, contexts_of
 from training.clips import ClipBatch
 from training.noise import Draws, to_x0
 
@@ -32,7 +33,7 @@ class ExposureConfig:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the chunks of a clip lie in the sequence; c, k and L as in `RolloutSpec`."""
+    """How the chunks of a clip lie in the sequence. c: latents that a chunk emits; k: those it denoises beyond."""
 
     spec: RolloutSpec
     chunks: int
@@ -44,7 +45,16 @@ class Layout:
     @property
     def span(self) -> int:
         """Noisy latents of a chunk, c + k."""
-        return self.spec.chunk + self.spec.knot
+        return self.contexts[0].span
+
+    @property
+    def contexts(self) -> tuple[ChunkContext, ...]:
+        return contexts_of(self.spec, self.chunks)
+
+    @property
+    def knot(self) -> int:
+        """Latents that a chunk is given of the one before."""
+        return self.contexts[-1].given
 
     @property
     def clean(self) -> int:
@@ -53,7 +63,7 @@ class Layout:
     @property
     def latents(self) -> int:
         """Of a clip: all that is emitted, and the last knot."""
-        return self.chunks * self.spec.chunk + self.spec.knot
+        return self.chunks * self.chunk + self.span - self.chunk
 
     @property
     def starts(self) -> Tensor:
@@ -68,7 +78,7 @@ class Layout:
     @property
     def moving(self) -> bool:
         """Does the reference stand at another index for every chunk? Then each sees a copy of its own."""
-        return self.spec.strategy == "self_forcing" or self.spec.running_ahead == "constant"
+        return self.contexts[0].reference is not None
 
     @property
     def context(self) -> int:
@@ -76,12 +86,10 @@ class Layout:
         return (self.chunks if self.moving else 1) + self.clean
 
     def reference_positions(self, index: Tensor) -> Tensor:
-        """[B, copies]: Self Forcing's start image stands before the window; Knot Forcing's reference at the clip's own
-        index [B], or always as far ahead."""
+        """[B, copies]: where the rollout puts the reference for each chunk, or the clip's own index [B]."""
         if not self.moving:
             return index[:, None]
-        offset = -1 - self.spec.context if self.spec.strategy == "self_forcing" else self.spec.start
-        return (self.starts.to(index.device) + offset).expand(len(index), -1)
+        return torch.tensor([each.reference for each in self.contexts], device=index.device).expand(len(index), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +111,8 @@ class Sequence:
 
 @cache
 def frame_mask(layout: Layout) -> Tensor:
-    """[N + M, N + M] bool, True = may attend. A reference sees itself; clean and noisy chunks see the reference, the
-    L - c clean latents before them and themselves."""
+    """[N + M, N + M] bool, True = may attend. A reference sees itself; clean and noisy chunks see the reference and the
+    clean latents that their rollout shows them, and themselves."""
     copies = layout.context - layout.clean
     kind = torch.tensor([0] * copies + [1] * layout.clean + [2] * layout.chunks * layout.span)
     chunk = torch.cat(
@@ -116,9 +124,12 @@ def frame_mask(layout: Layout) -> Tensor:
     )
     latent = torch.cat([torch.zeros(copies).long(), torch.arange(layout.clean), layout.order])
     itself = (kind[:, None] == kind) & (chunk[:, None] == chunk)
-    start = chunk[:, None] * layout.chunk
-    past = (kind == 1) & (latent < start) & (latent >= start - layout.spec.context)
-    own_copy = (kind == 0) & ((chunk[:, None] == chunk) if layout.moving else True)
+    attended = torch.zeros(layout.chunks, layout.latents, dtype=torch.bool)
+    for number, context in enumerate(layout.contexts):
+        attended[number, list(context.past)] = True
+    past = (kind == 1) & attended[chunk][:, latent]
+    shown = torch.tensor([context.sees_reference for context in layout.contexts])[chunk, None]
+    own_copy = (kind == 0) & shown & ((chunk[:, None] == chunk) if layout.moving else True)
     return itself | ((past | own_copy) & (kind[:, None] > 0))
 
 
@@ -140,9 +151,9 @@ def build(batch: ClipBatch, layout: Layout, exposure: ExposureConfig, draws: Dra
         return clean + draws.randn(*clean.shape[1:]) * amount
 
     clean = noised(latents[:, : layout.clean], exposure.context_noise)
-    knots = latents.unfold(1, layout.chunk, layout.chunk)[:, : layout.chunks].movedim(-1, 2)[:, :, : layout.spec.knot]
+    knots = latents.unfold(1, layout.chunk, layout.chunk)[:, : layout.chunks].movedim(-1, 2)[:, :, : layout.knot]
     knots = noised(knots.flatten(1, 2), exposure.knot_noise).view_as(knots)
-    own_knots = clean.unflatten(1, (-1, layout.chunk))[:, :, : layout.spec.knot]
+    own_knots = clean.unflatten(1, (-1, layout.chunk))[:, :, : layout.knot]
     reference = latents.new_zeros(size, channels, height, width) if batch.portrait is None else batch.portrait
     references = reference[:, None].expand(-1, layout.context - layout.clean, -1, -1, -1)
     own = torch.cat([references, torch.ones_like(references[:, :, :1]), features[:, : references.shape[1]]], dim=2)

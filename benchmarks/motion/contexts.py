@@ -11,12 +11,11 @@ change of context into two smaller ones.
 import json
 from collections.abc import Sequence
 
-import torch
-
 from benchmarks.charts import draw_bars, draw_heat, panels, svg
 from benchmarks.motion.command import make_parser
 from benchmarks.motion.variants import Variant
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
+from engine.rollout.rehearsal import rehearse
 from ground.files import replacing
 from models.config import EMBEDDED
 from training.arguments import at_least, new_file
@@ -34,24 +33,6 @@ STRATEGIES: tuple[Variant, ...] = (
 )
 
 
-def chunk_passes(rollout: Rollout, chunks: int) -> list[list[Pass]]:
-    """The passes of each chunk, answered with zeros: what is attended depends on no value."""
-    shape = EMBEDDED.latent_shape
-    state = rollout.new_state(torch.zeros(shape), torch.zeros(1, *shape[1:]), 0)
-    found: list[list[Pass]] = []
-    for _ in range(chunks):
-        denoise, answer = rollout.denoise(state, torch.zeros(rollout.drive_latents, 1, 1)), None
-        found.append([])
-        while True:
-            try:
-                work = denoise.send(answer)
-            except StopIteration:
-                break
-            found[-1].append(work)
-            answer = None if work.is_commit else torch.zeros_like(work.latents)
-    return found
-
-
 def attended(work: Pass) -> tuple[tuple[int, ...], frozenset[int]]:
     """A pass's own latents, and all it attends to, as absolute indices."""
     own = tuple(work.origin + at for at in work.positions)
@@ -63,7 +44,7 @@ def contexts(rollout: Rollout, chunks: int = 7) -> list[frozenset[int]]:
     """The context of every emitted latent, 3 a chunk. Only for rollouts that fuse their knots."""
     emitted = chunks * rollout.spec.chunk
     found: list[frozenset[int]] = [frozenset()] * emitted
-    for passes in chunk_passes(rollout, chunks):
+    for passes in rehearse(rollout, chunks, EMBEDDED.latent_shape):
         for work in passes:
             if any(work.sigmas):
                 own, context = attended(work)

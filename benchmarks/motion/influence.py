@@ -93,7 +93,7 @@ def influence(
 ) -> dict[str, Estimate]:
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
-    runner = ModelRunner(candidate.model, slots=seeds, context=rollout.spec.context)
+    runner = ModelRunner(candidate.model, slots=seeds, frames=rollout.cached_frames)
     speech = long_speech(Synthesiser(), 0.48 * (chunks + 2))
     heard = drive(speech, None, rollout.spec.chunk * (chunks + 1), candidate.estimator)
     features = torch.from_numpy(reference_features(face))[:, None, None].expand(-1, *EMBEDDED.latent_size).contiguous()

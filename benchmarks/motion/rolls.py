@@ -21,7 +21,7 @@ from engine.drive.buffer import DriveBuffer
 from engine.rollout.base import Rollout
 from engine.rollout.job import ChunkJob
 from engine.rollout.kv_cache import KVCache
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import own_rollout
 from engine.worker.runner import ModelRunner, SlottedPass
 from ground.errors import EngineError
 from ground.files import replacing
@@ -73,8 +73,8 @@ def roll(
 ) -> NDArray[np.float32]:  # fmt: skip
     """Scaled controls [calls, 12 * chunks, 16] of several calls that run together, as their latents hold them, by the
     model's own rollout or another."""
-    rollout = rollout or make_rollout(default_spec(EMBEDDED), EMBEDDED)
-    runner = ModelRunner(model, slots=len(drives), context=rollout.spec.context)
+    rollout = rollout or own_rollout(EMBEDDED)
+    runner = ModelRunner(model, slots=len(drives), frames=rollout.cached_frames)
     assert isinstance(runner.cache, KVCache)
     zero = torch.zeros(EMBEDDED.latent_shape)
     maps = [torch.from_numpy(f)[:, None, None].expand(-1, 2, 2).contiguous() for f in features]

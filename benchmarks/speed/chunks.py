@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.rollout.base import Pass, Rollout, RolloutState
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import early_jump, own_rollout
 from engine.worker.i420 import to_i420
 from engine.worker.runner import ModelRunner, SlottedPass
 from models.codecs.base import Codec, Portrait, Reference
@@ -36,8 +36,7 @@ NOT_PER_TOKEN = (
 def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:
     """The model's own, or the strategy's. The reference jumps for the first time in chunk 2, so that this shape of pass
     too is met while warming up."""
-    spec = default_spec(config, strategy=strategy)
-    return make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), config)
+    return early_jump(own_rollout(config, strategy), config)
 
 
 class Call:
@@ -175,10 +174,9 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
         attended = keys * config.tokens_per_latent + (TEXT_TOKENS if config.dit.text_dim is not None else 0)
         return 2.0 * queries * (per_token + 2 * attended * width)
 
-    spec, own = rollout.spec, rollout.drive_latents
-    if spec.overlaps:  # no cache, no clean pass
-        return len(spec.steps) * one_pass(own, own)
-    return len(spec.steps) * one_pass(own, own + spec.context + 1) + one_pass(spec.chunk, spec.window + 1)
+    spec, own, cached = rollout.spec, rollout.drive_latents, rollout.cached_frames
+    clean = one_pass(spec.chunk, spec.chunk + cached) if cached else 0.0
+    return len(spec.steps) * one_pass(own, own + cached) + clean
 
 
 def memory_mb(device: torch.device) -> float:

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         preset=arguments.preset,
     )
     bench = Bench(model, arguments.rollout)
-    if arguments.ablation and bench.rollout.spec.overlaps:
+    if arguments.ablation and not bench.rollout.cached_frames:
         raise RequestError("no_ablation", f"{model.config.name} has no textbook rollout to be compared with")
     choose_attention(model, bench.rollout)
     report = {**measure(bench, arguments.chunks), **ceilings(model.device, model.dtype)}

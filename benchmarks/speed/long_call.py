@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.speed.chunks import average_landmarks, grey_face
-from engine.rollout.strategies import default_spec
+from engine.rollout.strategies import own_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import OpenStream, RolloutRequest
 from engine.worker.runner import ModelRunner
@@ -116,7 +116,7 @@ def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
 def measure(runner: ModelRunner, chunks: int) -> Trace:
     config, trace = runner.config, Trace()
     width, height = config.pixel_size
-    most = default_spec(config).emitted_frames(1, config.frames_per_latent)
+    most = own_rollout(config).emitted_frames(1, config.frames_per_latent)
     ring = FrameRing.create(RING_CHUNKS * most, width, height)
     picture = np.empty((height * 3 // 2, width), np.uint8)
     caller, stream = Caller(config.fps, read_sentence()), open_stream(runner, ring)

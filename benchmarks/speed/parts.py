@@ -76,7 +76,7 @@ class Bench:
         self.model = model
         self.rollout = rollout_of(model.config, strategy)
         spec = self.rollout.spec
-        self.warm_up = max(WARM_UP, -(-spec.context // spec.chunk) + 2)  # the window is full
+        self.warm_up = max(WARM_UP, -(-self.rollout.context // spec.chunk) + 2)  # the window is full
         self.flops = chunk_flops(model.config, self.rollout)
         self.reference = no_reference(model) if model.codec is None else reference_of(model.codec)
         self.frames = spec.chunk * model.config.frames_per_latent
@@ -96,7 +96,7 @@ class Bench:
         model = self.twin()
         if variant.float8:
             in_float8(model.dit.blocks)
-        return ModelRunner(model, slots=slots, context=self.rollout.spec.context, execution=variant.execution)
+        return ModelRunner(model, slots=slots, frames=self.rollout.cached_frames, execution=variant.execution)
 
     def call(self, runner: ModelRunner, slot: int = 0) -> Call:
         return Call(runner, slot, self.rollout, self.reference)
@@ -113,7 +113,7 @@ class Bench:
         return chunk
 
     def textbook(self) -> Callable[[], Tensor]:
-        runner = TextbookRunner(self.twin(), self.rollout.spec.context)
+        runner = TextbookRunner(self.twin(), self.rollout.context)
         state = self.rollout.new_state(self.reference.latent, self.reference.features, 0)
         shape = self.model.config.dit.drive_shape
         drive = torch.zeros(self.rollout.drive_latents, *shape, device=self.model.device)

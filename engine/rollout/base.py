@@ -5,14 +5,17 @@ hundred lines, is tested against a toy oracle in closed form, and passes of diff
 one batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from engine.rollout.flow import FewStepSchedule
 from ground.config import RolloutSpec
+from ground.errors import RequestError
+from models.config import ModelConfig
 
 REFERENCE_SLOT = 0  # pinned frame of the cache
 
@@ -83,21 +86,68 @@ class RolloutState:
 Denoise = Generator[Pass, Tensor | None, Tensor]
 
 
-class Rollout(Protocol):
-    """A strategy. ``drive_latents`` is how many latents of drive the next chunk needs, from ``state.next_latent``
-    on."""
+class Rollout(ABC):
+    """A strategy: which passes make a chunk, and what that needs of the drive, the cache and the model.
 
-    spec: RolloutSpec
+    What is not abstract holds for chunks that attend to past chunks and need no drive beyond their own.
+    """
+
+    def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
+        """Raises RequestError ``invalid_rollout``."""
+        self.check(spec)
+        self.spec = spec
+        self.schedule = schedule
+
+    @classmethod
+    @abstractmethod
+    def misfit(cls, config: ModelConfig) -> str:
+        """Why a model cannot be rolled out so, as the end of a sentence that begins with its name; empty = it can."""
+
+    @classmethod
+    @abstractmethod
+    def check(cls, spec: RolloutSpec) -> None:
+        """Raises RequestError ``invalid_rollout`` for fields that the strategy cannot work with."""
 
     @property
-    def drive_latents(self) -> int: ...
+    @abstractmethod
+    def context(self) -> int:
+        """Past latents that are cached."""
 
-    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState: ...
+    @property
+    def cached_frames(self) -> int:
+        """Frames of one call in the cache: the reference, if there is one, and the past."""
+        return int(self.spec.reference) + self.context
 
+    @property
+    def drive_latents(self) -> int:
+        """Latents of drive that the next chunk needs, from ``state.next_latent`` on."""
+        return self.spec.chunk
+
+    @property
+    def ahead(self) -> int:
+        """Latents whose drive a chunk needs beyond those it emits."""
+        return 0
+
+    def emitted_frames(self, index: int, frames_per_latent: int) -> int:
+        """Pictures of a stream's chunk number ``index``. A stream's first latent shows one, every later one all of its
+        own."""
+        return self.spec.chunk * frames_per_latent - (frames_per_latent - 1 if index == 0 else 0)
+
+    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
+        """Of a call; reference and features as in ``RolloutState``. ``state.reference_index`` may be set before the
+        first chunk; a strategy that places the reference itself pays no heed to it."""
+        return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=0)
+
+    @abstractmethod
     def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
         """Make one chunk: returns clean latents [c, C, h, w] and moves the state on. The last pass it asks for is the
         commit of these latents; the driver may hold that and ``join`` it with the next chunk's first pass."""
-        ...
+
+
+def refuse_unless(holds: bool, message: str) -> None:
+    """Raises RequestError ``invalid_rollout``."""
+    if not holds:
+        raise RequestError("invalid_rollout", message)
 
 
 def make_condition(given: Tensor | None, features: Tensor, frames: int, shape: tuple[int, ...]) -> Tensor:

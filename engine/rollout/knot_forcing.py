@@ -9,21 +9,57 @@ unrotated, moving it costs nothing.
 import torch
 from torch import Tensor
 
-from engine.rollout.base import REFERENCE_SLOT, Denoise, Pass, RolloutState, make_condition, reference_pass
-from engine.rollout.flow import FewStepSchedule, draw
+from engine.rollout.base import (
+    REFERENCE_SLOT,
+    Denoise,
+    Pass,
+    Rollout,
+    RolloutState,
+    make_condition,
+    reference_pass,
+    refuse_unless,
+)
+from engine.rollout.flow import draw
 from ground.config import RolloutSpec
+from models.config import ModelConfig
 
 
-class KnotForcing:
-    """Names follow Algorithm 1: c, k, L, i (next latent), n (index of the reference), s (its stride)."""
+class KnotForcing(Rollout):
+    """Names follow Algorithm 1: c, k, L, i (next latent), n (index of the reference), s (its stride).
 
-    def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
-        self.spec = spec
-        self.schedule = schedule
+    L - c past latents are cached. running_ahead: ``countdown`` is the paper's rule (the reference jumps s ahead when
+    the rollout comes near, its distance counts down in between); ``constant`` keeps it ``start`` latents ahead of the
+    chunk. n0 = N_train + k and s = N_train for a model trained on N_train latents.
+    """
+
+    @classmethod
+    def misfit(cls, config: ModelConfig) -> str:
+        return "" if config.dit.inpainting else "has no input for knots"
+
+    @classmethod
+    def check(cls, spec: RolloutSpec) -> None:
+        refuse_unless(0 <= spec.knot <= spec.chunk < spec.window, "knot_forcing needs 0 <= knot <= chunk < window")
+        refuse_unless(spec.sink == 0, "knot_forcing keeps no first latents: a sink is self_forcing's")
+        refuse_unless(
+            spec.start >= spec.chunk + spec.knot and spec.stride >= spec.chunk,
+            "the reference must start at least chunk + knot ahead and jump by at least chunk",
+        )
+
+    @property
+    def context(self) -> int:
+        return self.spec.window - self.spec.chunk
+
+    def cached_frame(self, latent: int) -> int:
+        """Where a past latent lies in the cache: in a ring behind the reference."""
+        return int(self.spec.reference) + latent % self.context
 
     @property
     def drive_latents(self) -> int:
         return self.spec.chunk + self.spec.knot
+
+    @property
+    def ahead(self) -> int:
+        return self.spec.knot
 
     def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
         return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=self.spec.start)
@@ -63,14 +99,14 @@ class KnotForcing:
     def reads(self, state: RolloutState) -> tuple[tuple[int, int], ...]:
         """The reference and the last L - c emitted latents, at positions relative to the window: past 0 .. L-c-1,
         chunk from L-c on, reference n - i ahead of the chunk's first latent."""
-        i, context = state.next_latent, self.spec.context
-        past = tuple((self.spec.cached_frame(j), j - i + context) for j in range(max(0, i - context), i))
+        i, context = state.next_latent, self.context
+        past = tuple((self.cached_frame(j), j - i + context) for j in range(max(0, i - context), i))
         return ((REFERENCE_SLOT, context + state.reference_index - i), *past)
 
     def denoising_pass(
         self, state: RolloutState, noisy: Tensor, sigma: float, given: Tensor | None, drive: Tensor
     ) -> Pass:
-        context, frames = self.spec.context, len(noisy)
+        context, frames = self.context, len(noisy)
         return Pass(
             latents=noisy, sigmas=(sigma,) * frames,
             condition=make_condition(given, state.features, frames, tuple(state.reference.shape)), drive=drive,
@@ -82,12 +118,12 @@ class KnotForcing:
         """The clean pass (line 19): emitted latents at sigma 0 see the old window and the reference; their keys
         replace the oldest. Older latents keep the keys they had (append, not recompute). The fused latent is its own
         condition."""
-        i, c, context = state.next_latent, self.spec.chunk, self.spec.context
+        i, c, context = state.next_latent, self.spec.chunk, self.context
         given = emitted[: self.spec.knot] if state.knot is not None else None
         first_kept = i + c - context
         return Pass(
             latents=emitted, sigmas=(0.0,) * c,
             condition=make_condition(given, state.features, c, tuple(state.reference.shape)), drive=drive,
             positions=tuple(range(context, context + c)), origin=i - context, reads=self.reads(state),
-            commits=tuple(self.spec.cached_frame(j) if j >= first_kept else -1 for j in range(i, i + c)),
+            commits=tuple(self.cached_frame(j) if j >= first_kept else -1 for j in range(i, i + c)),
         )  # fmt: skip

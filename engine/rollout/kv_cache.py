@@ -11,20 +11,17 @@ from torch import Tensor
 from models.config import ModelConfig
 from models.dit.attention import FrameRuns, take
 
-PINNED = 1  # the reference, where the model has an input for one
-
 
 class KVCache:
-    """Keys and values of all layers: [layers, slots, frames, tokens, heads, head_dim] each. context: past latents of
-    each call."""
+    """Keys and values of all layers: [layers, slots, frames, tokens, heads, head_dim] each. frames: of each
+    call, as many as its rollout caches."""
 
     def __init__(
-        self, config: ModelConfig, *, slots: int, context: int, device: torch.device, dtype: torch.dtype
+        self, config: ModelConfig, *, slots: int, frames: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         dit = config.dit
-        frames = (PINNED if dit.inpainting else 0) + context
         shape = (dit.layers, slots, frames, config.tokens_per_latent, dit.heads, dit.head_dim)
-        self.context = context
+        self.frames = frames
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
 

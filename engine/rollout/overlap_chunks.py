@@ -10,25 +10,36 @@ pictures of its k latents are never shown either, so every chunk shows the pictu
 import torch
 from torch import Tensor
 
-from engine.rollout.base import Denoise, Pass, RolloutState
-from engine.rollout.flow import FewStepSchedule, draw
+from engine.rollout.base import Denoise, Pass, Rollout, RolloutState, refuse_unless
+from engine.rollout.flow import draw
 from ground.config import RolloutSpec
+from models.config import ModelConfig
 
 
-class OverlapChunks:
+class OverlapChunks(Rollout):
     """``state.features`` [k + c, r, h, w]: the portrait as a clip that stands still, a channel condition of every
-    pass."""
+    pass. Of the window nothing is used."""
 
-    def __init__(self, spec: RolloutSpec, schedule: FewStepSchedule) -> None:
-        self.spec = spec
-        self.schedule = schedule
+    @classmethod
+    def misfit(cls, config: ModelConfig) -> str:
+        return "" if config.makes_clips else "makes no chunks that are clips by themselves"
+
+    @classmethod
+    def check(cls, spec: RolloutSpec) -> None:
+        refuse_unless(0 < spec.knot <= spec.chunk, "overlap_chunks needs 0 < knot <= chunk")
+        refuse_unless(spec.sink == 0, "overlap_chunks keeps no past: a sink is self_forcing's")
+
+    @property
+    def context(self) -> int:
+        return 0
 
     @property
     def drive_latents(self) -> int:
         return self.spec.knot + self.spec.chunk
 
-    def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
-        return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=0)
+    def emitted_frames(self, index: int, frames_per_latent: int) -> int:
+        """A clip's first latent, which shows one picture, is never among the emitted."""
+        return self.spec.chunk * frames_per_latent
 
     def denoise(self, state: RolloutState, drive: Tensor) -> Denoise:
         """drive [k + c, n, d] for the motion latents and the new ones; returns all of them, motion first."""

@@ -10,7 +10,7 @@ import msgspec
 
 from ground.errors import AvatarError, CapacityError, EngineError, MediaError, RequestError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True):
@@ -35,6 +35,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     cpu: str
     warmup_chunk_ms: float  # one chunk, decode included, measured at start
     memory_mb: float
+    rollouts: list[str]  # that a call may ask for, the model's own first
 
 
 # Gateway -> worker

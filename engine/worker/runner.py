@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.kv_cache import KVCache
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import own_rollout, rollouts_of
 from engine.worker.graphs import Graphs
 from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
@@ -66,19 +66,19 @@ def execution_of(model: LoadedModel) -> Execution:
 def choose_attention(model: LoadedModel, rollout: Rollout) -> dict[str, float]:
     """From now on use the kernel that is fastest at the shapes of a denoising step here; milliseconds of each."""
     tokens, dit, own = model.config.tokens_per_latent, model.config.dit, rollout.drive_latents
-    keys = (own + rollout.spec.context + rollout.spec.reference) * tokens
+    keys = (own + rollout.cached_frames) * tokens
     return choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
 
 
 class ModelRunner:
-    """Runs one loaded model. ``slots`` calls have a place in its cache; ``context`` past latents each."""
+    """Runs one loaded model. ``slots`` calls have a place in its cache, of ``frames`` frames each."""
 
-    def __init__(self, model: LoadedModel, *, slots: int, context: int, execution: Execution = Execution()) -> None:
+    def __init__(self, model: LoadedModel, *, slots: int, frames: int, execution: Execution = Execution()) -> None:
         self.model = model
         self.config = model.config
         self.execution = execution
         self.device, self.dtype = model.device, model.dtype
-        self.cache = KVCache(self.config, slots=slots, context=context, device=self.device, dtype=self.dtype)
+        self.cache = KVCache(self.config, slots=slots, frames=frames, device=self.device, dtype=self.dtype)
         self.graphs = Graphs(self.device, limit=16 * slots) if execution.graphs and self.device.type == "cuda" else None
         if execution.fused:
             model.dit.fuse_projections()
@@ -111,9 +111,9 @@ class ModelRunner:
         )  # fmt: skip
         if model.device.type == "cpu":
             torch.set_num_threads(config.threads or default_threads())
-        rollout = make_rollout(default_spec(model.config), model.config)
+        rollout = own_rollout(model.config)
         choose_attention(model, rollout)
-        return cls(model, slots=config.slots, context=rollout.spec.context, execution=execution_of(model))
+        return cls(model, slots=config.slots, frames=rollout.cached_frames, execution=execution_of(model))
 
     @property
     def prepares_shapes(self) -> bool:
@@ -121,8 +121,15 @@ class ModelRunner:
         return self.graphs is not None or self.execution.compiled
 
     @property
-    def context(self) -> int:
-        return self.cache.context
+    def frames(self) -> int:
+        """Cached frames of each call."""
+        return self.cache.frames
+
+    @property
+    def rollouts(self) -> tuple[str, ...]:
+        """Those that fit the model and this cache, the model's own first."""
+        names = rollouts_of(self.config)
+        return tuple(name for name in names if own_rollout(self.config, name).cached_frames <= self.frames)
 
     @torch.inference_mode()
     def run(self, passes: Sequence[SlottedPass]) -> list[Tensor | None]:

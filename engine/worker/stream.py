@@ -16,7 +16,7 @@ from engine.drive.buffer import DriveBuffer, DriveChunk
 from engine.drive.speech import SpeechChunk, SpeechDrive
 from engine.rollout.base import Pass, RolloutState
 from engine.rollout.job import ChunkJob
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import own_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import ChunkReady, Deadline, OpenStream
 from engine.worker.batching import Kind
@@ -58,12 +58,9 @@ class Stream:
         self._runner, self._ring, self._config = runner, ring, runner.config
         if (ring.width, ring.height) != self._config.pixel_size:
             raise EngineError("bad_frame_ring", "the frame ring is not of the model's picture size")
-        spec = default_spec(
-            self._config, strategy=opened.rollout.strategy, running_ahead=opened.rollout.running_ahead
-        )  # fmt: skip
-        if spec.context > runner.context:
+        self._rollout = own_rollout(self._config, opened.rollout.strategy, opened.rollout.running_ahead)
+        if self._rollout.cached_frames > runner.frames:
             raise RequestError("invalid_rollout", "the rollout looks further back than this worker remembers")
-        self._rollout = make_rollout(spec, self._config)
         self._opened_at, self._seed = opened_at, opened.seed
         self._encoding = Sliced(partial(runner.encode_reference, portrait_of(opened)), runner.device)
         self._slices = 0
@@ -83,7 +80,7 @@ class Stream:
         self._ready_at: float | None = None
         self._began_at = 0.0
         self._done: list[Kind] = []  # units of work of the present chunk
-        self._usual: tuple[Kind, ...] = (*(Kind("pass") for _ in spec.steps), DECODE)
+        self._usual: tuple[Kind, ...] = (*(Kind("pass") for _ in self._rollout.spec.steps), DECODE)
         self.work = 0.0  # seconds of the present chunk's passes; the worker's to count
 
     def push_voice(self, pcm: bytes, sample: int) -> None:
@@ -270,7 +267,7 @@ class Stream:
 
     @property
     def _chunk_frames(self) -> int:
-        return self._rollout.spec.emitted_frames(self._index, self._config.frames_per_latent)
+        return self._rollout.emitted_frames(self._index, self._config.frames_per_latent)
 
 
 def portrait_of(opened: OpenStream) -> Portrait:

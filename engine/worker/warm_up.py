@@ -3,7 +3,6 @@
 The figures go to the gateway with ``Ready``; nothing is decided from them here.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -13,7 +12,7 @@ import torch
 from engine.drive.buffer import lookahead_ms
 from engine.rollout.base import Pass, Rollout
 from engine.rollout.job import ChunkJob
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import early_jump, own_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import ModelInfo, OpenStream, RolloutRequest
 from engine.worker.runner import ModelRunner, SlottedPass
@@ -28,9 +27,9 @@ SHAPES = 5  # chunks in which every shape of pass occurs once the reference jump
 
 def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
     """Make some chunks in slot 0. Raises EngineError ``no_codec`` for a model that makes no pictures."""
-    model, spec = runner.config, default_spec(runner.config)
+    model, rollout = runner.config, own_rollout(runner.config)
     width, height = model.pixel_size
-    frames = spec.emitted_frames(1, model.frames_per_latent)
+    frames = rollout.emitted_frames(1, model.frames_per_latent)
     opened = OpenStream(
         stream="warm-up", epoch=0, portrait=bytes([128]) * (width * height * 3), width=width, height=height,
         landmarks={name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}, confidence=1.0, seed=0,
@@ -44,19 +43,18 @@ def warm_up(runner: ModelRunner, config: EngineConfig) -> ModelInfo:
         cost = min(_chunk_seconds(stream))
     return ModelInfo(
         name=model.name, width=width, height=height, fps=model.fps, chunk_frames=frames,
-        first_chunk_frames=spec.emitted_frames(0, model.frames_per_latent),
-        drive_ahead_frames=spec.ahead * model.frames_per_latent,
+        first_chunk_frames=rollout.emitted_frames(0, model.frames_per_latent),
+        drive_ahead_frames=rollout.ahead * model.frames_per_latent,
         lookahead_ms=lookahead_ms(model), slots=config.slots, device=str(runner.device),
         dtype=runner.model.dtype_name, torch=str(torch.__version__), cpu=_cpu_name(),
-        warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device),
+        warmup_chunk_ms=1000 * cost, memory_mb=_memory_mb(runner.device), rollouts=list(runner.rollouts),
     )  # fmt: skip
 
 
 def meet_shapes(runner: ModelRunner, reference: Reference, slots: int) -> None:
     """Run every shape of pass of the model's own rollout, in every size of batch: the reference's pass and its jump,
     commits joined and, of one call, apart."""
-    spec = default_spec(runner.config)
-    rollout = make_rollout(replace(spec, start=2 * spec.chunk + spec.knot), runner.config)
+    rollout = early_jump(own_rollout(runner.config), runner.config)
     for calls in range(1, slots + 1):
         _roll(runner, rollout, reference, calls, joined=True)
     _roll(runner, rollout, reference, 1, joined=False)

@@ -19,7 +19,8 @@ from benchmarks.speed.chunks import chunk_flops
 from benchmarks.speed.engine import main
 from cli.main import app
 from cli.mp4 import Mp4Writer
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import make_rollout
+from ground.config import RolloutSpec
 from ground.errors import MediaError
 from models.config import WAN21_1_3B, WAN21_T2V_1_3B
 from tests.full_disk import files_of_at_most
@@ -256,7 +257,7 @@ def test_the_operations_of_a_chunk_are_those_of_the_full_size_model() -> None:
     """143.8 TFLOP for Wan2.1-1.3B at 832x480 and 79.3 at 512x512 (c = 3, k = 1, L = 6), counted by hand elsewhere."""
     for size, tera in (((832, 480), 143.8), ((512, 512), 79.3)):
         config = replace(WAN21_1_3B.at_size(*size), dit=WAN21_T2V_1_3B)
-        assert chunk_flops(config, make_rollout(default_spec(config), config)) / 1e12 == pytest.approx(tera, rel=0.02)
+        assert chunk_flops(config, make_rollout(RolloutSpec(), config)) / 1e12 == pytest.approx(tera, rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from engine.drive.buffer import DriveBuffer
 from engine.media.decimate import decimate
 from engine.media.sound import read_sound
 from engine.rollout.base import Pass
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import own_rollout
 from engine.worker.runner import ModelRunner
 from ground.motion import CHANNELS, INDEX, SCALES
 from models.codecs.base import Portrait
@@ -47,8 +47,8 @@ def trained() -> LoadedModel:
 
 def roll(model: LoadedModel, *, seed: int, yaw: Poses = ()) -> NDArray[np.float32]:
     """Controls relative to the photograph, [FRAMES, 16], voice only but for a commanded yaw."""
-    runner = ModelRunner(model, slots=1, context=3)
-    rollout = make_rollout(default_spec(EMBEDDED), EMBEDDED)
+    runner = ModelRunner(model, slots=1, frames=4)
+    rollout = own_rollout(EMBEDDED)
     reference = runner.encode_reference(Portrait(drawn_face(), LANDMARKS))
     state = rollout.new_state(reference.latent, reference.features, seed)
     drive = DriveBuffer(EMBEDDED)

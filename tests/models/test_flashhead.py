@@ -17,7 +17,7 @@ from engine.drive.speech import SpeechDrive
 from engine.rollout.base import Pass
 from engine.rollout.flow import shifted
 from engine.rollout.overlap_chunks import OverlapChunks
-from engine.rollout.strategies import default_spec, make_rollout
+from engine.rollout.strategies import default_spec, make_rollout, own_rollout
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import OpenStream, RolloutRequest
 from engine.worker.runner import ModelRunner
@@ -168,8 +168,7 @@ def roll(rollout: OverlapChunks, state: object, oracle: object) -> tuple[list[Pa
 
 
 def test_motion_latents_are_given_before_every_step_and_at_the_end() -> None:
-    spec = default_spec(FLASHHEAD_PRO)
-    rollout = make_rollout(spec, FLASHHEAD_PRO)
+    rollout = own_rollout(FLASHHEAD_PRO)
     assert isinstance(rollout, OverlapChunks) and rollout.drive_latents == 9
     reference, clip = torch.full((2, 2, 2), 7.0), torch.randn(9, 2, 2, 2)
     state = rollout.new_state(reference, clip, seed=3)
@@ -196,10 +195,10 @@ def test_motion_latents_are_given_before_every_step_and_at_the_end() -> None:
 
 @pytest.mark.parametrize(("config", "new"), [(FLASHHEAD_PRO, 28), (FLASHHEAD_LITE, 24)], ids=["pro", "lite"])
 def test_new_frames_of_a_chunk(config: ModelConfig, new: int) -> None:
-    spec = default_spec(config)
-    assert config.frames_of(spec.knot + spec.chunk) == 33
-    assert [spec.emitted_frames(i, config.frames_per_latent) for i in range(3)] == [new] * 3
-    assert (spec.ahead, spec.context, config.at_size(512, 512)) == (0, 0, config)
+    rollout = own_rollout(config)
+    assert config.frames_of(rollout.drive_latents) == 33
+    assert [rollout.emitted_frames(i, config.frames_per_latent) for i in range(3)] == [new] * 3
+    assert (rollout.ahead, rollout.cached_frames, config.at_size(512, 512)) == (0, 0, config)
 
 
 def test_a_model_is_rolled_out_as_it_was_made() -> None:
@@ -207,7 +206,7 @@ def test_a_model_is_rolled_out_as_it_was_made() -> None:
         with pytest.raises(RequestError, match=f"roll it out with {config.rollout}"):
             default_spec(config, strategy=strategy)
     with pytest.raises(RequestError, match="0 < knot <= chunk"):
-        RolloutSpec(strategy="overlap_chunks", knot=0)
+        make_rollout(RolloutSpec(strategy="overlap_chunks", knot=0), FLASHHEAD_PRO)
 
 
 # The voice

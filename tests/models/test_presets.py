@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 import torch
 
-from engine.rollout.strategies import default_spec
+from engine.rollout.strategies import own_rollout
 from engine.wire.channel import WorkerChannel
 from engine.wire.messages import Failure
 from engine.worker.loop import Worker, _telling
@@ -41,7 +41,7 @@ def test_the_plan_counts_what_is_really_made() -> None:
     from engine.worker.runner import ModelRunner
 
     model = load_model("wan-tiny-test", device="cpu", dtype="bfloat16", random_weights=True)
-    runner = ModelRunner(model, slots=2, context=3)
+    runner = ModelRunner(model, slots=2, frames=4)
     made = plan(WAN_TINY_TEST, 2)
     assert model.codec is not None and model.context is not None
     parts = (model.dit, model.codec.encoder, model.codec.decoder)
@@ -56,8 +56,8 @@ def test_the_plan_counts_the_cache_of_a_models_own_rollout(name: str) -> None:
     from engine.rollout.kv_cache import KVCache
 
     config = find_config(name)
-    context = default_spec(config).context
-    cache = KVCache(config, slots=2, context=context, device=torch.device("meta"), dtype=torch.bfloat16)
+    frames = own_rollout(config).cached_frames
+    cache = KVCache(config, slots=2, frames=frames, device=torch.device("meta"), dtype=torch.bfloat16)
     assert plan(config, 2).cache == cache.keys.nbytes + cache.values.nbytes
 
 

@@ -43,7 +43,8 @@ def test_the_training_rollout_is_the_engines(spec: RolloutSpec) -> None:
     assert batch.portrait is not None
     dit = random_model(TINY)
     made = self_rollout(dit, TINY, spec, batch, [5, 6], 7, 3, gradient=True)
-    runner = ModelRunner(LoadedModel(TINY, dit, None, None, CPU, torch.float32), slots=1, context=spec.context)
+    model, frames = LoadedModel(TINY, dit, None, None, CPU, torch.float32), make_rollout(spec, TINY).cached_frames
+    runner = ModelRunner(model, slots=1, frames=frames)
     for row, seed in enumerate((5, 6)):
         own = replace(spec, start=int(batch.reference[row])) if spec.running_ahead == "countdown" else spec
         rollout = make_rollout(own, TINY)

@@ -64,7 +64,7 @@ def test_the_training_sequence_sees_what_the_rollout_sees(model: CausalWanDiT, s
 
     rollout = make_rollout(spec, EMBEDDED)
     assert isinstance(rollout, KnotForcing | SelfForcing)
-    cache = KVCache(EMBEDDED, slots=1, context=spec.context, device=torch.device("cpu"), dtype=torch.float32)
+    cache = KVCache(EMBEDDED, slots=1, frames=rollout.cached_frames, device=torch.device("cpu"), dtype=torch.float32)
     features = batch.features[0, :, None, None].expand(-1, 2, 2)
     state = rollout.new_state(torch.zeros(16, 2, 2), features, 0)
     for chunk in range(6):

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from engine.media.sound_parts import MEDIA_TYPES as SOUND_TYPES
-from ground.config import RUNNING_AHEAD, STRATEGIES
+from engine.wire.messages import ModelInfo
+from ground.config import RUNNING_AHEAD
 from server.http.limits import say_bytes
 from server.http.services import ServicesDep
 from server.portraits.limits import JPEG_FACTOR, MEDIA_TYPES
@@ -46,7 +47,8 @@ class Limits(BaseModel):
 
     model: str = Field(description="The one model that this server runs.", examples=["embedded"])
     rollouts: list[str] = Field(
-        description="Names of rollout strategies; a model may support only some.", examples=[list(STRATEGIES)]
+        description="Rollouts that a session may ask for, the model's own first; empty until the engine is ready.",
+        examples=[["knot_forcing", "self_forcing"]],
     )
     running_ahead: list[str] = Field(description="Rules for the reference's position.", examples=[list(RUNNING_AHEAD)])
     portrait: PortraitLimits
@@ -57,14 +59,14 @@ class Limits(BaseModel):
 @router.get("", summary="Limits of this server")
 async def get_limits(services: ServicesDep) -> Limits:
     """What this server accepts. Needs no key and holds no secret. The same until the server is restarted."""
-    model = services.pool.info.name if services.ready else services.settings.model
-    return limits_of(services.settings, model)
+    return limits_of(services.settings, services.pool.info if services.ready else None)
 
 
-def limits_of(settings: Settings, model: str) -> Limits:
+def limits_of(settings: Settings, info: ModelInfo | None) -> Limits:
+    """info: of the engine, None before it is ready."""
     return Limits(
-        model=model,
-        rollouts=list(STRATEGIES),
+        model=info.name if info else settings.model,
+        rollouts=info.rollouts if info else [],
         running_ahead=list(RUNNING_AHEAD),
         portrait=PortraitLimits(
             max_bytes=settings.max_portrait_bytes,

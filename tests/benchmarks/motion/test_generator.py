@@ -2,7 +2,7 @@
 
 import ctypes.util
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 
 from benchmarks.motion import ablation, generator
 from benchmarks.motion import motion_figures as figures
-from benchmarks.motion.contexts import REFERENCE, attended, chunk_passes
+from benchmarks.motion.contexts import REFERENCE, attended
 from benchmarks.motion.report import to_json
 from benchmarks.motion.rolls import shown, unfiltered
 from benchmarks.motion.variants import COMPONENTS, KNOTS, OWN, REFERENCES, FixedReference, KnotSwitches, Variant
 from engine.rollout.base import REFERENCE_SLOT, Rollout
 from engine.rollout.knot_forcing import KnotForcing
+from engine.rollout.rehearsal import rehearse
 from ground.motion import INDEX, SCALES
 from models.codecs.deblocking import deblock
 from models.codecs.motion import MotionCodec, MotionPayload, pack_controls, unpack_controls
@@ -26,6 +27,7 @@ from models.config import EMBEDDED
 from models.dit.transformer import CausalWanDiT, randomise_
 
 CHANNELS = EMBEDDED.dit.latent_channels
+passes_of = partial(rehearse, shape=EMBEDDED.latent_shape)
 espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
 
 
@@ -133,7 +135,7 @@ def test_spread_drift_and_stillness() -> None:
 
 def given(rollout: Rollout) -> list[bool]:
     """Whether each pass but the reference's is given a knot, over three chunks."""
-    passes = [work for chunk in chunk_passes(rollout, 3) for work in chunk if work.reads]
+    passes = [work for chunk in passes_of(rollout, 3) for work in chunk if work.reads]
     return [bool(work.condition[:, CHANNELS].any()) for work in passes]
 
 
@@ -169,7 +171,7 @@ def test_a_knot_is_averaged_only_where_it_is_fused(name: str, first: float) -> N
 
 def test_both_switches_on_is_knot_forcing_itself() -> None:
     own, switched = (v.rollout(EMBEDDED) for v in (OWN, Variant("switched", make=KnotSwitches)))
-    for mine, theirs in zip(chunk_passes(own, 3), chunk_passes(switched, 3), strict=True):
+    for mine, theirs in zip(passes_of(own, 3), passes_of(switched, 3), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert torch.equal(a.latents, b.latents) and torch.equal(a.condition, b.condition)
             assert (a.reads, a.commits, a.positions) == (b.reads, b.commits, b.positions)
@@ -177,7 +179,7 @@ def test_both_switches_on_is_knot_forcing_itself() -> None:
 
 def reference_indices(rollout: Rollout) -> list[int]:
     """Where in time the reference stands, for each chunk of nine; empty when it is not attended."""
-    firsts = [next(work for work in chunk if any(work.sigmas)) for chunk in chunk_passes(rollout, 9)]
+    firsts = [next(work for work in chunk if any(work.sigmas)) for chunk in passes_of(rollout, 9)]
     return [work.origin + at for work in firsts for slot, at in work.reads if slot == REFERENCE_SLOT]
 
 
@@ -188,7 +190,7 @@ def test_the_reference_stands_where_its_name_says() -> None:
     assert found["fixed index"] == [22] * 9
     assert found["none"] == []
     none = next(v for v in REFERENCES if v.name == "none").rollout(EMBEDDED)
-    assert all(REFERENCE not in attended(work)[1] for chunk in chunk_passes(none, 3) for work in chunk if work.reads)
+    assert all(REFERENCE not in attended(work)[1] for chunk in passes_of(none, 3) for work in chunk if work.reads)
 
 
 def test_components_add_up_to_the_papers_method() -> None:
@@ -197,7 +199,7 @@ def test_components_add_up_to_the_papers_method() -> None:
     assert isinstance(window, FixedReference) and window.spec.knot == 0 and window.spec.start == 21
     assert isinstance(knot, FixedReference) and knot.spec.knot == 1 and any(given(knot))
     assert not isinstance(ahead, FixedReference) and ahead.spec.running_ahead == "countdown"
-    assert rollouts["k = 2"].drive_latents == 5 and rollouts["L = 9"].spec.context == 6
+    assert rollouts["k = 2"].drive_latents == 5 and rollouts["L = 9"].context == 6
     assert rollouts["1 step"].spec.steps == (1000,)
 
 

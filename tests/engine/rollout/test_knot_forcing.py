@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from engine.rollout.base import Pass, Rollout, RolloutState
-from ground.config import RolloutSpec
 from ground.errors import RequestError
 from tests.toy import TOY, new_state, toy_drive, toy_rollout
 
@@ -134,7 +133,7 @@ def test_self_forcing_attends_to_its_start_image_and_window() -> None:
 )  # fmt: skip
 def test_specs_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(RequestError):
-        RolloutSpec(**changes)  # type: ignore[arg-type]
+        toy_rollout(**changes)
 
 
 def test_every_step_noises_the_unfused_estimate() -> None:

@@ -125,7 +125,7 @@ def test_cuda_graphs_equal_eager() -> None:
     answers = []
     for graphs in (False, True):
         model = load_model("embedded", device="cuda", dtype="float32")
-        runner = ModelRunner(model, slots=1, context=3, execution=Execution(graphs=graphs))
+        runner = ModelRunner(model, slots=1, frames=4, execution=Execution(graphs=graphs))
         config = model.config
         generator = torch.Generator().manual_seed(0)
         reference = torch.randn(config.latent_shape, generator=generator).cuda()

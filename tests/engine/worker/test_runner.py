@@ -29,7 +29,7 @@ def runner(execution: Execution, config=TOY) -> ModelRunner:
             text = torch.randn(1, 7, config.dit.text_dim, generator=torch.Generator().manual_seed(1))
             context = dit.encode_text(text)
     model = LoadedModel(config, dit, None, context, torch.device("cpu"), torch.float32)
-    return ModelRunner(model, slots=1, context=3, execution=execution)
+    return ModelRunner(model, slots=1, frames=4, execution=execution)
 
 
 def rolled(engine: ModelRunner, chunks: int = 9) -> Tensor:
@@ -112,7 +112,7 @@ def test_the_textbook_is_the_same_network_without_a_reference() -> None:
     """Chunks by text alone, until the window has moved on."""
     model = load_model("t2v-tiny-test", device="cpu", dtype="float32", random_weights=True)
     rollout = make_rollout(replace(default_spec(model.config), window=9), model.config)
-    engine, book = ModelRunner(model, slots=1, context=6, execution=PLAIN), TextbookRunner(model, 6)
+    engine, book = ModelRunner(model, slots=1, frames=7, execution=PLAIN), TextbookRunner(model, 6)
     reference, features = torch.zeros(model.config.latent_shape), torch.zeros(0, *model.config.latent_size)
     states = [rollout.new_state(reference, features, 0) for _ in range(2)]
     drive = torch.zeros(3, *model.config.dit.drive_shape)
@@ -136,7 +136,7 @@ def test_the_decoder_is_compiled_where_the_blocks_are(compiled: bool, monkeypatc
     monkeypatch.setattr(torch, "compile", lambda layer, **options: layer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     model = load_model("wan-tiny-test", device="cpu", random_weights=True)
-    runner = ModelRunner(model, slots=1, context=3, execution=Execution(compiled=compiled))
+    runner = ModelRunner(model, slots=1, frames=4, execution=Execution(compiled=compiled))
     layers = [layer for layer in runner.codec.decoder.modules() if hasattr(layer, "compiled")]
     assert len(layers) == 17 and all((layer.compiled is not None) == compiled for layer in layers)
     assert torch.backends.cudnn.benchmark == compiled

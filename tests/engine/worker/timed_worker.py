@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from engine.rollout.strategies import default_spec
+from engine.rollout.strategies import own_rollout
 from engine.wire.channel import WorkerChannel
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import (
@@ -65,7 +65,7 @@ class Device:
 
     config = MODEL
     device = torch.device("cpu")
-    context = default_spec(MODEL).context
+    frames = own_rollout(MODEL).cached_frames
 
     @property
     def codec(self) -> "Device":
@@ -111,7 +111,7 @@ class Timeline:
         info = ModelInfo(
             name="embedded", width=SIZE, height=SIZE, fps=FPS, chunk_frames=CHUNK, first_chunk_frames=9,
             drive_ahead_frames=4, lookahead_ms=55.0, slots=slots, device="cpu", dtype="none", torch="none", cpu="none",
-            warmup_chunk_ms=1000 * device.chunk_seconds, memory_mb=1.0,
+            warmup_chunk_ms=1000 * device.chunk_seconds, memory_mb=1.0, rollouts=["knot_forcing"],
         )  # fmt: skip
         self.worker = Worker(cast(WorkerChannel, self), cast(ModelRunner, device), info, self.clock)
         self.began = self.clock.now

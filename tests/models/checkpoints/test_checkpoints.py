@@ -125,8 +125,8 @@ def test_a_self_forcing_checkpoint_rolls_out(tmp_path: Path) -> None:
     config = runner.config
     spec = default_spec(config)
     assert (config.fps, spec.strategy, spec.reference) == (16, "self_forcing", False)
-    assert spec.context == runner.context == runner.cache.keys.shape[2] == 18, "no room for a reference"
     rollout = make_rollout(spec, config)
+    assert rollout.cached_frames == runner.cache.frames == runner.cache.keys.shape[2] == 18, "no room for a reference"
     state = rollout.new_state(torch.zeros(config.latent_shape), torch.zeros(0, *config.latent_size), seed=1)
     chunks, passes, held = [], [], None
     for _ in range(8):

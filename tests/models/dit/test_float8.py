@@ -116,7 +116,7 @@ def started(config: ModelConfig, eight: bool, execution: Execution = USUAL) -> M
     if eight:
         in_float8(dit.blocks)
     return ModelRunner(
-        LoadedModel(config, dit, None, context, CPU, BF16, float8=eight), slots=1, context=3, execution=execution
+        LoadedModel(config, dit, None, context, CPU, BF16, float8=eight), slots=1, frames=4, execution=execution
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from ground.errors import EngineError
@@ -191,6 +192,18 @@ async def test_a_seed_is_a_whole_number_that_every_client_holds(seed: object, st
             path = f"/v1/sessions/{made.json()['id']}"
             shown = await client.get(path, headers=bearer(made.json()["token"]))
             assert shown.json()["seed"] == seed
+
+
+async def test_the_rollouts_are_those_that_the_worker_names() -> None:
+    async with serving() as app, http(app) as client:
+        pool = app.state.services.pool
+        pool.info = msgspec.structs.replace(pool.info, rollouts=["knot_forcing", "new_forcing"])
+        assert (await client.get("/v1/limits")).json()["rollouts"] == ["knot_forcing", "new_forcing"]
+        body = {"portrait_id": (await client.put("/v1/portraits", **PORTRAIT)).json()["id"], "rollout": "new_forcing"}
+        assert (await client.post("/v1/sessions", json=body)).status_code == 201
+        refused = await client.post("/v1/sessions", json=body | {"rollout": "self_forcing"})
+        assert refused.status_code == 422 and code(refused) == "unknown_rollout"
+        assert "choose one of knot_forcing, new_forcing" in refused.json()["error"]["message"]
 
 
 async def test_sessions_are_bounded_and_expire() -> None:
