@@ -29,8 +29,9 @@ from engine.media.sound import read_sound
 from engine.pool.client import WORKER_COMMAND
 from engine.pool.local import LocalPool
 from engine.pool.stream import EngineStream, StreamSpec
-from engine.portrait.framing import FramedPortrait
 from engine.portrait.landmark_file import file_beside, landmarks_beside
+from engine.portrait.portrait import Portrait
+from engine.portrait.portrait_warnings import WORDING
 from engine.wire.messages import ModelInfo, RolloutRequest
 from ground.config import EngineConfig
 from ground.errors import MediaError, RequestError
@@ -80,9 +81,10 @@ def animate(job: AnimateJob) -> None:
     portrait = read_portrait(read_file(job.portrait, MAX_PORTRAIT_BYTES), landmarks_beside(job.portrait))
     lines = read_file(job.pose, MAX_POSE_BYTES).decode(errors="replace").splitlines() if job.pose else []
     poses = list(read_poses(lines, fps=1))  # by the second, as the model's fps is not known yet
-    quiet = f" (its mouth moves less; landmarks in {file_beside(job.portrait).name} win over the estimate)"
+    better = f" Landmarks in {file_beside(job.portrait).name} win over the estimate."
     for warning in portrait.warnings:
-        console.print(f"portrait: {warning}{quiet if warning == 'low_confidence' else ''}", markup=False)
+        hint = better if warning == "low_confidence" else ""
+        console.print(f"portrait: {warning}: {WORDING[warning]}{hint}", markup=False)
     seconds = voice.seconds if job.seconds is None else job.seconds
     sound = voice.pcm[: round(seconds * PLAYOUT_RATE)]
     report = asyncio.run(render(job, portrait, sound, poses, seconds, console))
@@ -116,7 +118,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 async def render(
     job: AnimateJob,
-    portrait: FramedPortrait,
+    portrait: Portrait,
     voice: NDArray[np.int16],
     poses: Poses,
     seconds: float,
@@ -130,8 +132,7 @@ async def render(
         info = pool.info
         frames = math.ceil(round(info.fps * seconds, 6))
         spec = StreamSpec(
-            stream="animate", portrait=portrait.rgb, landmarks=dict(portrait.landmarks),
-            confidence=portrait.confidence, seed=job.seed, rollout=job.rollout, live=False,
+            stream="animate", portrait=portrait, seed=job.seed, rollout=job.rollout, live=False,
         )  # fmt: skip
         lease = await pool.acquire(spec)
         try:

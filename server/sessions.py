@@ -12,7 +12,7 @@ from ground.config import RUNNING_AHEAD
 from ground.errors import CapacityError, RequestError
 from server.access.keys import digest, new_token
 from server.call.call import Call, CallParts
-from server.portraits.store import Portrait, PortraitStore
+from server.portraits.store import PortraitStore, StoredPortrait
 from server.rtc.ice import IcePolicy
 from server.rtc.peer import Peer
 
@@ -52,7 +52,7 @@ class Sessions:
         self._by_token: dict[bytes, Session] = {}  # by the token's digest, whose prefix nobody can choose
 
     def create(
-        self, owner: str, portrait: Portrait, model: str | None, rollout: RolloutRequest, seed: int | None
+        self, owner: str, portrait: StoredPortrait, model: str | None, rollout: RolloutRequest, seed: int | None
     ) -> tuple[Session, str]:
         """A session and its token, which is shown only now."""
         self._check(model, rollout)
@@ -62,8 +62,6 @@ class Sessions:
         spec = StreamSpec(
             stream=session_id,
             portrait=self._portraits.framed(portrait),
-            landmarks=portrait.landmarks,
-            confidence=portrait.confidence,
             seed=seed,
             rollout=rollout,
         )

@@ -98,7 +98,7 @@ class FakeLease:
     async def reopen(self, first_frame: int) -> FakeStream:
         await asyncio.sleep(self._pool.restart_s)
         self._spec = StreamSpec(
-            self._spec.stream, self._spec.portrait, self._spec.landmarks, self._spec.confidence, self._spec.seed,
+            self._spec.stream, self._spec.portrait, self._spec.seed,
             self._spec.rollout, first_frame, self._spec.epoch + 1,
         )  # fmt: skip
         self.stream = FakeStream(self._spec, self._pool.chunk_s)

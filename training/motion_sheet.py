@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.portrait.framing import frame_portrait
 from ground.motion import CHANNELS, NAMES
-from models.codecs.base import Portrait, Reference
+from models.codecs.base import Reference
 from models.codecs.motion import MotionCodec, unpack_controls
 
 PORTRAIT = Path(__file__).resolve().parents[1] / "client_web" / "samples" / "portrait_1.jpg"
@@ -52,4 +52,4 @@ def portrait() -> Reference:
     picture = cv2.imread(str(PORTRAIT))
     assert picture is not None, PORTRAIT
     framed = frame_portrait(np.ascontiguousarray(picture[..., ::-1]))
-    return MotionCodec().encode_reference(Portrait(framed.rgb, framed.landmarks, framed.confidence))
+    return MotionCodec().encode_reference(framed)

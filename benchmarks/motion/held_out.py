@@ -14,8 +14,8 @@ from benchmarks.motion.motion_figures import FloatArray
 from engine.portrait.framing import frame_portrait
 from engine.portrait.landmarks import carried
 from engine.portrait.patches import Image
+from engine.portrait.portrait import Portrait
 from ground.errors import MediaError, RequestError
-from models.codecs.base import Portrait
 from models.codecs.motion import FEATURE_STATISTICS
 from models.codecs.rig_mouth import TEETH_FROM
 from training.data.faces.folder import held_out_landmarks, pictures
@@ -127,7 +127,7 @@ def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> F
     true = framed.landmarks
     if landmarks is not None:
         true = carried(landmarks, framed.crop.astype(np.float64), (side, side), (crop, crop))
-    return Face(name, Portrait(framed.rgb, framed.landmarks, framed.confidence), Portrait(framed.rgb, true))
+    return Face(name, framed, Portrait(framed.rgb, true))
 
 
 def held_out_portraits(landmarks: Path | None, count: int) -> list[Face]:

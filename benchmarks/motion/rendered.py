@@ -5,8 +5,8 @@ import torch
 
 from benchmarks.motion.motion_figures import FloatArray
 from benchmarks.motion.picture_figures import Pictures
+from engine.portrait.portrait import Portrait
 from ground.motion import SCALES
-from models.codecs.base import Portrait
 from models.codecs.motion import MotionCodec
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.portrait.portrait import Portrait
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.strategies import early_jump, own_rollout
 from engine.worker.i420 import to_i420
 from engine.worker.runner import ModelRunner, SlottedPass
-from models.codecs.base import Codec, Portrait, Reference
+from models.codecs.base import Codec, Reference
 from models.codecs.motion import FEATURE_STATISTICS
 from models.codecs.wan import DECODERS
 from models.config import ModelConfig

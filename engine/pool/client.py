@@ -119,10 +119,11 @@ class WorkerClient:
         ring = FrameRing.create(RING_CHUNKS * info.chunk_frames, info.width, info.height)
         stream = EngineStream(spec, info.fps, ring, self.send, self._forget, self._limits.close)
         self._streams[spec.stream] = stream
-        height, width, _ = spec.portrait.shape
+        portrait = spec.portrait
+        height, width, _ = portrait.rgb.shape
         message = OpenStream(
-            stream=spec.stream, epoch=spec.epoch, portrait=spec.portrait.tobytes(), width=width, height=height,
-            landmarks=spec.landmarks, confidence=spec.confidence, seed=spec.seed, rollout=spec.rollout,
+            stream=spec.stream, epoch=spec.epoch, portrait=portrait.rgb.tobytes(), width=width, height=height,
+            landmarks=portrait.landmarks, confidence=portrait.confidence, seed=spec.seed, rollout=spec.rollout,
             first_frame=spec.first_frame, live=spec.live,
         )  # fmt: skip
         try:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.portrait.portrait import Portrait
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import (
     ChunkReady,
@@ -42,15 +43,13 @@ _PUSH_SAMPLES = DRIVE_RATE  # one message carries at most a second
 class StreamSpec:
     """What a worker must know to animate one portrait for one call.
 
-    portrait: framed RGB uint8 [H, W, 3] with its landmarks (``engine.portrait.framing``). first_frame: media time at
+    first_frame: media time at
     which the stream begins. epoch: which engine of this call, 0 first; returned with every chunk. live: False for a
     file, which is made in what time the calls leave and never refused for want of it.
     """
 
     stream: str
-    portrait: NDArray[np.uint8]
-    landmarks: dict[str, float]
-    confidence: float = 1.0
+    portrait: Portrait
     seed: int = 0
     rollout: RolloutRequest = field(default_factory=RolloutRequest)
     first_frame: int = 0

@@ -24,6 +24,7 @@ from engine.portrait.landmarks import (
     default_estimator,
 )
 from engine.portrait.patches import Floats, Image
+from engine.portrait.portrait import Portrait
 from ground.errors import RequestError
 
 DETECT_SIDE = 480  # longer side of the picture in which faces are detected, pixels
@@ -45,19 +46,14 @@ Guesses = Callable[[Image], Iterator[npt.NDArray[np.float64]]]  # guessed eye ce
 FACE_PIXELS = (slice(int(0.3 * CROP), int(0.8 * CROP)), slice(int(0.3 * CROP), int(0.7 * CROP)))
 
 
-@dataclass(frozen=True, slots=True)
-class FramedPortrait:
-    """A portrait ready for a codec.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramedPortrait(Portrait):
+    """A portrait, and how it was made of a picture.
 
-    rgb: uint8 [size, size, 3], eyes level, 0.211 of the width apart, at 0.454 of the height. landmarks: -1..1 units.
-    confidence: 0..1, about the probability that the error of the mouth's corners is below 1.5 % of the width.
-    warnings: stable codes: low_resolution, blurred, dark, profile, occluded, low_confidence.
+    warnings: stable codes, the keys of ``portrait_warnings.WORDING``.
     crop: float32 [2, 3], affine map from upload pixels to portrait pixels.
     """
 
-    rgb: Image
-    landmarks: dict[str, float]
-    confidence: float
     warnings: tuple[str, ...]
     crop: Floats
 
@@ -91,7 +87,7 @@ def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
     confidence = face.probability * float(np.exp(-0.5 * (measured.doubt / 0.035) ** 2)) * min(1.0, 0.3 + mouth)
     crop, affine = canonical_crop(rgb, face.eyes, size)
     warnings = tuple(_warnings(measured_crop, face, landmarks, min(mouth, eyes), confidence))
-    return FramedPortrait(crop, landmarks, round(confidence, 3), warnings, affine)
+    return FramedPortrait(crop, landmarks, round(confidence, 3), warnings=warnings, crop=affine)
 
 
 def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
@@ -114,7 +110,7 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
     small, _ = canonical_crop(rgb, eyes)
     placed = tones(small, placed) | placed
     warnings = tuple(_warnings(small, Candidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
-    return FramedPortrait(crop, placed, 1.0, warnings, affine)
+    return FramedPortrait(crop, placed, warnings=warnings, crop=affine)
 
 
 def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.portrait.portrait import Portrait
 from engine.rollout.base import Pass, Rollout, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.kv_cache import KVCache
@@ -21,7 +22,7 @@ from engine.worker.graphs import Graphs
 from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
 from ground.errors import EngineError
-from models.codecs.base import Codec, Portrait, Reference
+from models.codecs.base import Codec, Reference
 from models.codecs.wan import DECODERS, WanCodec
 from models.dit.attention import FrameRuns, choose_fastest
 from models.dit.audio_projection import group

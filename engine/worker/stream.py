@@ -14,6 +14,7 @@ import torch
 
 from engine.drive.buffer import DriveBuffer, DriveChunk
 from engine.drive.speech import SpeechChunk, SpeechDrive
+from engine.portrait.portrait import Portrait
 from engine.rollout.base import Pass, RolloutState
 from engine.rollout.job import ChunkJob
 from engine.rollout.strategies import own_rollout
@@ -24,7 +25,7 @@ from engine.worker.runner import ModelRunner, SlottedPass
 from engine.worker.slices import Sliced
 from ground.clock import Clock, monotonic
 from ground.errors import EngineError, RequestError
-from models.codecs.base import Portrait, Reference
+from models.codecs.base import Reference
 from models.codecs.clip import ClipState
 from models.encoders.speech import SpeechState
 

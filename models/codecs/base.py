@@ -4,28 +4,14 @@ Streaming state is a value: the decoder takes a state and returns the next one. 
 and decoding in chunks equals decoding at once. Independent of wire formats, clocks and rollouts.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from engine.portrait.portrait import Portrait
+
 State = TypeVar("State")
-
-
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """A photograph of one face in the canonical framing, and its landmarks.
-
-    rgb: uint8 [S, S, 3]; eyes level, 0.211 of the width apart, at 0.454 of the height.
-    landmarks: positions and sizes in -1..1 picture units (x right, y down). confidence: 0..1, of the landmarks.
-    """
-
-    rgb: npt.NDArray[np.uint8]
-    landmarks: Mapping[str, float]
-    confidence: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.portrait.portrait import Portrait
 from ground.fitting import fit_picture
-from models.codecs.base import Portrait, Reference
+from models.codecs.base import Reference
 from models.codecs.carry import StreamState
 from models.codecs.colours import Colours, match_colours
 from models.codecs.wan_vae import WanDecoder, WanEncoder

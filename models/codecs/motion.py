@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from engine.portrait.portrait import Portrait
 from ground.motion import CHANNELS, FRAMES_PER_LATENT, INDEX, JAW_SPAN, REFERENCE_FEATURES, SCALES
-from models.codecs.base import Portrait, Reference
+from models.codecs.base import Reference
 from models.codecs.deblocking import deblock
 from models.codecs.rig import Rig, own_state, prepare_rig
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.portrait.portrait import Portrait
 from ground.fitting import fit_picture
-from models.codecs.base import Portrait, Reference
+from models.codecs.base import Reference
 from models.codecs.carry import StreamState
 from models.codecs.tiny_decoder import TinyDecoder
 from models.codecs.wan_vae import WanDecoder, WanEncoder

@@ -178,7 +178,7 @@ def playout_delay(info: ModelInfo, delay_ms: int) -> int:
 
 def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
     """The portrait itself as I420 uint8 [H*3/2, W]: seen from the first moment, until the engine's frames come."""
-    rgb = spec.portrait
+    rgb = spec.portrait.rgb
     if rgb.shape[:2] != (info.height, info.width):
         rgb = fit_picture(rgb, info.width, info.height)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2YUV_I420), np.uint8)

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from engine.portrait.portrait import Portrait
 from ground.errors import AvatarError, RequestError
 from ground.files import writing
 from server.portraits.jobs import FrameReply
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Portrait:
+class StoredPortrait:
     """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key: who
     has it may see the preview."""
 
@@ -62,10 +62,10 @@ class PortraitStore:
             self._folder = Path(tempfile.mkdtemp(prefix="knotcast-portraits-")) if folder is None else folder
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             tempfile.TemporaryFile(dir=self._folder).close()  # told now rather than by the first upload
-        self._portraits: dict[str, Portrait] = {}
+        self._portraits: dict[str, StoredPortrait] = {}
         self._load()
 
-    async def put(self, data: bytes, owner: str) -> Portrait:
+    async def put(self, data: bytes, owner: str) -> StoredPortrait:
         """Check, frame and keep a picture. Raises RequestError with the reason it cannot be used."""
         if not data:
             raise RequestError("empty_file", "no picture was sent", param="file")
@@ -78,10 +78,10 @@ class PortraitStore:
         reply = await self._framer.frame(data, self._max_pixels)
         return self._keep(reply, content, owner)
 
-    def list(self, owner: str) -> list[Portrait]:
+    def list(self, owner: str) -> list[StoredPortrait]:
         return [portrait for portrait in self._portraits.values() if portrait.owner == owner]
 
-    def get(self, portrait_id: str, owner: str) -> Portrait:
+    def get(self, portrait_id: str, owner: str) -> StoredPortrait:
         """Another owner's portrait is as unknown as one that never was."""
         portrait = self._portraits.get(portrait_id)
         if portrait is None or portrait.owner != owner:
@@ -107,10 +107,11 @@ class PortraitStore:
             raise RequestError("portrait_not_found", "there is no such portrait", status=404)
         return self._read(portrait, "preview.jpg")
 
-    def framed(self, portrait: Portrait) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3]."""
+    def framed(self, portrait: StoredPortrait) -> Portrait:
+        """The framed picture with its landmarks, as a worker takes it."""
         shape = (portrait.framed_height, portrait.framed_width, 3)
-        return np.frombuffer(self._read(portrait, "framed.rgb"), np.uint8).reshape(shape)
+        rgb = np.frombuffer(self._read(portrait, "framed.rgb"), np.uint8).reshape(shape)
+        return Portrait(rgb, portrait.landmarks, portrait.confidence)
 
     async def warm(self) -> None:
         """Have the framer ready, so that the first upload does not wait for it."""
@@ -121,8 +122,8 @@ class PortraitStore:
         if self._temporary:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _keep(self, reply: FrameReply, content: str, owner: str) -> Portrait:
-        portrait = Portrait(
+    def _keep(self, reply: FrameReply, content: str, owner: str) -> StoredPortrait:
+        portrait = StoredPortrait(
             id=secrets.token_hex(16),
             owner=owner,
             content=content,
@@ -152,7 +153,7 @@ class PortraitStore:
         self._portraits[portrait.id] = portrait
         return portrait
 
-    def _read(self, portrait: Portrait, name: str) -> bytes:
+    def _read(self, portrait: StoredPortrait, name: str) -> bytes:
         try:
             fd = os.open(self._folder / portrait.id / name, os.O_RDONLY | os.O_NOFOLLOW)
             with open(fd, "rb") as file:
@@ -164,7 +165,7 @@ class PortraitStore:
         """Take over what an earlier run left in a folder that is kept."""
         for path in sorted(self._folder.glob("*/portrait.json")):
             try:
-                portrait = Portrait(**json.loads(path.read_text()))
+                portrait = StoredPortrait(**json.loads(path.read_text()))
             except (OSError, ValueError, TypeError):
                 logger.warning("a stored portrait cannot be read and is left out")
                 continue

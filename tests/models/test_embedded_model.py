@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from engine.drive.buffer import DriveBuffer
 from engine.media.decimate import decimate
 from engine.media.sound import read_sound
+from engine.portrait.portrait import Portrait
 from engine.rollout.base import Pass
 from engine.rollout.strategies import own_rollout
 from engine.worker.runner import ModelRunner
 from ground.motion import CHANNELS, INDEX, SCALES
-from models.codecs.base import Portrait
 from models.codecs.motion import unpack_controls
 from models.config import EMBEDDED
 from models.registry import LoadedModel, load_model

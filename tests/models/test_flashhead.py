@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.drive.speech import SpeechDrive
+from engine.portrait.portrait import Portrait
 from engine.rollout.base import Pass
 from engine.rollout.flow import shifted
 from engine.rollout.overlap_chunks import OverlapChunks
@@ -27,7 +28,6 @@ from ground.config import EngineConfig, RolloutSpec
 from ground.errors import EngineError, RequestError
 from models.checkpoints.fit import shapes_of
 from models.checkpoints.names import FLASHHEAD_UNUSED
-from models.codecs.base import Portrait
 from models.codecs.clip import ClipCodec, WanClips
 from models.codecs.colours import Colours, match_colours, to_lab, to_rgb
 from models.config import (

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from engine.pool.local import LocalPool
 from engine.pool.stream import StreamSpec
+from engine.portrait.portrait import Portrait
 from ground.config import EngineConfig
 from server.settings import Settings
 from tests.caller import Caller, beeps, http, serving
@@ -35,7 +36,7 @@ async def app() -> AsyncIterator[FastAPI]:
 
 async def made_pictures(pool: LocalPool, spans: Sequence[tuple[int, int]] = SPANS) -> list[np.ndarray]:
     """I420 pictures that the worker makes of a drawn face and silence, in chunks of (first frame, frames)."""
-    lease = await pool.acquire(StreamSpec("asked", drawn_face(256), LANDMARKS, seed=SEED, live=False))
+    lease = await pool.acquire(StreamSpec("asked", Portrait(drawn_face(256), LANDMARKS), seed=SEED, live=False))
     lease.stream.push_voice(np.zeros(16_000 * 4, np.int16), 0)
     async with asyncio.timeout(60):
         made = [await lease.stream.next_chunk() for _ in spans]

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from engine.portrait.portrait_warnings import WORDING
 from ground.errors import AvatarError, RequestError
 from server.http.answers import Face, PortraitAnswer, PortraitList, Warned
 from server.http.refusals import FORM, KEY, refused
 from server.http.services import OwnerDep, Services, ServicesDep
 from server.portraits.limits import MEDIA_TYPES, check_bytes
-from server.portraits.store import Portrait
+from server.portraits.store import StoredPortrait
 
 router = APIRouter(prefix="/v1/portraits", tags=["portraits"])
 
@@ -46,16 +47,6 @@ _PICTURE_REFUSALS = {
     507: ("storage_full",),
 }
 _UNKNOWN = {**KEY, 404: ("portrait_not_found",)}
-
-# What a person can do about each of engine.framing's warnings.
-_WARNINGS = {
-    "low_resolution": "The face is small in the picture: a closer one will look sharper.",
-    "blurred": "The picture is blurred: a sharper one will look better.",
-    "dark": "The face is dark: more light from the front will help.",
-    "profile": "The face is turned aside: one that looks into the camera moves better.",
-    "occluded": "Part of the face seems covered: the mouth or the eyes may move oddly.",
-    "low_confidence": "The mouth or the eyes are hard to make out: they may move oddly.",
-}
 
 
 @router.post(
@@ -155,12 +146,12 @@ async def _put(data: bytes, owner: str, services: Services) -> PortraitAnswer:
     return _shown(portrait, services)
 
 
-def _shown(portrait: Portrait, services: Services) -> PortraitAnswer:
+def _shown(portrait: StoredPortrait, services: Services) -> PortraitAnswer:
     return PortraitAnswer(
         id=portrait.id,
         width=portrait.width,
         height=portrait.height,
         face=Face(confidence=round(portrait.confidence, 3), crop=portrait.crop),
-        warnings=[Warned(code=code, message=_WARNINGS.get(code, code)) for code in portrait.warnings],
+        warnings=[Warned(code=code, message=WORDING[code]) for code in portrait.warnings],
         preview_url=services.settings.root_path + portrait.preview_url,
     )

@@ -15,6 +15,7 @@ import pytest
 
 from engine.pool.client import Limits, WorkerClient
 from engine.pool.stream import EngineStream, StreamSpec
+from engine.portrait.portrait import Portrait
 from engine.wire.frame_ring import FrameRing
 from engine.wire.messages import ChunkReady, PushPose, ToWorker
 from ground.config import EngineConfig
@@ -26,7 +27,7 @@ QUICK = Limits(start=10.0, open=3.0, close=1.0, stop=1.0, ping_every=0.1, missed
 
 def spec(name: str = "call", seed: int = 0, first_frame: int = 0, epoch: int = 0) -> StreamSpec:
     portrait = np.zeros((64, 64, 3), np.uint8)
-    return StreamSpec(name, portrait, {"cx": 0.0}, seed=seed, first_frame=first_frame, epoch=epoch)
+    return StreamSpec(name, Portrait(portrait, {"cx": 0.0}), seed=seed, first_frame=first_frame, epoch=epoch)
 
 
 def voice(frames: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:

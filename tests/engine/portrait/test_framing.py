@@ -1,5 +1,7 @@
 """Framing: the samples are found wherever they stand, what is no single face is refused with the right code."""
 
+import inspect
+import re
 from pathlib import Path
 
 import cv2
@@ -7,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engine.portrait import framing
 from engine.portrait.framing import FramedPortrait, frame_portrait
 from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, WEIGHTS, canonical_crop, finish, mirrored, to_picture
+from engine.portrait.portrait_warnings import WORDING
 from ground.errors import RequestError
 
 SAMPLES = sorted((Path(__file__).resolve().parents[3] / "client_web" / "samples").glob("portrait_*.jpg"))
@@ -117,6 +121,10 @@ def test_blur_and_dark_glasses_warn() -> None:
     for x in (200, 310):
         cv2.ellipse(covered, (x, 235), (46, 32), 0, 0, 360, (15, 15, 15), -1)
     assert "occluded" in frame_portrait(covered).warnings
+
+
+def test_every_warning_has_its_wording() -> None:
+    assert set(re.findall(r'yield "(\w+)"', inspect.getsource(framing._warnings))) == set(WORDING)
 
 
 def test_the_affine_takes_the_eyes_to_their_places() -> None:

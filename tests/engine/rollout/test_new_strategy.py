@@ -110,7 +110,7 @@ def test_a_worker_takes_calls_for_it() -> None:
     assert info.rollouts == ["knot_forcing", "self_forcing", "last_chunk"]
     face = spec("call").portrait
     opened = OpenStream(
-        stream="call", epoch=0, portrait=face.tobytes(), width=256, height=256, landmarks=LANDMARKS, confidence=1.0,
+        stream="call", epoch=0, portrait=face.rgb.tobytes(), width=256, height=256, landmarks=LANDMARKS, confidence=1.0,
         seed=1, rollout=RolloutRequest("last_chunk"), first_frame=0,
     )  # fmt: skip
     with FrameRing.create(24, 256, 256) as ring:

@@ -16,6 +16,7 @@ import pytest_asyncio
 from engine.pool.client import WorkerClient
 from engine.pool.local import LocalPool
 from engine.pool.stream import EngineStream, MediaChunk, StreamSpec
+from engine.portrait.portrait import Portrait
 from engine.wire.messages import RolloutRequest
 from ground.clock import monotonic
 from ground.config import EngineConfig
@@ -32,7 +33,7 @@ def spec(name: str, seed: int = 0, **changes: object) -> StreamSpec:
     gradient = np.linspace(40, 200, 256, dtype=np.uint8)
     portrait = np.stack(np.broadcast_arrays(gradient[:, None], gradient[None, :], np.uint8(120)), axis=-1)
     settings: dict[str, object] = {"live": False, **changes}
-    return StreamSpec(name, np.ascontiguousarray(portrait), LANDMARKS, seed=seed, **settings)  # type: ignore[arg-type]
+    return StreamSpec(name, Portrait(np.ascontiguousarray(portrait), LANDMARKS), seed=seed, **settings)  # type: ignore[arg-type]
 
 
 def voice(seconds: float, seed: int = 0) -> Pcm:
@@ -165,7 +166,7 @@ async def test_poses_and_the_other_rollout_are_taken(pool: LocalPool) -> None:
 async def test_a_stream_of_nonsense_ends_alone(pool: LocalPool) -> None:
     good = await pool.acquire(spec("good"))
     with pytest.raises(EngineError) as failed:
-        await pool.acquire(StreamSpec("bad", np.zeros((64, 64, 3), np.uint8), {}))
+        await pool.acquire(StreamSpec("bad", Portrait(np.zeros((64, 64, 3), np.uint8), {})))
     assert failed.value.code == "internal_error" and "Key" not in failed.value.message
     good.stream.push_voice(voice(0.6), 0)
     assert len(await chunks(good.stream, 1)) == 1

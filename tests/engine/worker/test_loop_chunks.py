@@ -52,7 +52,7 @@ class Gateway:
         ring = self.rings[name] = FrameRing.create(3 * MOST, SIZE, SIZE)
         self.pictures[name] = []
         opened = OpenStream(
-            stream=name, epoch=0, portrait=made.portrait.tobytes(), width=SIZE, height=SIZE, landmarks=LANDMARKS,
+            stream=name, epoch=0, portrait=made.portrait.rgb.tobytes(), width=SIZE, height=SIZE, landmarks=LANDMARKS,
             confidence=1.0, seed=seed, rollout=RolloutRequest(), first_frame=0, live=False,
         )  # fmt: skip
         self.inbox.append((opened, os.dup(ring.descriptor)))

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from engine.portrait.framing import frame_portrait
+from engine.portrait.portrait import Portrait
 from ground.motion import CHANNELS, INDEX, JAW_SPAN, REFERENCE_FEATURES, SCALES
-from models.codecs.base import Portrait
 from models.codecs.deblocking import SMOOTHED
 from models.codecs.motion import (
     FEATURE_STATISTICS,
@@ -137,7 +137,7 @@ def test_a_larger_picture_moves_alike(side: int) -> None:
     """The sample's face at 256 and larger, by the same latents: shrunk, the larger one is the smaller one."""
     picture = np.asarray(Image.open("client_web/samples/portrait_1.jpg").convert("RGB"))
     framed = frame_portrait(picture, size=512)
-    photo, latents = Portrait(framed.rgb, framed.landmarks), 0.7 * some_latents(3)
+    photo, latents = framed, 0.7 * some_latents(3)
     shown = {}
     for size in (256, side):
         codec = MotionCodec(size=size)

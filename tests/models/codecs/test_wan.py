@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from engine.drive.buffer import lookahead_ms
+from engine.portrait.portrait import Portrait
 from ground.errors import AvatarError
 from ground.fitting import fit_picture
-from models.codecs.base import Portrait
 from models.codecs.wan import WanCodec, build_decoder, build_encoder
 from models.config import EMBEDDED, WAN_TINY_TEST
 from models.registry import build_codec

@@ -9,6 +9,7 @@ import pytest
 
 from engine.media.pose import Pose
 from engine.pool.stream import StreamSpec
+from engine.portrait.portrait import Portrait
 from ground.errors import EngineError
 from ground.units import BLOCK
 from server.call import engine_link
@@ -51,7 +52,7 @@ async def streaming(
     pool: FakePool | None = None,
 ) -> AsyncIterator[tuple[AvatarStream, Door, FakePool, asyncio.Task[None]]]:
     pool, door = pool or FakePool(), Door()
-    spec = StreamSpec(stream="s", portrait=np.zeros((SIZE, SIZE, 3), np.uint8), landmarks={})
+    spec = StreamSpec(stream="s", portrait=Portrait(np.zeros((SIZE, SIZE, 3), np.uint8), {}))
     stream = AvatarStream(pool, spec, Metrics(), door)
     task = asyncio.create_task(stream.run())
     try:

@@ -15,6 +15,7 @@ import pytest
 from engine.drive.buffer import DriveBuffer
 from engine.media.pose import Pose
 from engine.pool.stream import MediaChunk, StreamSpec
+from engine.portrait.portrait import Portrait
 from engine.worker.scheduler import DeadlineScheduler, Pulse
 from ground.errors import EngineError
 from ground.units import BLOCK, BLOCK_S
@@ -35,7 +36,7 @@ class Call:
     """The media of a call, turned by hand."""
 
     def __init__(self, pool: Any, delay: int = DELAY) -> None:
-        spec = StreamSpec(stream="s", portrait=np.zeros((SIZE, SIZE, 3), np.uint8), landmarks={})
+        spec = StreamSpec(stream="s", portrait=Portrait(np.zeros((SIZE, SIZE, 3), np.uint8), {}))
         self.pool, self.told = pool, list[str]()
         self.playout = Playout(STILL, FPS, delay, delay + 50 * BLOCK)
         self.line = VoiceLine(self.playout.limit / 48_000 + 2.0)

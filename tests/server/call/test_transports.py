@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from engine.pool.stream import StreamSpec
+from engine.portrait.portrait import Portrait
 from ground.clock import monotonic
 from ground.errors import RequestError
 from ground.units import BLOCK
@@ -35,7 +36,7 @@ async def calling(
 ) -> AsyncIterator[tuple[Call, list[tuple[str, str | None]], FakePool]]:
     pool = pool or FakePool()
     states: list[tuple[str, str | None]] = []
-    spec = StreamSpec(stream="s", portrait=np.zeros((SIZE, SIZE, 3), np.uint8), landmarks={})
+    spec = StreamSpec(stream="s", portrait=Portrait(np.zeros((SIZE, SIZE, 3), np.uint8), {}))
     parts = CallParts(Settings(stamp_frames=True, **settings), pool, Metrics())
     call = kind(parts, spec, lambda state, reason: states.append((state, reason)))
     try:

@@ -218,7 +218,7 @@ async def test_the_store_is_bounded_and_finds_its_portraits_again(tmp_path: Path
     with pytest.raises(RequestError) as caught:
         await store.put(b"three", "me")
     assert caught.value.code == "too_many_portraits"
-    assert store.framed(first).shape == (256, 256, 3)
+    assert store.framed(first).rgb.shape == (256, 256, 3)
     again = PortraitStore(FakeFramer(), tmp_path, limit=2, max_pixels=10**6)
     assert again.get(first.id, "me") == first
     again.delete(first.id, "me")
