@@ -51,17 +51,18 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._by_token: dict[bytes, Session] = {}  # by the token's digest, whose prefix nobody can choose
 
-    def create(
+    async def create(
         self, owner: str, portrait: StoredPortrait, model: str | None, rollout: RolloutRequest, seed: int | None
     ) -> tuple[Session, str]:
         """A session and its token, which is shown only now."""
-        self._check(model, rollout)
+        framed = await self._portraits.framed(portrait)
+        self._check(model, rollout)  # after the wait, so that the number of sessions still holds
         ttl = self._parts.settings.session_ttl_s
         token, session_id = new_token(), secrets.token_hex(16)
         seed = secrets.randbits(31) if seed is None else seed
         spec = StreamSpec(
             stream=session_id,
-            portrait=self._portraits.framed(portrait),
+            portrait=framed,
             seed=seed,
             rollout=rollout,
         )

@@ -73,7 +73,6 @@ def _local_pool(settings: Settings) -> LocalPool:
 def _services(settings: Settings, pool: WorkerPool, framer: Framer) -> Services:
     metrics = Metrics()
     portraits = PortraitStore(framer, settings.data_dir, settings.max_portraits, settings.max_portrait_pixels)
-    portraits.delete_of(is_guest)  # of an earlier run, whose cookies ended with it
     sessions = Sessions(CallParts(settings, pool, metrics), IcePolicy.from_settings(settings), portraits)
     return Services(settings, pool, portraits, sessions, metrics, AccessKeys(settings))
 
@@ -86,6 +85,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     media = ThreadPoolExecutor(services.settings.encoding_threads, thread_name_prefix="media")
     loop.set_default_executor(media)
     app.state.files = ThreadPoolExecutor(1, thread_name_prefix="files")
+    await services.portraits.delete_of(is_guest)  # of an earlier run, whose cookies ended with it
     tasks = [
         asyncio.create_task(_start_engine(services), name="engine-start"),
         asyncio.create_task(services.sessions.sweep(), name="session-sweep"),
@@ -110,7 +110,7 @@ async def _forget_guests(services: Services) -> None:
     while True:
         await asyncio.sleep(GUEST_SWEEP_S)
         gone = set(services.keys.forget(monotonic()))
-        services.portraits.delete_of(gone.__contains__)
+        await services.portraits.delete_of(gone.__contains__)
 
 
 async def _start_engine(services: Services) -> None:

@@ -1,9 +1,10 @@
-"""The portraits people have uploaded: re-encoded, owned by who sent them, bounded, gone when deleted.
+"""Store of uploaded portraits: re-encoded, owned by their senders, bounded in number, deletable.
 
-Only our own re-encoded bytes are kept, under random ids in one folder; the same picture sent twice by one owner is one
-portrait.
+Only our own re-encoded bytes are kept, under random ids in one folder. The same picture sent twice by one owner is one
+portrait. Files and digests are read and written in a thread, so that the event loop that paces media never waits.
 """
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -13,8 +14,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +29,8 @@ from server.portraits.jobs import FrameReply
 from server.portraits.process import Framer
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +69,24 @@ class PortraitStore:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             tempfile.TemporaryFile(dir=self._folder).close()  # told now rather than by the first upload
         self._portraits: dict[str, StoredPortrait] = {}
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="portraits")
         self._load()
 
     async def put(self, data: bytes, owner: str) -> StoredPortrait:
         """Check, frame and keep a picture. Raises RequestError with the reason it cannot be used."""
         if not data:
             raise RequestError("empty_file", "no picture was sent", param="file")
-        content = hashlib.sha256(data).hexdigest()
+        content = await self._in_thread(lambda: hashlib.sha256(data).hexdigest())
         for portrait in self._portraits.values():
             if portrait.content == content and portrait.owner == owner:
                 return portrait
         if len(self.list(owner)) >= self._limit or len(self._portraits) >= 4 * self._limit:
             raise RequestError("too_many_portraits", "too many portraits are kept: delete one first", status=409)
         reply = await self._framer.frame(data, self._max_pixels)
-        return self._keep(reply, content, owner)
+        portrait = _record(reply, content, owner)
+        await self._in_thread(partial(self._write, portrait, reply))
+        self._portraits[portrait.id] = portrait
+        return portrait
 
     def list(self, owner: str) -> list[StoredPortrait]:
         return [portrait for portrait in self._portraits.values() if portrait.owner == owner]
@@ -90,27 +100,28 @@ class PortraitStore:
             )
         return portrait
 
-    def delete(self, portrait_id: str, owner: str) -> None:
+    async def delete(self, portrait_id: str, owner: str) -> None:
         portrait = self.get(portrait_id, owner)
         del self._portraits[portrait.id]
-        shutil.rmtree(self._folder / portrait.id, ignore_errors=True)
+        await self._in_thread(lambda: shutil.rmtree(self._folder / portrait.id, ignore_errors=True))
 
-    def delete_of(self, gone: Callable[[str], bool]) -> None:
+    async def delete_of(self, gone: Callable[[str], bool]) -> None:
         """Delete the portraits of every owner of whom ``gone`` is true."""
         for portrait in [portrait for portrait in self._portraits.values() if gone(portrait.owner)]:
-            self.delete(portrait.id, portrait.owner)
+            await self.delete(portrait.id, portrait.owner)
 
-    def preview(self, portrait_id: str, key: str) -> bytes:
+    async def preview(self, portrait_id: str, key: str) -> bytes:
         """JPEG of the crop, for whoever has the link."""
         portrait = self._portraits.get(portrait_id)
         if portrait is None or not secrets.compare_digest(portrait.preview_key.encode(), key.encode()):
             raise RequestError("portrait_not_found", "there is no such portrait", status=404)
-        return self._read(portrait, "preview.jpg")
+        return await self._in_thread(lambda: self._read(portrait, "preview.jpg"))
 
-    def framed(self, portrait: StoredPortrait) -> Portrait:
+    async def framed(self, portrait: StoredPortrait) -> Portrait:
         """The framed picture with its landmarks, as a worker takes it."""
         shape = (portrait.framed_height, portrait.framed_width, 3)
-        rgb = np.frombuffer(self._read(portrait, "framed.rgb"), np.uint8).reshape(shape)
+        pixels = await self._in_thread(lambda: self._read(portrait, "framed.rgb"))
+        rgb = np.frombuffer(pixels, np.uint8).reshape(shape)
         return Portrait(rgb, portrait.landmarks, portrait.confidence)
 
     async def warm(self) -> None:
@@ -119,39 +130,26 @@ class PortraitStore:
 
     async def close(self) -> None:
         await self._framer.close()
+        self._disk.shutdown()
         if self._temporary:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _keep(self, reply: FrameReply, content: str, owner: str) -> StoredPortrait:
-        portrait = StoredPortrait(
-            id=secrets.token_hex(16),
-            owner=owner,
-            content=content,
-            created=time.time(),
-            width=reply.width,
-            height=reply.height,
-            framed_width=reply.framed_width,
-            framed_height=reply.framed_height,
-            landmarks=reply.landmarks,
-            confidence=reply.confidence,
-            warnings=reply.warnings,
-            crop=reply.crop,
-            preview_key=secrets.token_urlsafe(16),
-        )
-        # Written beside and renamed: a disk that fills up leaves no half portrait.
-        partial = self._folder / f".{portrait.id}"
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
+
+    def _write(self, portrait: StoredPortrait, reply: FrameReply) -> None:
+        """Write a portrait's folder atomically: a disk that fills up leaves no half portrait."""
+        draft = self._folder / f".{portrait.id}"
         try:
-            partial.mkdir(mode=0o700)
-            (partial / "framed.rgb").write_bytes(reply.framed)
-            (partial / "source.jpg").write_bytes(reply.source)
-            (partial / "preview.jpg").write_bytes(reply.preview)
-            (partial / "portrait.json").write_text(json.dumps(asdict(portrait)))
-            partial.rename(self._folder / portrait.id)
+            draft.mkdir(mode=0o700)
+            (draft / "framed.rgb").write_bytes(reply.framed)
+            (draft / "source.jpg").write_bytes(reply.source)
+            (draft / "preview.jpg").write_bytes(reply.preview)
+            (draft / "portrait.json").write_text(json.dumps(asdict(portrait)))
+            draft.rename(self._folder / portrait.id)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
             raise AvatarError("storage_full", "the portrait could not be stored", status=507) from error
-        self._portraits[portrait.id] = portrait
-        return portrait
 
     def _read(self, portrait: StoredPortrait, name: str) -> bytes:
         try:
@@ -171,3 +169,21 @@ class PortraitStore:
                 continue
             if portrait.id == path.parent.name:
                 self._portraits[portrait.id] = portrait
+
+
+def _record(reply: FrameReply, content: str, owner: str) -> StoredPortrait:
+    return StoredPortrait(
+        id=secrets.token_hex(16),
+        owner=owner,
+        content=content,
+        created=time.time(),
+        width=reply.width,
+        height=reply.height,
+        framed_width=reply.framed_width,
+        framed_height=reply.framed_height,
+        landmarks=reply.landmarks,
+        confidence=reply.confidence,
+        warnings=reply.warnings,
+        crop=reply.crop,
+        preview_key=secrets.token_urlsafe(16),
+    )

@@ -98,7 +98,7 @@ async def get_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep)
 @router.delete("/{portrait_id}", status_code=204, summary="Delete a portrait", responses=refused(_UNKNOWN))
 async def delete_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> None:
     """The picture and all that was made of it. A call that shows it goes on."""
-    services.portraits.delete(portrait_id, owner)
+    await services.portraits.delete(portrait_id, owner)
 
 
 @router.get(
@@ -116,7 +116,7 @@ async def get_preview(
     key: Annotated[str, Query(description="The key in the portrait's ``preview_url``.")] = "",
 ) -> Response:
     """The link itself is the right to see it: an <img> cannot send a key."""
-    picture = services.portraits.preview(portrait_id, key)
+    picture = await services.portraits.preview(portrait_id, key)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 

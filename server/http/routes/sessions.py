@@ -100,7 +100,7 @@ async def create_session(body: NewSession, owner: OwnerDep, services: ServicesDe
     """One call's worth: its offer must come before ``expires_at``."""
     services.require_engine()
     portrait = services.portraits.get(body.portrait_id, owner)
-    session, token = services.sessions.create(owner, portrait, body.model, _rollout(body.rollout), body.seed)
+    session, token = await services.sessions.create(owner, portrait, body.model, _rollout(body.rollout), body.seed)
     return SessionCreated(
         id=session.id,
         token=token,

@@ -218,10 +218,10 @@ async def test_the_store_is_bounded_and_finds_its_portraits_again(tmp_path: Path
     with pytest.raises(RequestError) as caught:
         await store.put(b"three", "me")
     assert caught.value.code == "too_many_portraits"
-    assert store.framed(first).rgb.shape == (256, 256, 3)
+    assert (await store.framed(first)).rgb.shape == (256, 256, 3)
     again = PortraitStore(FakeFramer(), tmp_path, limit=2, max_pixels=10**6)
     assert again.get(first.id, "me") == first
-    again.delete(first.id, "me")
+    await again.delete(first.id, "me")
     assert not (tmp_path / first.id).exists()
     await store.close()
     assert tmp_path.exists()
@@ -234,7 +234,7 @@ async def test_a_link_in_the_store_is_not_followed(tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to("/etc/hostname")
     with pytest.raises(RequestError):
-        store.preview(portrait.id, portrait.preview_key)
+        await store.preview(portrait.id, portrait.preview_key)
 
 
 async def test_a_full_disk_leaves_no_half_portrait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
