@@ -16,7 +16,7 @@ from models.checkpoints.manifest import KNOWN, Known
 from models.checkpoints.parts import parts_of
 from models.checkpoints.presence import is_there, needed
 from models.checkpoints.verify import Report, verify_file, verify_model
-from models.config import CONFIGS, OFFERED
+from models.config import CONFIGS
 
 
 def files_of(name: str) -> list[str]:
@@ -40,7 +40,7 @@ def state_of(name: str, models_dir: str) -> str:
 
 def listed(models_dir: str) -> str:
     """A line a model: those of the table first, then those that are only known to be published. Raises AvatarError."""
-    names = [*OFFERED, *(name for name in KNOWN if name not in CONFIGS)]
+    names = [*CONFIGS, *(name for name in KNOWN if name not in CONFIGS)]
     width = max(map(len, names))
     lines = [f"{name:{width}}  {state_of(name, models_dir):22}  {_title(name)}".rstrip() for name in names]
     return "\n".join([*lines, f"folder: {models_dir}"])

@@ -128,8 +128,8 @@ class ModelConfig:
     and back: ``motion``, ``wan``, ``wan-tiny`` (Wan2.1's encoder with the tiny decoder), ``wan-clips`` and
     ``ltx-clips`` (chunks that are clips by themselves, see ``models.codecs.clip``), empty = nothing (throughput only).
     pixels_per_latent: how many a latent's pixel is wide and high. vae: shape of Wan2.1's, ltx: of LTX-Video's.
-    weights: whose weights it runs with, empty = its own. for_tests: no list for users names it. unverified: what of all
-    this nobody has yet held against the published files.
+    weights: whose weights it runs with, empty = its own. unverified: what of all this nobody
+    has yet held against the published files.
     """
 
     name: str
@@ -150,7 +150,6 @@ class ModelConfig:
     sink: int = 0
     pixels_per_latent: int = 8
     weights: str = ""
-    for_tests: bool = False
     vae: VAEConfig = VAEConfig()
     ltx: LTXConfig = LTXConfig()
     unverified: tuple[str, ...] = ()
@@ -257,21 +256,6 @@ SELF_FORCING = replace(WAN21_T2V, name="self-forcing")
 # other one it stays at the video's start, ever further away.
 LONGLIVE = replace(WAN21_T2V, name="longlive", window=12, sink=3)
 
-WAN_TINY_TEST = replace(
-    WAN21_1_3B, name="wan-tiny-test", for_tests=True, fps=16, latent_size=(16, 16), pixel_size=(128, 128),
-    vae=VAEConfig(width=4, tiny_widths=(32, 16, 16, 16)),
-    dit=replace(
-        WAN21_1_3B.dit, dim=48, layers=2, heads=2, ffn_dim=96, text_dim=24, drive_blocks=(0,), frequency_dim=32,
-    ),
-)  # fmt: skip
-"""All that a call with Wan2.1 passes through, small enough for any machine to test; there are random weights only."""
-
-T2V_TINY_TEST = replace(
-    WAN21_T2V, name="t2v-tiny-test", for_tests=True, latent_size=(8, 8), pixel_size=(64, 64), vae=WAN_TINY_TEST.vae,
-    dit=replace(WAN_TINY_TEST.dit, inpainting=False, drive_dim=0, drive_tokens=0, drive_blocks=()),
-)  # fmt: skip
-"""The same of text to video alone."""
-
 FLASHHEAD_PRO = ModelConfig(
     name="flashhead-pro",
     dit=replace(WAN21_T2V_1_3B, text_dim=None, reference_channels=WAN21_T2V_1_3B.latent_channels, audio=AudioConfig()),
@@ -308,44 +292,20 @@ FLASHHEAD_LITE = replace(
     ),
 )  # fmt: skip
 
-FLASHHEAD_PRO_TINY_TEST = replace(
-    FLASHHEAD_PRO, name="flashhead-pro-tiny-test", for_tests=True, latent_size=(16, 16), pixel_size=(128, 128),
-    vae=VAEConfig(width=4),
-    dit=replace(
-        FLASHHEAD_PRO.dit, dim=48, layers=2, heads=2, ffn_dim=96, frequency_dim=32,
-        audio=AudioConfig(layers=2, width=16, hidden=24, tokens=4),
-    ),
-)  # fmt: skip
-"""All that a call with FlashHead passes through, small enough for any machine to test; random weights only. The
-voice's encoder is as small."""
-
-FLASHHEAD_LITE_TINY_TEST = replace(
-    FLASHHEAD_LITE, name="flashhead-lite-tiny-test", for_tests=True, latent_size=(4, 4), pixel_size=(128, 128),
-    ltx=LTXConfig(widths=(8, 8, 8, 8), blocks=(1, 1, 1, 1, 1)),
-    dit=replace(
-        FLASHHEAD_PRO_TINY_TEST.dit, latent_channels=128, reference_channels=128,
-        audio=AudioConfig(layers=2, width=16, hidden=24, tokens=4, stride=8),
-    ),
-)  # fmt: skip
-
 CONFIGS: dict[str, ModelConfig] = {
     config.name: config
     for config in (
         EMBEDDED, EMBEDDED_384, EMBEDDED_512, WAN21_1_3B, WAN21_14B, WAN21_T2V, WAN21_T2V_14B, SELF_FORCING, LONGLIVE,
-        WAN_TINY_TEST, T2V_TINY_TEST, FLASHHEAD_PRO, FLASHHEAD_LITE, FLASHHEAD_PRO_TINY_TEST,
-        FLASHHEAD_LITE_TINY_TEST,
+        FLASHHEAD_PRO, FLASHHEAD_LITE,
     )
 }  # fmt: skip
-
-OFFERED = tuple(name for name, config in CONFIGS.items() if not config.for_tests)
-"""What users are told there is."""
 
 
 def find_config(name: str) -> ModelConfig:
     if name not in CONFIGS:
         raise RequestError(
             "unknown_model",
-            f"unknown model {name!r}: choose one of {', '.join(OFFERED)} (`knotcast models list` says more)",
+            f"unknown model {name!r}: choose one of {', '.join(CONFIGS)} (`knotcast models list` says more)",
             param="model",
         )
     return CONFIGS[name]

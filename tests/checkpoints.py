@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.codecs.wan import build_decoder, build_encoder
-from models.config import T2V_TINY_TEST, ModelConfig
+from models.config import ModelConfig
 from models.dit.transformer import CausalWanDiT, randomise_
+from tests.tiny_models import T2V_TINY_TEST
 
 State = dict[str, Tensor]
 

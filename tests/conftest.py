@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+import tests.tiny_models  # noqa: F401, the table of models has them in every test
+
 SETTLE_S = 2.0  # a task that was cancelled may need a moment to see it
 
 

@@ -82,6 +82,7 @@ def joined(device: str) -> Iterator[World]:
     try:
         mesh = init_device_mesh(place.type, (dist.get_world_size(),))
         yield World(place, dist.get_rank(), dist.get_world_size(), mesh)
+        dist.barrier()  # a process that leaves while another still communicates ends that one with SIGABRT
     finally:
         dist.destroy_process_group()
 

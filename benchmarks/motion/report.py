@@ -18,10 +18,10 @@ Report = dict[str, Section]
 
 @contextmanager
 def measuring(name: str) -> Iterator[None]:
-    """Around the work of `benchmarks.name`: what a user can mend ends it with a message. One thread: small batches gain
+    """Around the work of `benchmarks.motion.{name}`: an AvatarError ends it as one line. One thread: small batches gain
     nothing from more, and the machine may be busy."""
     torch.set_num_threads(1)
-    with one_line_errors(f"benchmarks.{name}"):
+    with one_line_errors(f"benchmarks.motion.{name}"):
         yield
 
 

@@ -27,7 +27,7 @@ from benchmarks.speed.parts import VARIANTS, Bench, Variant, compare, consumer_c
 from engine.worker.runner import choose_attention, execution_of
 from ground.errors import one_line_errors
 from models.codecs.wan import DECODERS
-from models.config import EMBEDDED, WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, ModelConfig
+from models.config import EMBEDDED, WAN21_1_3B, WAN21_14B, ModelConfig
 from models.memory import GIB, plan
 from models.presets import PRESETS, with_preset
 from models.registry import LoadedModel, build_model, choose_device, choose_dtype
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 SIZES = ((832, 480), (512, 512))
 CARDS_GIB = (8, 12, 16, 24)
 PLAIN, RECORDED, COMPILED = "plain passes, joined", "graphs, fused", "all (compiled too)"
+CARD_COMMAND = (sys.executable, "-m", "benchmarks.speed.small_card")
 CHILD_S = 150  # within which a child has answered, or hangs
 
 
@@ -74,13 +75,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What all groups share. rounds: timed chunks of a variant. tiny: every model small enough for a test."""
+    """What all groups share. rounds: timed chunks of a variant. stand_in: a small model in place of each
+    full-size one, for a test; pictures are small then."""
 
     journal: Journal
     device: torch.device
     rounds: int
     chunks: int
-    tiny: bool
+    stand_in: ModelConfig | None = None
 
     def load(self, name: str, config: ModelConfig) -> LoadedModel | None:
         """With random weights, its seconds in the journal; None where that failed. A video's decoders are measured by
@@ -98,11 +100,11 @@ class Session:
         return made[0] if made else None
 
     def video(self, config: ModelConfig) -> ModelConfig:
-        return WAN_TINY_TEST if self.tiny else config
+        return self.stand_in or config
 
     def bench(self, model: LoadedModel, label: str, size: tuple[int, int]) -> Bench:
         """A video model at a size in pixels, with the attention that is fastest there."""
-        bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.tiny else size))))
+        bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.stand_in else size))))
         self.journal.step(f"{label}: attention ms", partial(attention, bench))
         return bench
 
@@ -179,7 +181,7 @@ def cards(session: Session) -> None:
     in more, nor what failed in more in less."""
     session.journal.step("memory: this process beside the children, GiB", partial(room, session.device))
     config = session.video(WAN21_1_3B)
-    for preset in ("realtime",) if session.tiny else PRESETS:
+    for preset in ("realtime",) if session.stand_in else PRESETS:
         made, held = plan(with_preset(config, preset), 1), dict[int, bool]()
         planned = next((gib for gib in CARDS_GIB if made.fits(gib * GIB)), CARDS_GIB[-1])
         for gib in sorted(CARDS_GIB, key=lambda each: abs(each - planned)):
@@ -193,8 +195,7 @@ def cards(session: Session) -> None:
 def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str, Any]:
     """What `benchmarks.speed.small_card` says, in a process of its own, so that nothing else holds memory there."""
     words = ["--model", model, "--preset", preset, "--gib", str(gib), "--device", str(device)]
-    command = [sys.executable, "-m", "benchmarks.speed.small_card", *words]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_S)
+    child = subprocess.run([*CARD_COMMAND, *words], capture_output=True, text=True, timeout=CHILD_S)
     if child.returncode != 0:
         raise RuntimeError((child.stderr.strip().splitlines() or [f"it ended with {child.returncode}"])[-1])
     found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
@@ -232,7 +233,7 @@ def ablation(session: Session) -> None:
 
 
 def embedded(session: Session) -> None:
-    model = session.load("embedded", EMBEDDED.at_size(128, 128) if session.tiny else EMBEDDED)
+    model = session.load("embedded", EMBEDDED.at_size(128, 128) if session.stand_in else EMBEDDED)
     if model is not None:
         session.compared(Bench(model), "embedded", [RECORDED, PLAIN], 4 * session.rounds)
 
@@ -247,7 +248,7 @@ GROUPS: dict[str, Callable[[Session], None]] = {
 }
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, stand_in: ModelConfig | None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = choose_device(arguments.device)
     journal = Journal(arguments.out / "gpu.json", arguments.seconds)
@@ -257,13 +258,13 @@ def run(arguments: argparse.Namespace) -> None:
         "to I420 in host memory."
     )
     journal.step("machine", partial(machine, device))
-    session = Session(journal, device, arguments.rounds, arguments.chunks, arguments.tiny)
+    session = Session(journal, device, arguments.rounds, arguments.chunks, stand_in)
     for name, group in GROUPS.items():
         if not arguments.only or name in arguments.only:
             group(session)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None, stand_in: ModelConfig | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=at_least(1.0), default=540.0, help="no step begins later")
     parser.add_argument("--out", type=new_folder, required=True)
@@ -273,11 +274,10 @@ def main(words: Sequence[str] | None = None) -> None:
         "--rounds", type=at_least(1), default=6, help="timed chunks of each variant, and of the baseline"
     )
     parser.add_argument("--chunks", type=at_least(1), default=1000, help="of the long call, as far as time allows")
-    parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with one_line_errors("benchmarks.speed.gpu"):
-        run(arguments)
+        run(arguments, stand_in)
 
 
 if __name__ == "__main__":

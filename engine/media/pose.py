@@ -2,8 +2,7 @@
 
 A record is ``{"t_ms": 0, "yaw": 0, "pitch": 0, "roll": 0, "blendshapes": {ARKit name: 0..1}}``; every field may be
 absent, angles are radians, left and right are the avatar's own. Yaw + turns to its left, pitch + looks up, roll + tilts
-to its left shoulder. Names and ranges are those of the motion vocabulary (ground/motion.py), which a test holds equal:
-this module stands below it and imports nothing of it.
+to its left shoulder. Names and ranges are those of the motion latent (ground/motion.py).
 """
 
 import json
@@ -12,22 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ground.errors import RequestError
+from ground.motion import CHANNELS, INDEX
 
-RANGES: dict[str, tuple[float, float]] = {
-    "jaw": (0.0, 1.1),
-    "pucker": (-0.2, 1.0),
-    "smile": (-0.5, 1.0),
-    "press": (0.0, 1.0),
-    "upper": (0.0, 1.0),
-    "blinkL": (0.0, 1.0),
-    "blinkR": (0.0, 1.0),
-    "brow": (-1.0, 1.0),
-    "gazeX": (-1.0, 1.0),
-    "gazeY": (-1.0, 1.0),
-    "yaw": (-0.45, 0.45),
-    "pitch": (-0.35, 0.35),
-    "roll": (-0.35, 0.35),
-}
 ANGLES = ("yaw", "pitch", "roll")
 
 # (control, ARKit names, weight): the control is the sum over its rows of weight x the strongest of the names given;
@@ -78,8 +63,8 @@ def parse_pose(record: object) -> Pose:
     if shapes is not None:
         controls.update(_blend(shapes))
     for name, value in controls.items():
-        low, high = RANGES[name]
-        controls[name] = min(max(value, low), high)
+        channel = CHANNELS[INDEX[name]]
+        controls[name] = min(max(value, channel.low), channel.high)
     t_ms = record.get("t_ms")
     return Pose(None if t_ms is None else _number(t_ms, "t_ms"), controls)
 

@@ -18,7 +18,7 @@ from models.checkpoints.names import transformer_name
 from models.checkpoints.parts import Part, accepted_by, ignored_in, kind_of
 from models.checkpoints.reading import open_checkpoint
 from models.checkpoints.writing import write
-from models.config import CONFIGS, OFFERED, ModelConfig
+from models.config import CONFIGS, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def convert(job: Conversion, models_dir: str = "") -> Path:
     """Convert a checkpoint and return the path of the written file. A checkpoint that does not fit is refused before
     anything is written. Raises EngineError, RequestError."""
     if job.model not in CONFIGS and job.model not in KNOWN:
-        raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(OFFERED)}")
+        raise RequestError("unknown_model", f"unknown model {job.model!r}: choose one of {', '.join(CONFIGS)}")
     config = CONFIGS.get(job.model)
     checkpoint, part = fitted(read_source(job), config)
     if config is not None and is_packaged(config.weights or config.name):

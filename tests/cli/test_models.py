@@ -15,11 +15,12 @@ from typer.testing import CliRunner, Result
 from cli.main import app, models_folder
 from models.checkpoints.folders import WEIGHTS
 from models.checkpoints.manifest import KNOWN
-from models.config import CONFIGS, T2V_TINY_TEST
+from models.config import CONFIGS
 from server.settings import Settings, engine_config
 from tests.checkpoints import official, random_state, self_forcing, shards, vae_state
 from tests.hub_stub import serving_hub
 from tests.models.checkpoints.test_lora import peft
+from tests.tiny_models import T2V_TINY_TEST
 
 TINY = T2V_TINY_TEST.name
 

@@ -30,16 +30,7 @@ from models.checkpoints.fit import shapes_of
 from models.checkpoints.names import FLASHHEAD_UNUSED
 from models.codecs.clip import ClipCodec, WanClips
 from models.codecs.colours import Colours, match_colours, to_lab, to_rgb
-from models.config import (
-    CONFIGS,
-    EMBEDDED,
-    FLASHHEAD_LITE,
-    FLASHHEAD_LITE_TINY_TEST,
-    FLASHHEAD_PRO,
-    FLASHHEAD_PRO_TINY_TEST,
-    AudioConfig,
-    ModelConfig,
-)
+from models.config import CONFIGS, EMBEDDED, FLASHHEAD_LITE, FLASHHEAD_PRO, AudioConfig, ModelConfig
 from models.dit.attention import BlockMask
 from models.dit.audio_projection import AudioProjection, group
 from models.dit.transformer import CausalWanDiT, randomise_
@@ -47,6 +38,7 @@ from models.published_config import check_published
 from models.registry import load_model
 from tests.faces import LANDMARKS, drawn_face
 from tests.models.flashhead_keys import flashhead_keys
+from tests.tiny_models import FLASHHEAD_LITE_TINY_TEST, FLASHHEAD_PRO_TINY_TEST
 
 MODELS = [FLASHHEAD_PRO, FLASHHEAD_LITE]
 TINY = [FLASHHEAD_PRO_TINY_TEST, FLASHHEAD_LITE_TINY_TEST]

@@ -15,6 +15,7 @@ from server.settings import Settings
 from tests.caller import serving
 from tests.models.test_wan_call import likeness, made_pictures, shown, talked_to
 from tests.server.call.test_call_media import onset_times
+from tests.tiny_models import TINY_WORKER
 
 FPS, NEW = 25, 28
 CONFIG = EngineConfig(
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def app() -> AsyncIterator[FastAPI]:
-    async with serving(Settings(stamp_frames=True), LocalPool(CONFIG)) as app:
+    async with serving(Settings(stamp_frames=True), LocalPool(CONFIG, command=TINY_WORKER)) as app:
         yield app
 
 

@@ -13,13 +13,14 @@ from engine.worker.process import _reason, serve
 from ground.config import PRESETS as NAMES
 from ground.config import EngineConfig
 from ground.errors import EngineError, RequestError
-from models.config import WAN21_1_3B, WAN_TINY_TEST, find_config
+from models.config import WAN21_1_3B, find_config
 from models.memory import GIB, OVERHEAD, check, describe, largest_fitting, plan
 from models.presets import PRESETS, with_preset
 from models.registry import load_model
 from tests.engine.pool.test_client import nothing_leaks, spec, voice
 from tests.engine.pool.test_local import make_pool
 from tests.fake_worker import SIZE
+from tests.tiny_models import WAN_TINY_TEST
 
 __all__ = ["nothing_leaks"]  # a fixture
 

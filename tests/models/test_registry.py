@@ -22,7 +22,6 @@ def test_names() -> None:
     assert find_config("embedded").codec == "motion"
     with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan") as refused:
         find_config("nothing")
-    assert "test" not in refused.value.message, "what only tests run is not offered"
     assert all(config.name == name for name, config in CONFIGS.items())
 
 

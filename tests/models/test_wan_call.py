@@ -20,6 +20,7 @@ from server.settings import Settings
 from tests.caller import Caller, beeps, http, serving
 from tests.faces import LANDMARKS, drawn_face
 from tests.server.call.test_call_media import onset_times
+from tests.tiny_models import TINY_WORKER
 
 FPS, SEED = 16, 7
 SPANS = ((0, 9), (9, 12), (21, 12))
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def app() -> AsyncIterator[FastAPI]:
-    async with serving(Settings(stamp_frames=True), LocalPool(CONFIG)) as app:
+    async with serving(Settings(stamp_frames=True), LocalPool(CONFIG, command=TINY_WORKER)) as app:
         yield app
 
 

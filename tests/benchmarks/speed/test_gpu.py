@@ -1,6 +1,7 @@
 """The script for a GPU machine runs whole, on the CPU and a tiny model, and a failed step stops no other."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,17 @@ from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
 from ground.errors import RequestError
 from models.codecs.wan import WanCodec
-from models.config import FLASHHEAD_PRO_TINY_TEST, T2V_TINY_TEST, WAN_TINY_TEST, ModelConfig
+from models.config import ModelConfig
 from models.memory import GIB
 from models.registry import build_model
+from tests.tiny_models import FLASHHEAD_PRO_TINY_TEST, T2V_TINY_TEST, WAN_TINY_TEST
 
 
 @pytest.mark.slow
 def test_every_step_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda stage, **options: compile_(stage, **options, backend="eager"))
+    monkeypatch.setattr(benchmarks.speed.gpu, "CARD_COMMAND", (sys.executable, "-m", "tests.tiny_card"))
     report = gpu(tmp_path)
     failed = {name: entry for name, entry in report.items() if entry == "not run" or "error" in str(entry)}
     assert failed == {}
@@ -42,8 +45,8 @@ def test_every_step_runs_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.Mon
 
 def gpu(folder: Path, *words: str) -> dict[str, Any]:
     benchmarks.speed.gpu.main(
-        ["--tiny", "--device", "cpu", "--rounds", "1", "--chunks", "2", "--out", str(folder), *words]
-    )  # fmt: skip
+        ["--device", "cpu", "--rounds", "1", "--chunks", "2", "--out", str(folder), *words], stand_in=WAN_TINY_TEST
+    )
     content = json.loads((folder / "gpu.json").read_text())
     assert "benchmarks.speed.gpu" in content["note"]
     report: dict[str, Any] = content["gpu"]
@@ -77,7 +80,7 @@ def test_cards_are_tried_until_the_smallest_is_known(
 
     monkeypatch.setattr(benchmarks.speed.gpu, "on_card", on_card)
     journal = Journal(tmp_path / "gpu.json", seconds=60)
-    cards(Session(journal, torch.device("cpu"), 1, 1, tiny=False))
+    cards(Session(journal, torch.device("cpu"), 1, 1))
     assert list(journal.report)[1:] == ["memory: {} in {} GiB".format(*each.split()) for each in tried]
 
 

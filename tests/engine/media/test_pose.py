@@ -5,20 +5,15 @@ from typing import Any
 
 import pytest
 
-from engine.media.pose import RANGES, parse_pose, read_poses
+from engine.media.pose import parse_pose, read_poses
 from ground.errors import RequestError
-from ground.motion import CHANNELS
-
-
-def test_the_ranges_are_those_of_the_motion_vocabulary() -> None:
-    vocabulary = {channel.name: (channel.low, channel.high) for channel in CHANNELS}
-    assert {name: vocabulary[name] for name in RANGES} == RANGES
+from ground.motion import CHANNELS, INDEX
 
 
 def test_angles_are_taken_in_radians_and_clamped() -> None:
     pose = parse_pose({"t_ms": 40, "yaw": 0.2, "pitch": -9, "roll": None})
     assert parse_pose({}).t_ms is None and parse_pose({"t_ms": 0}).t_ms == 0
-    assert pose.t_ms == 40 and pose.controls == {"yaw": 0.2, "pitch": RANGES["pitch"][0]}
+    assert pose.t_ms == 40 and pose.controls == {"yaw": 0.2, "pitch": CHANNELS[INDEX["pitch"]].low}
 
 
 @pytest.mark.parametrize(

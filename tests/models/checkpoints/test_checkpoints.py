@@ -22,11 +22,12 @@ from models.checkpoints.names import ignored_prefixes, transformer_name
 from models.checkpoints.reading import open_checkpoint
 from models.checkpoints.writing import write
 from models.codecs.wan import build_decoder
-from models.config import T2V_TINY_TEST, WAN21_T2V_1_3B
+from models.config import WAN21_T2V_1_3B
 from models.dit.attention import BlockMask
 from models.dit.transformer import CausalWanDiT
 from models.registry import load_model
 from tests.checkpoints import FORMATS, diffusers_model, official, random_state, self_forcing, shards, vae_state
+from tests.tiny_models import T2V_TINY_TEST
 from training.start import read_weights
 
 TINY = T2V_TINY_TEST.name

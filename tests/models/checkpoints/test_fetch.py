@@ -17,11 +17,11 @@ from ground.errors import AvatarError
 from ground.files import held
 from models.checkpoints.folders import DIT, VAE, WAV2VEC
 from models.checkpoints.manifest import KNOWN, HubFile, Known
-from models.config import T2V_TINY_TEST
 from models.registry import load_model
 from tests.checkpoints import official, random_state, self_forcing, vae_state
 from tests.hub_stub import COMMIT, HubStub, serving_hub
 from tests.models.checkpoints.test_lora import halves, trainers
+from tests.tiny_models import T2V_TINY_TEST
 
 TINY = T2V_TINY_TEST.name
 ENTRY = Known(

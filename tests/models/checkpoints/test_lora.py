@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from ground.errors import AvatarError
 from models.checkpoints.convert import Conversion, convert
-from models.config import T2V_TINY_TEST
 from tests.checkpoints import State, official, random_state
+from tests.tiny_models import T2V_TINY_TEST
 
 TINY = T2V_TINY_TEST.name
 RANK = 4

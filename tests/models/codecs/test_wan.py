@@ -13,9 +13,10 @@ from engine.portrait.portrait import Portrait
 from ground.errors import AvatarError
 from ground.fitting import fit_picture
 from models.codecs.wan import WanCodec, build_decoder, build_encoder
-from models.config import EMBEDDED, WAN_TINY_TEST
+from models.config import EMBEDDED
 from models.registry import build_codec
 from tests.faces import LANDMARKS, drawn_face
+from tests.tiny_models import WAN_TINY_TEST
 
 SMALL = WAN_TINY_TEST.at_size(96, 64)
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from engine.worker.runner import Execution, ModelRunner
 from engine.worker.warm_up import warm_up
 from ground.config import EngineConfig
 from ground.errors import EngineError, RequestError
-from models.config import WAN21_1_3B, WAN21_14B, WAN_TINY_TEST, ModelConfig
+from models.config import WAN21_1_3B, WAN21_14B, ModelConfig
 from models.dit import float8
 from models.dit.attention import BlockMask
 from models.dit.block import Attention
@@ -25,6 +25,7 @@ from models.memory import plan
 from models.presets import with_preset
 from models.registry import LoadedModel, choose_device, choose_dtype, load_model, random_dit
 from tests.checkpoints import random_state, vae_state
+from tests.tiny_models import WAN_TINY_TEST
 from tests.toy import TOY, new_state, toy_drive, toy_rollout
 
 USUAL = Execution()

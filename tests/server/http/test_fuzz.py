@@ -10,8 +10,9 @@ from aiortc.sdp import SessionDescription
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.media.pose import RANGES, Pose
+from engine.media.pose import Pose
 from ground.errors import RequestError
+from ground.motion import CHANNELS
 from server.call.desk import MessageDesk
 from server.rtc.ice import IcePolicy
 from server.rtc.offer import MAX_CANDIDATES, clean_offer
@@ -125,7 +126,7 @@ def test_every_message_is_answered_used_or_refused(text: str) -> None:
     MessageDesk(call, call.send).receive(text)
     assert len(call.sent) + len(call.poses) == 1
     for controls in call.poses:
-        assert all(RANGES[name][0] <= value <= RANGES[name][1] for name, value in controls.items())
+        assert all(channel.low <= controls.get(channel.name, 0.0) <= channel.high for channel in CHANNELS)
 
 
 @settings(max_examples=200, deadline=None)

@@ -26,9 +26,10 @@ from engine.portrait.landmarks import canonical_crop, default_estimator
 from ground.errors import AvatarError, MediaError, RequestError
 from models.codecs.carry import StreamState
 from models.codecs.wan import build_encoder
-from models.config import WAN21_1_3B, WAN_TINY_TEST
+from models.config import WAN21_1_3B
 from tests.checkpoints import vae_state
 from tests.talking_clips import RATE, SIDE, TOP, Frames, Sound, later, portrait, sentence, talking, write
+from tests.tiny_models import WAN_TINY_TEST
 from training.data.video import decode, prepare
 from training.data.video.clips import (
     LANDMARKS,
@@ -539,7 +540,7 @@ def test_a_prepared_folder_becomes_examples_and_goes_on_where_it_was(
     run()
     assert (out / "sources-a-000-000017.safetensors").stat().st_mtime_ns > before
     save_file({"x": torch.zeros(1)}, vae)
-    with pytest.raises(AvatarError, match="tensors like x"):
+    with pytest.raises(AvatarError, match="its tensors are x"):
         run()
 
 

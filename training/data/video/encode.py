@@ -22,7 +22,7 @@ from ground.files import held
 from models.checkpoints.reading import open_checkpoint
 from models.codecs.carry import StreamState
 from models.codecs.wan_vae import WanEncoder
-from models.config import CONFIGS, OFFERED, ModelConfig
+from models.config import CONFIGS, ModelConfig
 from models.registry import choose_device, load_encoder
 from training.arguments import at_least, new_folder
 from training.data.video.clips import Clip, ClipFolder, Floats, read_sound, read_window
@@ -108,7 +108,7 @@ def model_of(name: str, folder: Path) -> ModelConfig:
     """The model at the clips' size. Raises RequestError for a model or a size that is none, MediaError ``no_clips``."""
     config = CONFIGS.get(name)
     if config is None or config.codec != "wan" or not config.dit.drive_dim:
-        known = [each for each in OFFERED if CONFIGS[each].codec == "wan" and CONFIGS[each].dit.drive_dim]
+        known = [each.name for each in CONFIGS.values() if each.codec == "wan" and each.dit.drive_dim]
         raise RequestError("unknown_model", f"no model that learns from films is called {name!r}: {', '.join(known)}")
     clips = ClipFolder(folder).clips
     return config.at_size(clips[0].size, clips[0].size) if clips else config
