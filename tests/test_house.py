@@ -1,5 +1,6 @@
 """The house keeps its own rules: the documents name what is there, weights are small and safe, scripts parse."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -75,3 +76,13 @@ def test_what_runs_on_a_bare_gpu_machine_imports_with_its_opencv_5() -> None:
 def test_scripts_parse() -> None:
     for script in (".ci/run", ".ci/test-tools", "docker/image_test.sh"):
         subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -29,7 +29,7 @@ Networks = dict[str, CausalWanDiT]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class NetworkTurn:
     """One descent of one network: the losses of the batch's pieces, each made when it is asked for."""
 
     network: str
@@ -66,7 +66,7 @@ class Setting:
 
 
 class Stage(Protocol):
-    def turns(self, step: int) -> Iterator[Turn]: ...
+    def turns(self, step: int) -> Iterator[NetworkTurn]: ...
 
     def sample(self, clip: ClipBatch) -> Tensor:
         """What the model makes of a clip (a batch of one), [1, F, C, h, w]; the same noise each time."""
@@ -79,8 +79,8 @@ class BaseStage:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
-    def turns(self, step: int) -> Iterator[Turn]:
-        yield Turn("model", (self.loss() for _ in range(self.setting.config.accumulate)))
+    def turns(self, step: int) -> Iterator[NetworkTurn]:
+        yield NetworkTurn("model", (self.loss() for _ in range(self.setting.config.accumulate)))
 
     def loss(self) -> Piece:
         setting, config = self.setting, self.setting.config
@@ -108,9 +108,9 @@ class CausalStage:
         self.path_levels = ode.path_sigmas(setting.config.ode.paths, setting.config.model.shift)
         self.paths: list[tuple[Sequence, ode.TeacherPath]] = []
 
-    def turns(self, step: int) -> Iterator[Turn]:
+    def turns(self, step: int) -> Iterator[NetworkTurn]:
         make = self.on_truth if self.setting.config.method == "teacher_forcing" else self.on_path
-        yield Turn("model", (make(step, piece) for piece in range(self.setting.config.accumulate)))
+        yield NetworkTurn("model", (make(step, piece) for piece in range(self.setting.config.accumulate)))
 
     def on_truth(self, step: int, piece: int) -> Piece:
         setting, config = self.setting, self.setting.config
@@ -182,17 +182,17 @@ class DistillStage:
         assert setting.teacher is not None
         self.setting, self.teacher = setting, setting.teacher
 
-    def turns(self, step: int) -> Iterator[Turn]:
+    def turns(self, step: int) -> Iterator[NetworkTurn]:
         """Both learn from the same rollouts, and those from the same random exit step in every chunk."""
         rolled: list[tuple[ClipBatch, Draws]] = []
         exit_step = int(torch.randint(len(self.setting.sigmas), (), generator=self.setting.generator))
         if step % self.setting.config.critic.generator_every == 0:
-            yield Turn("model", self.generator_pieces(rolled, exit_step))
+            yield NetworkTurn("model", self.generator_pieces(rolled, exit_step))
         else:
             for _ in range(self.setting.config.accumulate):
                 batch, _, draws = self.roll(exit_step, gradient=False)
                 rolled.append((batch, draws))
-        yield Turn("critic", (self.critic_loss(batch, draws) for batch, draws in rolled))
+        yield NetworkTurn("critic", (self.critic_loss(batch, draws) for batch, draws in rolled))
 
     def roll(self, exit_step: int, *, gradient: bool) -> tuple[ClipBatch, Tensor, Draws]:
         """Clips as the generator makes them, and the latents that they had."""

@@ -21,10 +21,10 @@ from training.configs import StageConfig
 from training.families import family_of
 from training.journal import Figures, Journal
 from training.parallel import World
-from training.stages import STAGES, Piece, Setting, Turn
+from training.stages import STAGES, NetworkTurn, Piece, Setting
 from training.stream import ClipStream
 
-Item = TypeVar("Item", Turn, Piece)
+Item = TypeVar("Item", NetworkTurn, Piece)
 SHEET_SEED = 7
 
 
@@ -145,7 +145,7 @@ class Trainer:
             "error": errors.get("model", errors.get("critic")),
         }
 
-    def descend(self, turn: Turn, factor: float) -> tuple[float, dict[str, float]]:
+    def descend(self, turn: NetworkTurn, factor: float) -> tuple[float, dict[str, float]]:
         """One optimiser step of one network; its loss and plain errors, over all pieces and processes."""
         network, optimiser = self.networks[turn.network], self.optimisers[turn.network]
         for group in optimiser.param_groups:

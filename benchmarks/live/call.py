@@ -49,7 +49,7 @@ class Evaluating(Protocol):
 
 
 @dataclass(frozen=True)
-class Recording:
+class ProbeRecording:
     """What the probe noted; times in ms of the page's clock. pictures: (shown at, frame number or None)."""
 
     pressed: float
@@ -57,7 +57,7 @@ class Recording:
     sound: list[tuple[float, float]]
 
     @classmethod
-    def read(cls, page: Evaluating) -> "Recording":
+    def read(cls, page: Evaluating) -> "ProbeRecording":
         raw = page.evaluate("window.knotcastProbe")
         offsets = [now - context_time * 1000 for now, context_time in raw["clock"]]
         offset = statistics.median(offsets) if offsets else 0.0
@@ -75,7 +75,7 @@ class Recording:
         return shown
 
 
-def picture_figures(recording: Recording) -> dict[str, float | int | None]:
+def picture_figures(recording: ProbeRecording) -> dict[str, float | int | None]:
     """Distinct frames a second and the longest freeze after the first three seconds; starting times."""
     shown = recording.first_shown()
     if not shown:
@@ -97,7 +97,7 @@ def picture_figures(recording: Recording) -> dict[str, float | int | None]:
     }
 
 
-def av_offsets(recording: Recording, beeps: list[float], fps: float) -> list[float]:
+def av_offsets(recording: ProbeRecording, beeps: list[float], fps: float) -> list[float]:
     """Sound minus picture of the same media time, ms, one a beep that was heard; positive: the sound is late.
 
     beeps: media times in seconds. A frame n stands for the media time from n / fps on.
@@ -143,7 +143,7 @@ def beep_wav() -> bytes:
 
 
 @dataclass(frozen=True)
-class Session:
+class PageSession:
     """The page's session, as its own request for it was answered."""
 
     url: str
@@ -157,13 +157,13 @@ class Session:
             return answer
 
 
-def press_call(page: Page) -> Session:
+def press_call(page: Page) -> PageSession:
     """Press Call, wait until the call is live, and return its session."""
     with page.expect_response(lambda r: r.url.endswith("/v1/sessions") and r.request.method == "POST") as answered:
         page.get_by_role("button", name="Call").click()
     made = answered.value.json()
     page.locator("body[data-state=live]").wait_for(timeout=20000)
-    return Session(f"{answered.value.url}/{made['id']}", made["token"])
+    return PageSession(f"{answered.value.url}/{made['id']}", made["token"])
 
 
 def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
     session = press_call(page)
     page.get_by_label("Keep open").check()
     page.wait_for_timeout(seconds * 1000)
-    figures: dict[str, Any] = picture_figures(Recording.read(page))
+    figures: dict[str, Any] = picture_figures(ProbeRecording.read(page))
     if screenshot is not None:
         page.screenshot(path=screenshot)
     page.get_by_label("Keep open").uncheck()
@@ -185,14 +185,14 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
     return figures
 
 
-def measure_av(page: Page, session: Session) -> dict[str, float] | None:
+def measure_av(page: Page, session: PageSession) -> dict[str, float] | None:
     """Play the beeps and wait until they were shown: median and worst offset in ms, or None if none could be paired."""
     turn_id = session.request("POST", "/say", beep_wav())["turn_id"]
     deadline = time.monotonic() + BEEP_SECONDS + AV_PATIENCE_S
     beeps: list[float] = []
     while True:
         page.wait_for_timeout(500)
-        recording = Recording.read(page)
+        recording = ProbeRecording.read(page)
         if not beeps:
             # The server tells at which media time the turn began.
             started = [turn["start_ms"] for turn in session.request("GET")["turns"] if turn["turn_id"] == turn_id]

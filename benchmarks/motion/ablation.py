@@ -34,8 +34,8 @@ from benchmarks.motion.lip_figures import lip_figures
 from benchmarks.motion.motion_figures import Estimate, FloatArray, estimate
 from benchmarks.motion.rendered import relative_to, show
 from benchmarks.motion.report import Row, Section, measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate
-from benchmarks.motion.variants import COMPONENTS, LEGEND, Variant
+from benchmarks.motion.rolls import SHIPPED, BenchModel
+from benchmarks.motion.variants import COMPONENTS, LEGEND, RolloutVariant
 from benchmarks.motion.video_quality import temporal_flickering
 from ground.errors import RequestError
 from models.codecs.motion import MotionCodec
@@ -46,7 +46,7 @@ LIPS = ("jaw", "pucker", "smile")
 SHOWN = 250  # frames of which pictures are made
 
 
-class Bench:
+class RollBench:
     """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
@@ -60,7 +60,7 @@ class Bench:
         self.faces = [faces[i % len(faces)] for i in range(seeds)]
         self.codec, self.portrait = MotionCodec(), held_out_portraits(None, 1)[0].found
 
-    def tracks(self, variant: Variant, candidate: Candidate, *, raw: bool = False) -> FloatArray:
+    def tracks(self, variant: RolloutVariant, candidate: BenchModel, *, raw: bool = False) -> FloatArray:
         voices = len(self.cases)
         flat = candidate.roll(
             variant, self.cases * self.seeds, [face for face in self.faces for _ in range(voices)],
@@ -104,12 +104,12 @@ def over_seeds(values: Sequence[Sequence[float]]) -> Estimate:
 
 def run(arguments: argparse.Namespace) -> Section:
     """Rows of figures: the data's own process, then every variant, then every variant with weights of its own."""
-    candidate = Candidate(arguments.weights_file, arguments.keep)
+    candidate = BenchModel(arguments.weights_file, arguments.keep)
     faces = held_out_faces(arguments.portraits)
-    bench = Bench(arguments.voices, faces, arguments.seeds, arguments.seconds)
+    bench = RollBench(arguments.voices, faces, arguments.seeds, arguments.seconds)
     chosen = [(v.label, v, candidate) for v in COMPONENTS if not arguments.only or v.name in arguments.only]
     for name, path in arguments.weights:
-        chosen.append((f"{name}, own weights", named(name), Candidate(path, arguments.keep)))
+        chosen.append((f"{name}, own weights", named(name), BenchModel(path, arguments.keep)))
     rows: Section = {}
     for label, variant, own in chosen:
         tracks = bench.tracks(variant, own)
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> Section:
     return rows
 
 
-def named(name: str) -> Variant:
+def named(name: str) -> RolloutVariant:
     for variant in COMPONENTS:
         if variant.name == name:
             return variant

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from benchmarks.charts import draw_bars, draw_heat, panels, svg
 from benchmarks.motion.command import make_parser
-from benchmarks.motion.variants import Variant
+from benchmarks.motion.variants import RolloutVariant
 from engine.rollout.base import REFERENCE_SLOT, Pass, Rollout
 from engine.rollout.rehearsal import rehearse
 from ground.files import replacing
@@ -23,13 +23,13 @@ from training.arguments import at_least, new_file
 REFERENCE = -1  # stands for the reference in a context, wherever in time it is
 
 # The paper's (a) is the first, its (b), LongLive, attends like the second, its (c) is the fourth.
-STRATEGIES: tuple[Variant, ...] = (
-    Variant("Self Forcing, all past kept", {"strategy": "self_forcing", "window": 24}),
-    Variant("Self Forcing, L = 6, start image pinned", {"strategy": "self_forcing"}),
-    Variant("Knot Forcing without knot, k = 0", {"knot": 0}),
-    Variant("Knot Forcing, k = 1", {}),
-    Variant("Knot Forcing, k = 2", {"knot": 2}),
-    Variant("Knot Forcing, k = 1, L = 9", {"window": 9}),
+STRATEGIES: tuple[RolloutVariant, ...] = (
+    RolloutVariant("Self Forcing, all past kept", {"strategy": "self_forcing", "window": 24}),
+    RolloutVariant("Self Forcing, L = 6, start image pinned", {"strategy": "self_forcing"}),
+    RolloutVariant("Knot Forcing without knot, k = 0", {"knot": 0}),
+    RolloutVariant("Knot Forcing, k = 1", {}),
+    RolloutVariant("Knot Forcing, k = 2", {"knot": 2}),
+    RolloutVariant("Knot Forcing, k = 1, L = 9", {"window": 9}),
 )
 
 

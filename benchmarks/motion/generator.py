@@ -23,8 +23,8 @@ from benchmarks.motion.command import make_parser
 from benchmarks.motion.held_out import held_out_faces, long_speech, truth
 from benchmarks.motion.motion_figures import FloatArray, estimate
 from benchmarks.motion.report import Report, Row, Section, measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate
-from benchmarks.motion.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, Variant
+from benchmarks.motion.rolls import SHIPPED, BenchModel
+from benchmarks.motion.variants import KNOTS, LEGEND, OWN, REFERENCES, STEPS, RolloutVariant
 from training.arguments import at_least, new_folder
 from training.data.synthetic.phonemes import Synthesiser
 
@@ -89,12 +89,12 @@ class Experiment:
     """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
 
     def __init__(
-        self, candidate: Candidate, espeak: Synthesiser, face: dict[str, float], seeds: int, seconds: float
+        self, candidate: BenchModel, espeak: Synthesiser, face: dict[str, float], seeds: int, seconds: float
     ) -> None:
         self.candidate, self.espeak, self.face, self.seeds, self.seconds = candidate, espeak, face, seeds, seconds
         self.speech = long_speech(espeak, seconds + 1)
 
-    def tracks(self, variant: Variant, candidate: Candidate | None = None, *, raw: bool = False) -> FloatArray:
+    def tracks(self, variant: RolloutVariant, candidate: BenchModel | None = None, *, raw: bool = False) -> FloatArray:
         return (candidate or self.candidate).seeds_of(
             variant, self.speech, self.face, self.seeds, self.seconds, raw=raw
         )
@@ -110,7 +110,7 @@ class Experiment:
         rows = {v.label: jerk_row(self.tracks(v, raw=True), self.tracks(v), data) for v in KNOTS}
         return {"data": jerk_row(data, data, data)} | rows
 
-    def steps(self, teacher: Candidate | None) -> Section:
+    def steps(self, teacher: BenchModel | None) -> Section:
         """teacher: the causal model before ODE regression and distillation."""
         data = self.data()
         rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
@@ -138,8 +138,8 @@ class Experiment:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Sections by title, each rows of figures."""
-    espeak, candidate = Synthesiser(), Candidate(arguments.weights, arguments.keep)
-    teacher = None if arguments.teacher is None else Candidate(arguments.teacher, arguments.keep)
+    espeak, candidate = Synthesiser(), BenchModel(arguments.weights, arguments.keep)
+    teacher = None if arguments.teacher is None else BenchModel(arguments.teacher, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
     experiment = Experiment(candidate, espeak, face, arguments.seeds, arguments.seconds)
     report: Report = {}

@@ -19,7 +19,7 @@ from benchmarks.motion.command import make_parser
 from benchmarks.motion.held_out import held_out_faces, long_speech
 from benchmarks.motion.motion_figures import FloatArray, estimate
 from benchmarks.motion.report import Report, Row, measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
+from benchmarks.motion.rolls import SHIPPED, BenchModel, chunks_of, drive, roll, shown
 from ground.motion import INDEX, NAMES
 from models.codecs.motion import reference_features
 from training.arguments import at_least
@@ -58,7 +58,7 @@ def row(made: FloatArray, wanted: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), BenchModel(arguments.weights)
     faces = held_out_faces(arguments.portraits)
     chunks = chunks_of(arguments.seconds)
     frames, calls = 12 * chunks - 3, range(arguments.calls)

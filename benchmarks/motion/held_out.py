@@ -108,7 +108,7 @@ def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class HeldOutFace:
     """A portrait nobody trained on, framed. found: as a call sees it. known: the same with true landmarks."""
 
     name: str
@@ -120,17 +120,17 @@ class Face:
         return self.known.landmarks["th"] > TEETH_FROM
 
 
-def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> Face:
+def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> HeldOutFace:
     """Frame a square picture; its true landmarks are carried into the crop. Raises RequestError (no face)."""
     framed = frame_portrait(rgb)
     side, crop = rgb.shape[0], framed.rgb.shape[0]
     true = framed.landmarks
     if landmarks is not None:
         true = carried(landmarks, framed.crop.astype(np.float64), (side, side), (crop, crop))
-    return Face(name, framed, Portrait(framed.rgb, true))
+    return HeldOutFace(name, framed, Portrait(framed.rgb, true))
 
 
-def held_out_portraits(landmarks: Path | None, count: int) -> list[Face]:
+def held_out_portraits(landmarks: Path | None, count: int) -> list[HeldOutFace]:
     """Portraits that were never trained on, as many with closed lips as with teeth as far as there are."""
     if landmarks is None:
         return [read_face(path.stem, read_picture(path), None) for path in sorted(SAMPLES.glob("*.jpg"))[:count]]

@@ -25,8 +25,8 @@ from benchmarks.motion.command import make_parser
 from benchmarks.motion.held_out import held_out_faces, long_speech
 from benchmarks.motion.motion_figures import Estimate, estimate
 from benchmarks.motion.report import measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate, drive
-from benchmarks.motion.variants import Variant
+from benchmarks.motion.rolls import SHIPPED, BenchModel, drive
+from benchmarks.motion.variants import RolloutVariant
 from engine.rollout.base import REFERENCE_SLOT, Pass
 from engine.rollout.job import ChunkJob
 from engine.worker.runner import ModelRunner, SlottedPass
@@ -89,7 +89,7 @@ def measure_pass(runner: ModelRunner, outputs: AttentionOutputs, works: Sequence
 
 
 def influence(
-    candidate: Candidate, face: dict[str, float], seeds: int, chunks: int, variant: Variant
+    candidate: BenchModel, face: dict[str, float], seeds: int, chunks: int, variant: RolloutVariant
 ) -> dict[str, Estimate]:
     """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
@@ -141,9 +141,9 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}
     with measuring("influence"):
-        candidate = Candidate(arguments.weights)
+        candidate = BenchModel(arguments.weights)
         face = held_out_faces(arguments.portraits)[0]
-        variant = Variant("own", {"window": arguments.window})
+        variant = RolloutVariant("own", {"window": arguments.window})
         found = influence(candidate, face, arguments.seeds, arguments.chunks, variant)
         print_report({TITLE: {"own": dict(found)}}, as_json=arguments.json, **about)
     if arguments.svg is not None:

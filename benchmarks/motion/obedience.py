@@ -33,12 +33,12 @@ import numpy as np
 
 from benchmarks.motion import picture_figures as figures
 from benchmarks.motion.command import make_parser
-from benchmarks.motion.held_out import Case, Face, held_out_portraits, long_speech, truth
+from benchmarks.motion.held_out import Case, HeldOutFace, held_out_portraits, long_speech, truth
 from benchmarks.motion.motion_figures import FloatArray, estimate
 from benchmarks.motion.picture_figures import Pictures
 from benchmarks.motion.rendered import relative_to, show
 from benchmarks.motion.report import Row, Section, measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate, chunks_of, drive, roll, shown
+from benchmarks.motion.rolls import SHIPPED, BenchModel, chunks_of, drive, roll, shown
 from ground.errors import MediaError
 from ground.files import replacing
 from ground.motion import INDEX
@@ -62,7 +62,7 @@ class Scene:
     """One portrait's truth: controls [T, 16], pictures [T, S, S, 3], the same with lids open and shut, and what is
     measured in it: lip travel and lids [T]."""
 
-    face: Face
+    face: HeldOutFace
     controls: FloatArray
     pictures: Pictures
     opened: Pictures
@@ -74,14 +74,14 @@ class Scene:
 Values = dict[str, float]
 
 
-def with_lids(codec: MotionCodec, face: Face, controls: FloatArray, blink: float) -> Pictures:
+def with_lids(codec: MotionCodec, face: HeldOutFace, controls: FloatArray, blink: float) -> Pictures:
     """The true rig with absolute controls [T, 16], but for its lids."""
     held = controls.copy()
     held[:, [INDEX["blinkL"], INDEX["blinkR"]]] = blink
     return show(codec, face.known, relative_to(codec, face.known, held))[0]
 
 
-def scene_of(codec: MotionCodec, face: Face, controls: FloatArray) -> Scene:
+def scene_of(codec: MotionCodec, face: HeldOutFace, controls: FloatArray) -> Scene:
     """Truth for a face and absolute controls [T, 16]."""
     pictures = show(codec, face.known, relative_to(codec, face.known, controls))[0]
     opened, shut = (with_lids(codec, face, controls, blink) for blink in (0.0, 1.0))
@@ -131,7 +131,7 @@ class Made:
 
 
 def roll_all(
-    candidate: Candidate, faces: Sequence[Face], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
+    candidate: BenchModel, faces: Sequence[HeldOutFace], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
 ) -> Made:
     """All calls as one batch; each face has its own voice, controls and seed."""
     latents = 3 * chunks + 1
@@ -208,7 +208,7 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
 
 def run(arguments: argparse.Namespace) -> tuple[Section, list[Pictures]]:
     """Rows of figures, and of the sheet."""
-    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), BenchModel(arguments.weights)
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
         raise MediaError("no_portraits", "no portrait with a face was found: give other --portraits")

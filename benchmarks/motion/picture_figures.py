@@ -23,7 +23,7 @@ SHUT, OPEN = 0.6, 0.05  # a lid's control from which it counts as shut, and belo
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class PictureBox:
     """A part of a picture, in its -1..1 units."""
 
     left: float
@@ -39,30 +39,34 @@ class Box:
         )
         return rows, columns
 
-    def widened(self, across: float, up: float, down: float) -> "Box":
-        return Box(self.left - across, self.top - up, self.right + across, self.bottom + down)
+    def widened(self, across: float, up: float, down: float) -> "PictureBox":
+        return PictureBox(self.left - across, self.top - up, self.right + across, self.bottom + down)
 
 
-def mouth_box(face: Landmarks) -> Box:
+def mouth_box(face: Landmarks) -> PictureBox:
     """Both lips, open or closed, and what is beside them, down to the chin's fold."""
     top = face["my"] - face["th"] - face["ut"] - 0.2 * face["mw"]
-    return Box(face["mx"] - 1.3 * face["mw"], top, face["mx"] + 1.3 * face["mw"], face["my"] + 0.6 * face["chin"])
+    return PictureBox(
+        face["mx"] - 1.3 * face["mw"], top, face["mx"] + 1.3 * face["mw"], face["my"] + 0.6 * face["chin"]
+    )
 
 
-def lip_patch(face: Landmarks) -> Box:
+def lip_patch(face: Landmarks) -> PictureBox:
     """The lower lip's middle and the skin below it, but for the lip's upper edge, where teeth may begin."""
     bottom = face["my"] + face["lt"] + 0.6 * (face["chin"] - face["lt"])
-    return Box(face["mx"] - 0.5 * face["mw"], face["my"] + 0.25 * face["lt"], face["mx"] + 0.5 * face["mw"], bottom)
+    return PictureBox(
+        face["mx"] - 0.5 * face["mw"], face["my"] + 0.25 * face["lt"], face["mx"] + 0.5 * face["mw"], bottom
+    )
 
 
-def nose_patch(face: Landmarks) -> Box:
+def nose_patch(face: Landmarks) -> PictureBox:
     """The nose, which nothing but the head moves."""
     x, eyes = (face["exl"] + face["exr"] + face["mx"]) / 3, (face["eyl"] + face["eyr"]) / 2
     height = face["my"] - eyes
-    return Box(x - 0.12, eyes + 0.12 * height, x + 0.12, eyes + 0.6 * height)
+    return PictureBox(x - 0.12, eyes + 0.12 * height, x + 0.12, eyes + 0.6 * height)
 
 
-def place(pictures: Pictures, photo: Pictures, box: Box) -> FloatArray:
+def place(pictures: Pictures, photo: Pictures, box: PictureBox) -> FloatArray:
     """How far below its place in the photograph a patch of it is found in each picture [T], picture units.
 
     Best normalised cross-correlation in colour (in grey a chin passes for a lip) within reach, to a part of a pixel by

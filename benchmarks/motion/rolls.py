@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.motion.held_out import Case
 from benchmarks.motion.motion_figures import FloatArray
-from benchmarks.motion.variants import Variant
+from benchmarks.motion.variants import RolloutVariant
 from engine.drive.buffer import DriveBuffer
 from engine.rollout.base import Rollout
 from engine.rollout.job import ChunkJob
@@ -113,7 +113,7 @@ def chunks_of(seconds: float) -> int:
     return max(2, round((seconds * EMBEDDED.fps + 3) / 12))
 
 
-class Candidate:
+class BenchModel:
     """A model on the bench, voice only. Beside its weights may lie the viseme estimator it was trained with, else it
     has the shipped one. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the
     weights are missing or do not fit."""
@@ -130,7 +130,7 @@ class Candidate:
         self._rolled: dict[str, NDArray[np.float32]] = {}
 
     def roll(
-        self, variant: Variant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
+        self, variant: RolloutVariant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
         seconds: float, *, raw: bool = False,
     ) -> FloatArray:  # fmt: skip
         """Absolute controls of calls that run together [calls, frames, 16]; one case, face and seed for each. As the
@@ -142,7 +142,7 @@ class Candidate:
         return motion.astype(np.float64)
 
     def _rolled_or_kept(
-        self, variant: Variant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
+        self, variant: RolloutVariant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
         chunks: int,
     ) -> NDArray[np.float32]:  # fmt: skip
         rollout = variant.rollout(EMBEDDED)
@@ -165,7 +165,14 @@ class Candidate:
         return self._rolled[key]
 
     def seeds_of(
-        self, variant: Variant, one: Case, face: dict[str, float], seeds: int, seconds: float, *, raw: bool = False
+        self,
+        variant: RolloutVariant,
+        one: Case,
+        face: dict[str, float],
+        seeds: int,
+        seconds: float,
+        *,
+        raw: bool = False,
     ) -> FloatArray:
         """One voice and face, several seeds: [seeds, frames, 16]."""
         return self.roll(variant, [one] * seeds, [face] * seeds, range(100, 100 + seeds), seconds, raw=raw)

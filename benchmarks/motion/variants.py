@@ -100,7 +100,7 @@ class NoReference(KnotForcing):
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class RolloutVariant:
     """changes: fields of the model's own ``RolloutSpec``. make: the strategy, None = the one the spec names.
     untrained: asks for a span, a window or a place of the reference that the shipped weights were not trained with."""
 
@@ -122,35 +122,35 @@ class Variant:
 
 LEGEND = "* a span, window or place of the reference that the weights were not trained with"
 
-OWN = Variant("fed, fused")  # the model's own rollout
-KNOTS: tuple[Variant, ...] = (
+OWN = RolloutVariant("fed, fused")  # the model's own rollout
+KNOTS: tuple[RolloutVariant, ...] = (
     OWN,
-    Variant("fed, unfused", make=FedUnfused),
-    Variant("not fed, averaged", make=AveragedUnfed),
-    Variant("not fed, not averaged", make=KnotIgnored),
-    Variant("k = 0", {"knot": 0}, untrained=True),
+    RolloutVariant("fed, unfused", make=FedUnfused),
+    RolloutVariant("not fed, averaged", make=AveragedUnfed),
+    RolloutVariant("not fed, not averaged", make=KnotIgnored),
+    RolloutVariant("k = 0", {"knot": 0}, untrained=True),
 )
-REFERENCES: tuple[Variant, ...] = (
-    Variant("countdown", {"running_ahead": "countdown"}),
-    Variant("constant", {"running_ahead": "constant"}),
-    Variant("n0 drawn", {"running_ahead": "countdown"}, DrawnStart),
-    Variant("s = c", {"running_ahead": "countdown", "stride": 3}),
-    Variant("fixed index", make=FixedReference, untrained=True),
-    Variant("none", make=NoReference, untrained=True),
+REFERENCES: tuple[RolloutVariant, ...] = (
+    RolloutVariant("countdown", {"running_ahead": "countdown"}),
+    RolloutVariant("constant", {"running_ahead": "constant"}),
+    RolloutVariant("n0 drawn", {"running_ahead": "countdown"}, DrawnStart),
+    RolloutVariant("s = c", {"running_ahead": "countdown", "stride": 3}),
+    RolloutVariant("fixed index", make=FixedReference, untrained=True),
+    RolloutVariant("none", make=NoReference, untrained=True),
 )
-STEPS: tuple[Variant, ...] = (
-    Variant("1 step", {"steps": (1000,)}),
-    Variant("2 steps", {"steps": (1000, 500)}),
-    Variant("4 steps", {"steps": (1000, 750, 500, 250)}),
+STEPS: tuple[RolloutVariant, ...] = (
+    RolloutVariant("1 step", {"steps": (1000,)}),
+    RolloutVariant("2 steps", {"steps": (1000, 500)}),
+    RolloutVariant("4 steps", {"steps": (1000, 750, 500, 250)}),
 )
-COMPONENTS: tuple[Variant, ...] = (
-    Variant("window only", {"knot": 0}, FixedReference, untrained=True),
-    Variant("+ knot", make=FixedReference, untrained=True),
-    Variant("+ running ahead", {"running_ahead": "countdown"}),
-    Variant("constant offset", {"running_ahead": "constant"}),
-    Variant("Self Forcing", {"strategy": "self_forcing"}, untrained=True),
-    Variant("k = 0", {"knot": 0}, untrained=True),
-    Variant("k = 2", {"knot": 2}, untrained=True),
-    Variant("L = 9", {"window": 9}, untrained=True),
+COMPONENTS: tuple[RolloutVariant, ...] = (
+    RolloutVariant("window only", {"knot": 0}, FixedReference, untrained=True),
+    RolloutVariant("+ knot", make=FixedReference, untrained=True),
+    RolloutVariant("+ running ahead", {"running_ahead": "countdown"}),
+    RolloutVariant("constant offset", {"running_ahead": "constant"}),
+    RolloutVariant("Self Forcing", {"strategy": "self_forcing"}, untrained=True),
+    RolloutVariant("k = 0", {"knot": 0}, untrained=True),
+    RolloutVariant("k = 2", {"knot": 2}, untrained=True),
+    RolloutVariant("L = 9", {"window": 9}, untrained=True),
     *STEPS[:2],
 )

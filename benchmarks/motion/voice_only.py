@@ -30,7 +30,7 @@ from benchmarks.motion.held_out import (
 from benchmarks.motion.lip_figures import lip_figures
 from benchmarks.motion.motion_figures import BLINK, FloatArray, estimate
 from benchmarks.motion.report import Report, Row, Section, measuring, print_report
-from benchmarks.motion.rolls import SHIPPED, Candidate, drive
+from benchmarks.motion.rolls import SHIPPED, BenchModel, drive
 from benchmarks.motion.variants import OWN
 from ground.motion import FRAMES_PER_LATENT, SCALES
 from models.encoders.mel import LogMelConfig
@@ -64,7 +64,7 @@ def listening_row(tracks: FloatArray) -> Row:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    espeak, candidate = Synthesiser(), Candidate(arguments.weights)
+    espeak, candidate = Synthesiser(), BenchModel(arguments.weights)
     faces = held_out_landmarks(arguments.portraits)
     cases = synthetic_cases(espeak) + flite_cases() + festival_cases()
     cases += human_cases(espeak, arguments.voices) if arguments.voices else []

@@ -40,7 +40,7 @@ def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:
     return early_jump(own_rollout(config, strategy), config)
 
 
-class Call:
+class ChunkMaker:
     """One call's worth of state that makes chunk after chunk of the same length."""
 
     def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout, reference: Reference) -> None:

@@ -42,7 +42,7 @@ CARD_COMMAND = (sys.executable, "-m", "benchmarks.speed.small_card")
 CHILD_S = 150  # within which a child has answered, or hangs
 
 
-class Journal:
+class StepJournal:
     """The report as it grows, and the time that is left."""
 
     def __init__(self, path: Path, seconds: float) -> None:
@@ -74,11 +74,11 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Measurement:
     """What all groups share. rounds: timed chunks of a variant. stand_in: a small model in place of each
     full-size one, for a test; pictures are small then."""
 
-    journal: Journal
+    journal: StepJournal
     device: torch.device
     rounds: int
     chunks: int
@@ -156,38 +156,38 @@ def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -
     return pictures(bench, bench.runner(variant), codec_of(bench.model, kind), rounds, ends)
 
 
-def base(session: Session) -> None:
+def base(measurement: Measurement) -> None:
     """The 1.3B: denoise only, then the whole way with each decoder."""
-    model = session.load("1.3B", session.video(WAN21_1_3B))
+    model = measurement.load("1.3B", measurement.video(WAN21_1_3B))
     if model is None:
         return
     for size in SIZES:
         label = "1.3B {}x{}".format(*size)
-        bench = session.bench(model, label, size)
-        session.compared(bench, label, [RECORDED, COMPILED], session.rounds)
-        best = session.fastest(bench, label)
+        bench = measurement.bench(model, label, size)
+        measurement.compared(bench, label, [RECORDED, COMPILED], measurement.rounds)
+        best = measurement.fastest(bench, label)
         if best is None:
             continue
-        bench = Bench(bench.model)  # without the memory of a baseline
+        bench, chunks = Bench(bench.model), 2 * measurement.rounds  # without the memory of a baseline
         for kind in DECODERS:
-            work = partial(shown, bench, VARIANTS[best], kind, 2 * session.rounds, session.journal.ends)
-            session.journal.step(f"{label}: decoder {kind}, {best}", work)
-        work = partial(shown, whole_chunks(bench), VARIANTS[best], "wan", 2 * session.rounds, session.journal.ends)
-        session.journal.step(f"{label}: decoder wan, a chunk's latents at once, {best}", work)
+            work = partial(shown, bench, VARIANTS[best], kind, chunks, measurement.journal.ends)
+            measurement.journal.step(f"{label}: decoder {kind}, {best}", work)
+        work = partial(shown, whole_chunks(bench), VARIANTS[best], "wan", chunks, measurement.journal.ends)
+        measurement.journal.step(f"{label}: decoder wan, a chunk's latents at once, {best}", work)
 
 
-def cards(session: Session) -> None:
+def cards(measurement: Measurement) -> None:
     """The smallest card of each preset. Begins with the one that the plan names; what held in less memory is not tried
     in more, nor what failed in more in less."""
-    session.journal.step("memory: this process beside the children, GiB", partial(room, session.device))
-    config = session.video(WAN21_1_3B)
-    for preset in ("realtime",) if session.stand_in else PRESETS:
+    measurement.journal.step("memory: this process beside the children, GiB", partial(room, measurement.device))
+    config = measurement.video(WAN21_1_3B)
+    for preset in ("realtime",) if measurement.stand_in else PRESETS:
         made, held = plan(with_preset(config, preset), 1), dict[int, bool]()
         planned = next((gib for gib in CARDS_GIB if made.fits(gib * GIB)), CARDS_GIB[-1])
         for gib in sorted(CARDS_GIB, key=lambda each: abs(each - planned)):
             if not any(holds == (known < gib) for known, holds in held.items()):
-                work = partial(on_card, config.name, preset, gib, session.device)
-                found = session.journal.step(f"memory: {preset} in {gib} GiB", work)
+                work = partial(on_card, config.name, preset, gib, measurement.device)
+                found = measurement.journal.step(f"memory: {preset} in {gib} GiB", work)
                 if found is not None:
                     held[gib] = found["holds"]
 
@@ -202,43 +202,43 @@ def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str
     return found
 
 
-def endurance(session: Session) -> None:
+def endurance(measurement: Measurement) -> None:
     """A long call as calls are run: as many chunks as the time lets be."""
-    model = session.load("1.3B for long", session.video(WAN21_1_3B))
+    model = measurement.load("1.3B for long", measurement.video(WAN21_1_3B))
     if model is not None:
         label = "1.3B 512x512"
-        bench, variant = session.bench(model, label, (512, 512)), Variant(execution_of(model))
-        work = partial(shown, bench, variant, "wan-tiny", session.chunks, session.journal.ends)
-        session.journal.step(f"{label}: many chunks, decoder wan-tiny", work)
+        bench, variant = measurement.bench(model, label, (512, 512)), Variant(execution_of(model))
+        work = partial(shown, bench, variant, "wan-tiny", measurement.chunks, measurement.journal.ends)
+        measurement.journal.step(f"{label}: many chunks, decoder wan-tiny", work)
 
 
-def large(session: Session) -> None:
+def large(measurement: Measurement) -> None:
     """The 14B, denoise only."""
-    model = session.load("14B", session.video(WAN21_14B))
+    model = measurement.load("14B", measurement.video(WAN21_14B))
     if model is None:
         return
     for size in SIZES:
         label = "14B {}x{}".format(*size)
-        bench = session.bench(model, label, size)
-        session.compared(bench, label, [COMPILED], max(1, session.rounds // 2))
-        session.fastest(bench, label)
+        bench = measurement.bench(model, label, size)
+        measurement.compared(bench, label, [COMPILED], max(1, measurement.rounds // 2))
+        measurement.fastest(bench, label)
 
 
-def ablation(session: Session) -> None:
+def ablation(measurement: Measurement) -> None:
     """Every other way to run the 1.3B's passes."""
-    model = session.load("1.3B for the ablation", session.video(WAN21_1_3B))
+    model = measurement.load("1.3B for the ablation", measurement.video(WAN21_1_3B))
     if model is not None:
         label, names = "1.3B 832x480", [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
-        session.compared(session.bench(model, label, SIZES[0]), label, names, max(1, session.rounds // 2))
+        measurement.compared(measurement.bench(model, label, SIZES[0]), label, names, max(1, measurement.rounds // 2))
 
 
-def embedded(session: Session) -> None:
-    model = session.load("embedded", EMBEDDED.at_size(128, 128) if session.stand_in else EMBEDDED)
+def embedded(measurement: Measurement) -> None:
+    model = measurement.load("embedded", EMBEDDED.at_size(128, 128) if measurement.stand_in else EMBEDDED)
     if model is not None:
-        session.compared(Bench(model), "embedded", [RECORDED, PLAIN], 4 * session.rounds)
+        measurement.compared(Bench(model), "embedded", [RECORDED, PLAIN], 4 * measurement.rounds)
 
 
-GROUPS: dict[str, Callable[[Session], None]] = {
+GROUPS: dict[str, Callable[[Measurement], None]] = {
     "1.3b": base,
     "memory": cards,
     "endurance": endurance,
@@ -251,17 +251,17 @@ GROUPS: dict[str, Callable[[Session], None]] = {
 def run(arguments: argparse.Namespace, stand_in: ModelConfig | None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = choose_device(arguments.device)
-    journal = Journal(arguments.out / "gpu.json", arguments.seconds)
+    journal = StepJournal(arguments.out / "gpu.json", arguments.seconds)
     journal.note = (
         "python -m benchmarks.speed.gpu: random weights, c=3, k=1, L=6, 4 steps, 12 frames a chunk, milliseconds a "
         "chunk; variants are denoise only and stand beside the textbook rollout of the same run; decoders: end to end "
         "to I420 in host memory."
     )
     journal.step("machine", partial(machine, device))
-    session = Session(journal, device, arguments.rounds, arguments.chunks, stand_in)
+    measurement = Measurement(journal, device, arguments.rounds, arguments.chunks, stand_in)
     for name, group in GROUPS.items():
         if not arguments.only or name in arguments.only:
-            group(session)
+            group(measurement)
 
 
 def main(words: Sequence[str] | None = None, stand_in: ModelConfig | None = None) -> None:

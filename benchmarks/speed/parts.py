@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.chunks import (
-    Call,
+    ChunkMaker,
     Screen,
     chunk_flops,
     in_turn,
@@ -98,8 +98,8 @@ class Bench:
             in_float8(model.dit.blocks)
         return ModelRunner(model, slots=slots, frames=self.rollout.cached_frames, execution=variant.execution)
 
-    def call(self, runner: ModelRunner, slot: int = 0) -> Call:
-        return Call(runner, slot, self.rollout, self.reference)
+    def call(self, runner: ModelRunner, slot: int = 0) -> ChunkMaker:
+        return ChunkMaker(runner, slot, self.rollout, self.reference)
 
     def start(self, variant: Variant) -> Callable[[], Tensor]:
         """Makes the next chunk of a call whose window is full."""
@@ -181,9 +181,9 @@ def pictures(
     new_peak(device)
     runner.prepare(codec)
 
-    def begin() -> tuple[Screen, Call]:
+    def begin() -> tuple[Screen, ChunkMaker]:
         screen = Screen(codec)
-        call = Call(runner, 0, bench.rollout, screen.reference)
+        call = ChunkMaker(runner, 0, bench.rollout, screen.reference)
         screen.show(call.denoise())
         return screen, call
 

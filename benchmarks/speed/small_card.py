@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.speed.chunks import Call, Screen, memory_mb, rollout_of
+from benchmarks.speed.chunks import ChunkMaker, Screen, memory_mb, rollout_of
 from benchmarks.speed.parts import WARM_UP
 from engine.worker.graphs import is_out_of_memory
 from engine.worker.runner import ModelRunner
@@ -32,7 +32,7 @@ def run(config: EngineConfig, gib: int) -> dict[str, Any]:
     try:
         runner = ModelRunner.start(config)
         screen = Screen(runner.codec)
-        call = Call(runner, 0, rollout_of(runner.config), screen.reference)
+        call = ChunkMaker(runner, 0, rollout_of(runner.config), screen.reference)
         for _ in range(WARM_UP + 2):
             screen.show(call.denoise())
     except (RuntimeError, EngineError) as lack:

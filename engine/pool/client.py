@@ -47,7 +47,7 @@ RING_CHUNKS = 3  # a worker makes at most so many chunks that nobody has read
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WorkerLimits:
     """Seconds. A worker that leaves ``missed_pings`` unanswered in a row is taken for hung and killed."""
 
     start: float = 180.0
@@ -64,9 +64,9 @@ class Limits:
 class WorkerClient:
     """Start once, use, close once. ``died`` is set when the process is gone and reaped, or never came to be."""
 
-    def __init__(self, command: Sequence[str] = WORKER_COMMAND, limits: Limits | None = None) -> None:
+    def __init__(self, command: Sequence[str] = WORKER_COMMAND, limits: WorkerLimits | None = None) -> None:
         self._command = tuple(command)
-        self._limits = limits or Limits()
+        self._limits = limits or WorkerLimits()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: GatewayChannel | None = None
         self._supervisor: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engine.pool.client import WORKER_COMMAND, Limits, WorkerClient
+from engine.pool.client import WORKER_COMMAND, WorkerClient, WorkerLimits
 from engine.pool.stream import EngineStream, StreamSpec
 from engine.wire.messages import ModelInfo
 from ground.config import EngineConfig
@@ -76,7 +76,7 @@ class WorkerPool(Protocol):
 class _Seat:
     """A place for one worker process that is filled again whenever the process dies."""
 
-    def __init__(self, config: EngineConfig, command: Sequence[str], limits: Limits) -> None:
+    def __init__(self, config: EngineConfig, command: Sequence[str], limits: WorkerLimits) -> None:
         self._config, self._command, self._limits = config, command, limits
         self._keeper: asyncio.Task[None] | None = None
         self.client = WorkerClient(command, limits)
@@ -149,13 +149,13 @@ class LocalPool:
         spares: int = 0,
         *,
         command: Sequence[str] = WORKER_COMMAND,
-        limits: Limits | None = None,
+        limits: WorkerLimits | None = None,
         patience: float = 60.0,
     ) -> None:
         """patience: seconds that a call waits for a worker to come back."""
         assert workers > 0 and spares >= 0
         self._workers, self._patience = workers, patience
-        self._seats = [_Seat(config, command, limits or Limits()) for _ in range(workers + spares)]
+        self._seats = [_Seat(config, command, limits or WorkerLimits()) for _ in range(workers + spares)]
         self._info: ModelInfo | None = None
 
     @property

@@ -74,7 +74,7 @@ class MediaChunk:
     missing: tuple[tuple[int, int], ...]
 
 
-class Send(Protocol):
+class SendToWorker(Protocol):
     def __call__(self, message: ToWorker, descriptor: int | None = None) -> None: ...
 
 
@@ -88,7 +88,7 @@ class EngineStream:
         spec: StreamSpec,
         fps: int,
         ring: FrameRing,
-        send: Send,
+        send: SendToWorker,
         forget: Callable[["EngineStream"], None],
         patience: float,
     ) -> None:

@@ -59,7 +59,7 @@ class FramedPortrait(Portrait):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class FaceCandidate:
     """A possible face. eyes: centres [2, 2] in upload pixels. probability: 0..1, that it is a face."""
 
     eyes: npt.NDArray[np.float64]
@@ -109,11 +109,11 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
     placed = {"mtilt": 0.0} | carried(landmarks, affine.astype(np.float64), (width, height), (size, size))
     small, _ = canonical_crop(rgb, eyes)
     placed = tones(small, placed) | placed
-    warnings = tuple(_warnings(small, Candidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
+    warnings = tuple(_warnings(small, FaceCandidate(eyes, 1.0), placed, uncovered=1.0, confidence=1.0))
     return FramedPortrait(crop, placed, warnings=warnings, crop=affine)
 
 
-def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
+def _the_face(rgb: Image, estimator: LandmarkEstimator) -> FaceCandidate:
     """Find the main face of a picture. Raises RequestError ``no_face``, ``multiple_faces``, ``face_too_small``."""
     faces = find_faces(rgb, estimator)
     if not faces:
@@ -137,14 +137,14 @@ def _the_face(rgb: Image, estimator: LandmarkEstimator) -> Candidate:
     return main
 
 
-def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
+def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[FaceCandidate]:
     """Find all confirmed faces, without duplicates.
 
     Cheap searches come first: upright faces, then tilted faces, then faces cut off above the brows, then faces in a
     picture turned by 90, 180 or 270 degrees, then likely places.
     """
 
-    def confirmed(guesses: Guesses, enough: float) -> list[Candidate]:
+    def confirmed(guesses: Guesses, enough: float) -> list[FaceCandidate]:
         candidates = [_confirm(rgb, guess, estimator) for guess in guesses(rgb)]
         return [candidate for candidate in candidates if candidate.probability >= enough]
 
@@ -155,20 +155,20 @@ def find_faces(rgb: Image, estimator: LandmarkEstimator) -> list[Candidate]:
     return _distinct(turned or upright or confirmed(_likely_places, PLACE_CONFIRMED))
 
 
-def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEstimator) -> Candidate:
+def _confirm(rgb: Image, guess: npt.NDArray[np.float64], estimator: LandmarkEstimator) -> FaceCandidate:
     """Refine guessed eye centres [2, 2] and classify the aligned crop. Implausible eyes get probability 0."""
     eyes = estimator.align(rgb, guess)
     distance, guessed = float(np.hypot(*(eyes[1] - eyes[0]))), float(np.hypot(*(guess[1] - guess[0])))
     inside = ((eyes > 0) & (eyes < np.array(rgb.shape[1::-1]))).all()
     if not inside or not 0.5 < distance / guessed < 2 or (eyes[1] - eyes[0]) @ (guess[1] - guess[0]) <= 0:
-        return Candidate(guess, 0.0)
+        return FaceCandidate(guess, 0.0)
     crop, _ = canonical_crop(rgb, eyes)
-    return Candidate(eyes, estimator.judge(crop, "face"))
+    return FaceCandidate(eyes, estimator.judge(crop, "face"))
 
 
-def _distinct(found: list[Candidate]) -> list[Candidate]:
+def _distinct(found: list[FaceCandidate]) -> list[FaceCandidate]:
     """Keep the most probable of all candidates on the same face."""
-    kept: list[Candidate] = []
+    kept: list[FaceCandidate] = []
     for one in sorted(found, key=lambda candidate: -candidate.probability):
         middle = one.eyes.mean(0)
         if all(np.hypot(*(middle - other.eyes.mean(0))) > max(one.distance, other.distance) for other in kept):
@@ -176,7 +176,7 @@ def _distinct(found: list[Candidate]) -> list[Candidate]:
     return kept
 
 
-def _prior(face: Candidate, shape: tuple[int, ...]) -> float:
+def _prior(face: FaceCandidate, shape: tuple[int, ...]) -> float:
     """Prior for the position of a portrait's face: 1 in the upper middle, falling to 0 at the sides and the bottom."""
     x, y = face.eyes.mean(0) / np.array(shape[1::-1])
     return float(np.exp(-(((x - 0.5) / 0.3) ** 2) - ((y - 0.4) / 0.3) ** 2))
@@ -279,7 +279,7 @@ def sharpness(crop: Image) -> float:
 
 
 def _warnings(
-    crop: Image, face: Candidate, landmarks: dict[str, float], uncovered: float, confidence: float
+    crop: Image, face: FaceCandidate, landmarks: dict[str, float], uncovered: float, confidence: float
 ) -> Iterator[str]:
     """Warning codes for properties of the portrait that may degrade the result."""
     if face.distance < LOW_EYE_DISTANCE:

@@ -29,7 +29,7 @@ CHIN_TO_CENTRE = 0.18  # centre of the face ellipse: cy = eyes + 0.18 x (chin - 
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class CascadeStage:
     """One regression. patch: the window that it sees. targets: names of its outputs."""
 
     patch: Patch
@@ -53,11 +53,16 @@ CONTOUR_FIELDS = ("cx", "rx", "chin_y")
 POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are positions
 LENGTHS = ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "ea", "eb", "bh")
 
-ALIGN = (Stage(FACE, EYE_POINTS), Stage(FACE, EYE_POINTS), Stage(EYES, EYE_POINTS), Stage(EYES, EYE_POINTS))
-ROUGH = Stage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
-FINE = Stage(MOUTH, MOUTH_FIELDS)
-LIDS = Stage(EYES, LID_FIELDS)
-CONTOUR = Stage(LOWER, CONTOUR_FIELDS)
+ALIGN = (
+    CascadeStage(FACE, EYE_POINTS),
+    CascadeStage(FACE, EYE_POINTS),
+    CascadeStage(EYES, EYE_POINTS),
+    CascadeStage(EYES, EYE_POINTS),
+)
+ROUGH = CascadeStage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
+FINE = CascadeStage(MOUTH, MOUTH_FIELDS)
+LIDS = CascadeStage(EYES, LID_FIELDS)
+CONTOUR = CascadeStage(LOWER, CONTOUR_FIELDS)
 LIMITS = (
     ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
     ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),

@@ -23,14 +23,14 @@ SPARE_BYTES = 256 * 2**20
 WORK = ".fetch"
 
 
-class Progress(Protocol):
+class DownloadProgress(Protocol):
     """Callback during a download: path of the file on the hub, bytes received so far, and its size in bytes."""
 
     def __call__(self, file: str, done: int, size: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Fetch:
     """Download of one file. file: its entry in the manifest. remote: its metadata on the hub. path: local target."""
 
     file: HubFile
@@ -47,7 +47,7 @@ def find_known(name: str) -> Known:
 
 
 def fetch(
-    name: str, models_dir: str, progress: Progress, *, accept_licence: bool = False, endpoint: str | None = None
+    name: str, models_dir: str, progress: DownloadProgress, *, accept_licence: bool = False, endpoint: str | None = None
 ) -> Path | None:
     """Download and convert the missing files of a published model. Returns its folder, or None if no file was missing.
 
@@ -66,7 +66,7 @@ def fetch(
             f"read the licence of {name} ({known.licence}) at {pages}, then add --accept-licence",
         )
     hub = Hub(endpoint)
-    jobs = [Job(file, hub.look_up(file), _place(folder, file)) for file in lacking]
+    jobs = [Fetch(file, hub.look_up(file), _place(folder, file)) for file in lacking]
     _room(name, folder, jobs)
     with held(folder, "fetching into"):
         for job in jobs:
@@ -91,7 +91,7 @@ def _place(folder: Path, file: HubFile) -> Path:
     return folder / WORK / file.repository.replace("/", "--") / file.path
 
 
-def _room(name: str, folder: Path, jobs: list[Job]) -> None:
+def _room(name: str, folder: Path, jobs: list[Fetch]) -> None:
     """Require disk space for the rest of the download plus the full size again for conversion. Raises EngineError
     ``no_space``."""
     at = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -105,7 +105,7 @@ def _room(name: str, folder: Path, jobs: list[Job]) -> None:
         )
 
 
-def _turn_into_model(known: Known, jobs: list[Job], folder: Path, models_dir: str) -> None:
+def _turn_into_model(known: Known, jobs: list[Fetch], folder: Path, models_dir: str) -> None:
     adapter = next((job.path for job in jobs if known.adapter and job.file.path == known.adapter), None)
     for job in jobs:
         target = job.file.target

@@ -31,7 +31,7 @@ FRAMES_PER_LATENT = 4
 TINY = 1e-24  # epsilon of the norms: only prevents division by zero for a row of zeros
 
 
-class RMSNorm(nn.Module):
+class ChannelRMSNorm(nn.Module):
     """Root mean square norm over channels. gamma has the official shape, [C, 1, 1, 1] or [C, 1, 1]."""
 
     def __init__(self, channels: int, dims: int) -> None:
@@ -64,9 +64,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.residual = nn.ModuleDict(
             {
-                "0": RMSNorm(channels, 3),
+                "0": ChannelRMSNorm(channels, 3),
                 "2": CausalConv3d(channels, out),
-                "3": RMSNorm(out, 3),
+                "3": ChannelRMSNorm(out, 3),
                 "6": CausalConv3d(out, out),
             }
         )
@@ -103,12 +103,12 @@ class ResidualBlock(nn.Module):
         return y + self.shortcut(x)  # type: ignore[no-any-return]
 
 
-class Attention(nn.Module):
+class AttentionBlock(nn.Module):
     """Single-head attention over the positions of each frame. Frames do not attend to each other; there is no state."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(channels, 2)
+        self.norm = ChannelRMSNorm(channels, 2)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
 
@@ -208,8 +208,10 @@ class _Coder(nn.Module):
     def __init__(self, channels: int, first: int, middle: int, last: int, out: int) -> None:
         super().__init__()
         self.conv1 = CausalConv3d(channels, first)
-        self.middle = nn.ModuleList([ResidualBlock(middle, middle), Attention(middle), ResidualBlock(middle, middle)])
-        self.head = nn.ModuleDict({"0": RMSNorm(last, 3), "2": CausalConv3d(last, out)})
+        self.middle = nn.ModuleList(
+            [ResidualBlock(middle, middle), AttentionBlock(middle), ResidualBlock(middle, middle)]
+        )
+        self.head = nn.ModuleDict({"0": ChannelRMSNorm(last, 3), "2": CausalConv3d(last, out)})
 
     def finish(self, x: Tensor, carry: Carry) -> Tensor:
         return self.head["2"](F.silu(self.head["0"](x)), carry)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from server.call.avatar_stream import StreamFigures
 from server.call.voice import Turn
 
 
-class Send(Protocol):
+class SendMessage(Protocol):
     def __call__(self, kind: str, **fields: object) -> None: ...
 
 
@@ -24,7 +24,7 @@ class Poses(Protocol):
 class MessageDesk:
     """``{v: 1, type, seq, t_ms, ...}`` both ways. In: ping, pose. Out: pong, stats, state, error."""
 
-    def __init__(self, poses: Poses, send: Send) -> None:
+    def __init__(self, poses: Poses, send: SendMessage) -> None:
         """poses: where poses go. send: sends one message."""
         self._poses, self._send = poses, send
 

@@ -100,7 +100,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class Ready(BaseModel):
+class Readiness(BaseModel):
     """A living worker could take a call now, or when a slot is free."""
 
     status: Literal["ready"] = "ready"

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
-from engine.pool.client import Limits
+from engine.pool.client import WorkerLimits
 from engine.pool.local import LocalPool, WorkerPool
 from ground.clock import monotonic
 from ground.errors import AvatarError
@@ -66,7 +66,7 @@ def create_app(settings: Settings, pool: WorkerPool | None = None, framer: Frame
 
 
 def _local_pool(settings: Settings) -> LocalPool:
-    limits = Limits(start=settings.worker_start_s)
+    limits = WorkerLimits(start=settings.worker_start_s)
     return LocalPool(engine_config(settings), workers=settings.workers, spares=settings.spares, limits=limits)
 
 

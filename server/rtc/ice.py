@@ -49,7 +49,7 @@ class IcePolicy:
             address = ipaddress.ip_address(host)
         except ValueError:
             return False  # .local names: resolving them is awaited for a second each, and the browser finds us anyway
-        if port < 1024 or address.is_multicast or address.is_unspecified:
+        if not 1024 <= port < 65_536 or address.is_multicast or address.is_unspecified:
             return False
         if self.loopback:
             return address.is_loopback or host in self.local

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 
 from aiortc.codecs import CODECS
 from aiortc.rtcpeerconnection import find_common_codecs
-from aiortc.sdp import FMTP_INT_PARAMETERS, SessionDescription
+from aiortc.sdp import FMTP_INT_PARAMETERS, SessionDescription, candidate_from_sdp
 
 from ground.errors import RequestError
 from server.rtc.ice import IcePolicy
-from server.rtc.sdp import Codec, Sdp, Section, read_sdp
+from server.rtc.sdp import PayloadType, Sdp, Section, read_sdp
 
 MAX_BYTES = 64 * 1024
 MAX_LINES = 1200  # Chromium's offer with every video codec has about 250
@@ -152,7 +152,7 @@ def _media(section: Section, offer: Sdp) -> list[str]:
     return lines
 
 
-def _codec(codec: Codec, section: Section) -> list[str]:
+def _codec(codec: PayloadType, section: Section) -> list[str]:
     channels = f"/{codec.channels}" if section.kind == "audio" else ""
     lines = [f"a=rtpmap:{codec.payload_type} {codec.name}/{codec.rate}{channels}"]
     for value in section.values("fmtp"):
@@ -185,10 +185,12 @@ def _sctp_port(text: str) -> int:
 
 def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:
     """``candidate:foundation component transport priority address port typ ...`` over UDP, at an address we may try."""
-    parts = candidate.removeprefix("candidate:").split()
-    if len(parts) < 8 or parts[2].lower() != "udp" or not all(parts[at].isdecimal() for at in (1, 3, 5)):
+    try:
+        read = candidate_from_sdp(candidate.removeprefix("candidate:"))
+    except (AssertionError, ValueError):
         return False
-    return len(parts[5]) <= 5 and policy.accepts(parts[4], int(parts[5]))
+    numbered = 0 < read.component <= 256 and 0 < read.priority < 2**31  # RFC 8839, section 5.1
+    return numbered and read.protocol.lower() == "udp" and policy.accepts(read.ip, read.port)
 
 
 def usable_candidates(candidates: Iterable[str], policy: IcePolicy) -> list[str]:

@@ -12,7 +12,7 @@ DIRECTIONS = ("sendrecv", "recvonly", "sendonly", "inactive")
 
 
 @dataclass(frozen=True, slots=True)
-class Codec:
+class PayloadType:
     """One payload type of a section. channels: of audio, 1 if the text names none."""
 
     payload_type: int
@@ -51,13 +51,13 @@ class Section:
         return next((key for key, _ in reversed(self.attributes) if key in DIRECTIONS), None)
 
     @property
-    def codecs(self) -> list[Codec]:
+    def codecs(self) -> list[PayloadType]:
         """Those that the ``m=`` line lists and an ``rtpmap`` describes, in the ``m=`` line's order of preference."""
         described = {}
         for value in self.values("rtpmap"):
             if match := _RTPMAP.fullmatch(value):
                 number, name, rate, channels = match.groups()
-                described[int(number)] = Codec(int(number), name, int(rate), int(channels or 1))
+                described[int(number)] = PayloadType(int(number), name, int(rate), int(channels or 1))
         listed = dict.fromkeys(int(text) for text in self.formats if text.isdecimal() and len(text) < 4)
         return [described[number] for number in listed if number in described]
 

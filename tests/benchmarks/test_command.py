@@ -59,7 +59,7 @@ def test_arguments_are_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     for module in (generator, ablation, influence, obedience, head_pose, voice_only):
-        monkeypatch.setattr(module, "Candidate", None)  # no work is begun
+        monkeypatch.setattr(module, "BenchModel", None)  # no work is begun
     (tmp_path / "file").touch()
     for name, path in (("FILE", "file"), ("FOLDER", ""), ("NOWHERE", "nowhere")):
         words = words.replace(name, str(tmp_path / path))

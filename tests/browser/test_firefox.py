@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.live import browser
 from benchmarks.live.browser import RunningServer
-from benchmarks.live.call import Recording
+from benchmarks.live.call import ProbeRecording
 from benchmarks.live.firefox import FirefoxPage, firefox_page, firefox_path
 
 pytestmark = [
@@ -64,7 +64,9 @@ def test_a_call_in_firefox(server: RunningServer, page: FirefoxPage) -> None:
     page.wait_for(f"{AUDIO_LEVEL}.then((level) => level > {LOUD})")
     since = page.evaluate("performance.now()")
     page.wait_for(f"performance.now() > {since} + {SENTENCE_S * 1000}")
-    shown = [number for at, number in Recording.read(page).first_shown() if since < at <= since + SENTENCE_S * 1000]
+    shown = [
+        number for at, number in ProbeRecording.read(page).first_shown() if since < at <= since + SENTENCE_S * 1000
+    ]
     assert shown == sorted(shown)
     assert len(shown) >= LEAST_FPS * SENTENCE_S
 

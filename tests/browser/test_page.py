@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from playwright.sync_api import Page, Playwright, expect
 
 from benchmarks.live.browser import SAMPLES, RunningServer, launch_chromium
-from benchmarks.live.call import HEARD, Recording, Session, measure_av, picture_figures, press_call
+from benchmarks.live.call import HEARD, PageSession, ProbeRecording, measure_av, picture_figures, press_call
 from tests.browser.conftest import PageOpener
 from tests.browser.observe import hang_up, loudness, wait_for
 
@@ -24,10 +24,10 @@ def now(page: Page) -> float:
 
 
 def frames_since(page: Page, since: float) -> list[int]:
-    return [number for at, number in Recording.read(page).first_shown() if at > since]
+    return [number for at, number in ProbeRecording.read(page).first_shown() if at > since]
 
 
-def is_gone(session: Session) -> bool:
+def is_gone(session: PageSession) -> bool:
     try:
         return session.request("GET").get("state") == "ended"
     except urllib.error.HTTPError as error:
@@ -197,5 +197,5 @@ def test_pictures_come_again_after_the_worker_was_killed(open_page: PageOpener, 
     while len(readings) < 3 and not (readings and is_aligned(readings[-1])):  # what went apart would stay apart
         readings.append(measure_av(page, session))
     assert is_aligned(readings[-1]), readings
-    assert picture_figures(Recording.read(page))["out_of_order"] == 0
+    assert picture_figures(ProbeRecording.read(page))["out_of_order"] == 0
     hang_up(page)

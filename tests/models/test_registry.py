@@ -20,7 +20,7 @@ from tests.toy import TOY
 
 def test_names() -> None:
     assert find_config("embedded").codec == "motion"
-    with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan") as refused:
+    with pytest.raises(AvatarError, match="choose one of embedded, embedded-384, embedded-512, wan"):
         find_config("nothing")
     assert all(config.name == name for name, config in CONFIGS.items())
 

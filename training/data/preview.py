@@ -67,7 +67,7 @@ COLUMNS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class PreviewFace:
     """rgb: uint8 [S, S, 3] in the canonical framing, and its landmarks."""
 
     name: str
@@ -75,20 +75,20 @@ class Face:
     landmarks: dict[str, float]
 
 
-def open_faces(folder: Path | None, photograph: Path | None, count: int, seed: int) -> list[Face]:
+def open_faces(folder: Path | None, photograph: Path | None, count: int, seed: int) -> list[PreviewFace]:
     """The one photograph, or ``count`` faces drawn by ``seed``: out of a folder, or painted."""
     if photograph is not None:
         framed = open_photograph(photograph)
-        return [Face(f"{photograph.name} {framed.confidence:.2f}", framed.rgb, framed.landmarks)]
+        return [PreviewFace(f"{photograph.name} {framed.confidence:.2f}", framed.rgb, framed.landmarks)]
     if folder is None:
         numbers = range(seed, seed + count)
         painted = [paint_portrait(np.random.default_rng(number)) for number in numbers]
-        return [Face(f"seed {n}", one.rgb, one.landmarks) for n, one in zip(numbers, painted, strict=True)]
+        return [PreviewFace(f"seed {n}", one.rgb, one.landmarks) for n, one in zip(numbers, painted, strict=True)]
     notes = sorted(read_notes(folder))
     if not notes:
         raise RequestError("few_portraits", f"--portraits: {folder} names no portrait")
     chosen = np.random.default_rng(seed).permutation(notes)[:count].tolist()
-    return [Face(name, *known) for name, known in load(folder, chosen).items()]
+    return [PreviewFace(name, *known) for name, known in load(folder, chosen).items()]
 
 
 def open_photograph(path: Path) -> FramedPortrait:
@@ -112,7 +112,7 @@ def write_landmarks(path: Path, photograph: Path) -> None:
     sheets.write(path, text.encode())
 
 
-def show_portraits(faces: list[Face], columns: int) -> Image:
+def show_portraits(faces: list[PreviewFace], columns: int) -> Image:
     """Every face with its landmarks drawn."""
     pictures = [sheets.marked(face.rgb, face.landmarks, 2 * SIZE) for face in faces]
     groups = range(0, len(faces), columns)
@@ -120,13 +120,13 @@ def show_portraits(faces: list[Face], columns: int) -> Image:
     return sheets.sheet([pictures[at : at + columns] for at in groups], names)
 
 
-def show_controls(faces: list[Face]) -> Image:
+def show_controls(faces: list[PreviewFace]) -> Image:
     """Rows of faces, columns of COLUMNS."""
     poses = [parse_pose(record).controls for _, record in COLUMNS]
     return sheets.sheet([move(face, poses) for face in faces], [name for name, _ in COLUMNS])
 
 
-def move(face: Face, poses: list[dict[str, float]]) -> list[Image]:
+def move(face: PreviewFace, poses: list[dict[str, float]]) -> list[Image]:
     """A face at absolute controls by channel name; those not given stay as in the photograph."""
     controls = own_state(face.landmarks).repeat(len(poses), 1)
     for row, pose in zip(controls, poses, strict=True):
@@ -138,7 +138,7 @@ def move(face: Face, poses: list[dict[str, float]]) -> list[Image]:
     return [np.asarray(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
 
 
-def show_speech(faces: list[Face], speech: Speech, columns: int, every: int, seed: int) -> Image:
+def show_speech(faces: list[PreviewFace], speech: Speech, columns: int, every: int, seed: int) -> Image:
     """Every ``every``-th frame of a sentence with its phoneme, one block of rows for each face."""
     frames = int(speech.phonemes[-1].end * FPS)
     decibels = loudness(speech.sound, frames)

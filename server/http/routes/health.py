@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from ground.errors import CapacityError
-from server.http.answers import Health, Ready
+from server.http.answers import Health, Readiness
 from server.http.refusals import ENGINE_NOT_READY, KEY, refused
 from server.http.services import OwnerDep, ServicesDep
 
@@ -19,14 +19,14 @@ async def health() -> Health:
 @router.get(
     "/ready", summary="Whether a call can be taken", responses=refused({503: (*ENGINE_NOT_READY, "recovering")})
 )
-async def ready(services: ServicesDep) -> Ready:
+async def ready(services: ServicesDep) -> Readiness:
     """200 while a living worker could take a call now or when a slot is free, else 503: ``starting``,
     ``engine_failed`` or ``recovering``."""
     services.require_engine()
     stats, info = services.pool.stats(), services.pool.info
     if stats.alive == 0:
         raise CapacityError("recovering", "the engine is being started again: try again in a moment")
-    return Ready(
+    return Readiness(
         model=info.name,
         device=info.device,
         slots=stats.slots,

@@ -42,7 +42,7 @@ class CallLimits(BaseModel):
     max_s: float | None = Field(description="Longest call in seconds; null sets no limit.", examples=[3600.0])
 
 
-class Limits(BaseModel):
+class ServerLimits(BaseModel):
     """Sizes in bytes, times in seconds."""
 
     model: str = Field(description="The one model that this server runs.", examples=["embedded"])
@@ -57,14 +57,14 @@ class Limits(BaseModel):
 
 
 @router.get("", summary="Limits of this server")
-async def get_limits(services: ServicesDep) -> Limits:
+async def get_limits(services: ServicesDep) -> ServerLimits:
     """What this server accepts. Needs no key and holds no secret. The same until the server is restarted."""
     return limits_of(services.settings, services.pool.info if services.ready else None)
 
 
-def limits_of(settings: Settings, info: ModelInfo | None) -> Limits:
+def limits_of(settings: Settings, info: ModelInfo | None) -> ServerLimits:
     """info: of the engine, None before it is ready."""
-    return Limits(
+    return ServerLimits(
         model=info.name if info else settings.model,
         rollouts=info.rollouts if info else [],
         running_ahead=list(RUNNING_AHEAD),

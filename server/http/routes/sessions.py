@@ -54,7 +54,7 @@ class Description(BaseModel):
     type: str = Field(max_length=16, json_schema_extra={"enum": ["offer"]})
 
 
-class Candidate(BaseModel):
+class IceCandidate(BaseModel):
     """A browser's RTCIceCandidate. Null, empty or ``end-of-candidates`` ends trickling and has no further effect."""
 
     candidate: str | None = Field(None, max_length=1024)
@@ -73,7 +73,7 @@ class Candidates(BaseModel):
 
     model_config = ConfigDict(json_schema_extra=_or_one)
 
-    candidates: list[Candidate | None] = Field(max_length=50)
+    candidates: list[IceCandidate | None] = Field(max_length=50)
 
     @model_validator(mode="before")
     @classmethod

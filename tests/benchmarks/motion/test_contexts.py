@@ -13,7 +13,7 @@ from benchmarks.motion import influence
 from benchmarks.motion.contexts import REFERENCE, STRATEGIES, contexts, main, overlaps, plot
 from benchmarks.motion.influence import AttentionOutputs, Changes, measure_pass, without
 from benchmarks.motion.motion_figures import Estimate
-from benchmarks.motion.variants import Variant
+from benchmarks.motion.variants import RolloutVariant
 from engine.rollout.base import Pass
 from engine.worker.runner import ModelRunner, SlottedPass
 from models.config import EMBEDDED
@@ -23,7 +23,7 @@ REF = frozenset({REFERENCE})
 
 
 def test_knot_forcing_c3_k1_l6_by_hand() -> None:
-    found = contexts(Variant("own").rollout(EMBEDDED), chunks=4)
+    found = contexts(RolloutVariant("own").rollout(EMBEDDED), chunks=4)
     assert found == [
         REF | set(range(4)), REF | set(range(4)), REF | set(range(4)),
         REF | set(range(7)), REF | set(range(7)), REF | set(range(7)),  # 3: of both chunks
@@ -34,20 +34,20 @@ def test_knot_forcing_c3_k1_l6_by_hand() -> None:
 
 
 def test_self_forcing_by_hand() -> None:
-    found = contexts(Variant("self", {"strategy": "self_forcing"}).rollout(EMBEDDED), chunks=4)
+    found = contexts(RolloutVariant("self", {"strategy": "self_forcing"}).rollout(EMBEDDED), chunks=4)
     assert found[::3] == [REF | set(range(a, b)) for a, b in ((0, 3), (0, 6), (3, 9), (6, 12))]
     assert overlaps(found) == pytest.approx([1, 1, 4 / 7, 1, 1, 4 / 10, 1, 1, 4 / 10, 1, 1])
 
 
 def test_without_a_knot_the_change_comes_at_once() -> None:
-    found = contexts(Variant("none", {"knot": 0}).rollout(EMBEDDED), chunks=7)
+    found = contexts(RolloutVariant("none", {"knot": 0}).rollout(EMBEDDED), chunks=7)
     assert overlaps(found)[-3:] == pytest.approx([4 / 10, 1, 1])
-    two = contexts(Variant("two", {"knot": 2}).rollout(EMBEDDED), chunks=7)
+    two = contexts(RolloutVariant("two", {"knot": 2}).rollout(EMBEDDED), chunks=7)
     assert overlaps(two)[-3:] == pytest.approx([9 / 12, 1, 9 / 12])  # both latents of the knot are of both chunks
 
 
 def test_the_plot_is_well_formed() -> None:
-    found = contexts(Variant("own").rollout(EMBEDDED), chunks=2)
+    found = contexts(RolloutVariant("own").rollout(EMBEDDED), chunks=2)
     root = ElementTree.fromstring(plot({"Knot Forcing <k = 1>": found}))
     words = [element.text for element in root.iter() if element.tag.endswith("text")]
     assert "Knot Forcing <k = 1>" in words and "emitted latent t" in words
@@ -69,7 +69,7 @@ def steady_pass(runner: ModelRunner) -> Pass:
 def test_the_table_is_printed_before_the_plot_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(influence, "Candidate", lambda weights: None)
+    monkeypatch.setattr(influence, "BenchModel", lambda weights: None)
     monkeypatch.setattr(influence, "influence", lambda *words: {"ref": Estimate(0.1, 0.01)})
     influence.main(["--svg", str(tmp_path / "plot.svg")])
     assert "0.100±0.010" in capsys.readouterr().out and [path.name for path in tmp_path.iterdir()] == ["plot.svg"]

@@ -16,7 +16,7 @@ from benchmarks.motion import motion_figures as figures
 from benchmarks.motion.contexts import REFERENCE, attended
 from benchmarks.motion.report import to_json
 from benchmarks.motion.rolls import shown, unfiltered
-from benchmarks.motion.variants import COMPONENTS, KNOTS, OWN, REFERENCES, FixedReference, KnotSwitches, Variant
+from benchmarks.motion.variants import COMPONENTS, KNOTS, OWN, REFERENCES, FixedReference, KnotSwitches, RolloutVariant
 from engine.rollout.base import REFERENCE_SLOT, Rollout
 from engine.rollout.knot_forcing import KnotForcing
 from engine.rollout.rehearsal import rehearse
@@ -140,7 +140,7 @@ def given(rollout: Rollout) -> list[bool]:
 
 
 @pytest.mark.parametrize("variant", KNOTS, ids=lambda variant: variant.name)
-def test_a_knot_is_given_only_where_it_is_fed(variant: Variant) -> None:
+def test_a_knot_is_given_only_where_it_is_fed(variant: RolloutVariant) -> None:
     found = given(variant.rollout(EMBEDDED))
     assert found == [variant.name.startswith("fed") and i >= 5 for i in range(15)]
 
@@ -170,7 +170,7 @@ def test_a_knot_is_averaged_only_where_it_is_fused(name: str, first: float) -> N
 
 
 def test_both_switches_on_is_knot_forcing_itself() -> None:
-    own, switched = (v.rollout(EMBEDDED) for v in (OWN, Variant("switched", make=KnotSwitches)))
+    own, switched = (v.rollout(EMBEDDED) for v in (OWN, RolloutVariant("switched", make=KnotSwitches)))
     for mine, theirs in zip(passes_of(own, 3), passes_of(switched, 3), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert torch.equal(a.latents, b.latents) and torch.equal(a.condition, b.condition)

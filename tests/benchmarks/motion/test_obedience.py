@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from benchmarks.motion import obedience
 from benchmarks.motion import picture_figures as figures
-from benchmarks.motion.held_out import Case, Face, held_out_portraits
+from benchmarks.motion.held_out import Case, HeldOutFace, held_out_portraits
 from benchmarks.motion.rendered import relative_to, show
 from benchmarks.motion.rolls import drive
 from ground.motion import INDEX, SCALES
@@ -27,7 +27,7 @@ espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reaso
 
 
 @pytest.fixture(scope="module")
-def face() -> Face:
+def face() -> HeldOutFace:
     return held_out_portraits(None, 1)[0]
 
 
@@ -40,12 +40,12 @@ def speaking() -> NDArray[np.float64]:
     return controls
 
 
-def pictures(face: Face, controls: NDArray[np.float64]) -> figures.Pictures:
+def pictures(face: HeldOutFace, controls: NDArray[np.float64]) -> figures.Pictures:
     codec = MotionCodec()
     return show(codec, face.known, relative_to(codec, face.known, controls))[0]
 
 
-def test_lip_travel_of_perfect_dead_half_and_late_lips(face: Face) -> None:
+def test_lip_travel_of_perfect_dead_half_and_late_lips(face: HeldOutFace) -> None:
     def travel(controls: NDArray[np.float64]) -> NDArray[np.float64]:
         return figures.lip_travel(pictures(face, controls), face.known.rgb, face.known.landmarks)
 
@@ -74,7 +74,7 @@ def test_a_patch_is_found_to_a_part_of_a_pixel() -> None:
     assert found * 128 == pytest.approx([0, 4.3, -6.5], abs=0.1)
 
 
-def test_lids_are_measured_between_open_and_shut(face: Face) -> None:
+def test_lids_are_measured_between_open_and_shut(face: HeldOutFace) -> None:
     controls = speaking()[:13]
     shut, opened = controls.copy(), controls.copy()
     shut[:, INDEX["blinkL"]] = shut[:, INDEX["blinkR"]] = 1

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from benchmarks.motion import voice_only
 from benchmarks.motion.held_out import LIPS, Case, festival_cases, flite_cases, human_cases, synthetic_cases
 from benchmarks.motion.lip_figures import lip_figures, vowels_apart
-from benchmarks.motion.rolls import Candidate, drive
+from benchmarks.motion.rolls import BenchModel, drive
 from benchmarks.motion.voice_only import told_lips
 from models.config import EMBEDDED
 from models.dit.transformer import CausalWanDiT, randomise_
@@ -89,9 +89,9 @@ def test_weights_are_heard_with_the_estimator_beside_them(tmp_path: Path, cases:
     randomise_(dit)
     weights = tmp_path / "dit.safetensors"
     save_file(dit.state_dict(), weights)
-    shipped = Candidate(weights)
+    shipped = BenchModel(weights)
     save_file(VisemeEstimator().state_dict(), tmp_path / "visemes.safetensors")
-    own = Candidate(weights)
+    own = BenchModel(weights)
     assert own.digest != shipped.digest
     with_own, with_shipped = (drive(cases[0], None, 20, each.estimator) for each in (own, shipped))
     assert not torch.allclose(with_own[..., 640:645], with_shipped[..., 640:645])

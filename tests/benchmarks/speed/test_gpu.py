@@ -16,7 +16,7 @@ import benchmarks.speed.gpu
 from benchmarks.speed import small_card
 from benchmarks.speed.chunks import Screen, codec_of, in_turn
 from benchmarks.speed.engine import ablation, measure
-from benchmarks.speed.gpu import Journal, Session, cards, on_card, whole_chunks
+from benchmarks.speed.gpu import Measurement, StepJournal, cards, on_card, whole_chunks
 from benchmarks.speed.parts import VARIANTS, Bench, consumer_cards
 from engine.worker.i420 import to_i420
 from ground.config import EngineConfig
@@ -79,8 +79,8 @@ def test_cards_are_tried_until_the_smallest_is_known(
         return {"holds": gib >= needs[preset]}
 
     monkeypatch.setattr(benchmarks.speed.gpu, "on_card", on_card)
-    journal = Journal(tmp_path / "gpu.json", seconds=60)
-    cards(Session(journal, torch.device("cpu"), 1, 1))
+    journal = StepJournal(tmp_path / "gpu.json", seconds=60)
+    cards(Measurement(journal, torch.device("cpu"), 1, 1))
     assert list(journal.report)[1:] == ["memory: {} in {} GiB".format(*each.split()) for each in tried]
 
 
@@ -108,7 +108,7 @@ def test_a_preset_that_runs_out_of_memory_is_told(monkeypatch: pytest.MonkeyPatc
     def full(self: object, latents: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried more\nmore of it")
 
-    monkeypatch.setattr(small_card.Call, "denoise", lambda self: None)
+    monkeypatch.setattr(small_card.ChunkMaker, "denoise", lambda self: None)
     monkeypatch.setattr(small_card.Screen, "show", full)
     assert small_card.run(config, 8) == {"holds": False, "error": "CUDA out of memory. Tried more"}
 
@@ -176,7 +176,7 @@ def test_predictions_name_the_cards() -> None:
 
 
 def test_a_failed_step_is_told_and_the_next_runs(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "gpu.json", seconds=60)
+    journal = StepJournal(tmp_path / "gpu.json", seconds=60)
     assert journal.step("broken", lambda: 1 / 0) is None
     assert journal.step("whole", lambda: 2) == 2
     journal.ends = 0.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.pool.client import Limits, WorkerClient
+from engine.pool.client import WorkerClient, WorkerLimits
 from engine.pool.stream import EngineStream, StreamSpec
 from engine.portrait.portrait import Portrait
 from engine.wire.frame_ring import FrameRing
@@ -22,7 +22,7 @@ from ground.config import EngineConfig
 from ground.errors import CapacityError, EngineError, RequestError
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
-QUICK = Limits(start=10.0, open=3.0, close=1.0, stop=1.0, ping_every=0.1, missed_pings=3, dump=0.05)
+QUICK = WorkerLimits(start=10.0, open=3.0, close=1.0, stop=1.0, ping_every=0.1, missed_pings=3, dump=0.05)
 
 
 def spec(name: str = "call", seed: int = 0, first_frame: int = 0, epoch: int = 0) -> StreamSpec:
@@ -303,7 +303,7 @@ async def test_close_ends_the_process_and_is_idempotent() -> None:
 
 
 async def test_start_is_cancelled_cleanly() -> None:
-    client = WorkerClient((sys.executable, "-c", "import time; time.sleep(60)"), Limits(start=0.3))
+    client = WorkerClient((sys.executable, "-c", "import time; time.sleep(60)"), WorkerLimits(start=0.3))
     with pytest.raises(EngineError) as slow:
         await client.start(EngineConfig())
     assert slow.value.code == "worker_start_timeout"

@@ -72,7 +72,7 @@ def voiced_corpus(path: Path) -> Path:
         lips = np.zeros((200, 5), np.float16)
         lips[:, 0] = 0.5 * level
         heads = np.zeros((1, 200 + corpus.HEAD_TAIL, 11), np.float16)
-        sessions.append(corpus.Session(hops, lips, heads))
+        sessions.append(corpus.SpokenSession(hops, lips, heads))
     corpus.write(path, iter(sessions))
     return path
 

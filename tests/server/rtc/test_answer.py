@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ground.errors import RequestError
 from server.rtc.answer import faults, fitted_answer
 from server.rtc.ice import IcePolicy
-from server.rtc.offer import clean_offer
+from server.rtc.offer import candidate_is_usable, clean_offer
 from server.rtc.peer import Peer
 from server.rtc.sdp import read_sdp
 from server.settings import Settings
@@ -178,6 +178,15 @@ def test_any_attribute_of_an_unknown_name_changes_nothing(name: str, at: int, li
     lines = GOOD[name].splitlines()
     lines.insert(min(at, len(lines)), line)
     assert clean_offer("\r\n".join(lines) + "\r\n", POLICY) == clean_offer(GOOD[name], POLICY)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 11])
+@pytest.mark.parametrize("number", ["9" * 5000, "x"])
+def test_a_candidate_that_cannot_be_read_is_left_out(at: int, number: str) -> None:
+    words = ["candidate:1", "1", "udp", "2122260223", "127.0.0.1", "54321", "typ", "srflx", "raddr", "127.0.0.1", "rport", "54322"]
+    assert candidate_is_usable(" ".join(words), POLICY)
+    words[at] = number
+    assert not candidate_is_usable(" ".join(words), POLICY)
 
 
 @settings(max_examples=500, deadline=None)

@@ -266,7 +266,7 @@ def _corpus(folder: Path) -> Corpus:
         hops = corpus.hops_of(StreamingLogMel(), sound, frames).astype(np.float16)
         lips = rng.uniform(0, 0.5, (frames, 5)).astype(np.float16)
         head = rng.normal(0, 0.05, (2, frames + corpus.HEAD_TAIL, 11)).astype(np.float16)
-        sessions.append(corpus.Session(hops, lips, np.abs(head)))
+        sessions.append(corpus.SpokenSession(hops, lips, np.abs(head)))
     corpus.write(folder / "corpus.npz", iter(sessions))
     return Corpus(folder / "corpus.npz")
 
@@ -380,7 +380,7 @@ def test_what_is_no_corpus_is_told_in_one_line(tmp_path: Path, sampler: ClipSamp
 
 def test_a_corpus_is_the_file_that_was_named_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hops, lips, heads = np.zeros((408, 40)), np.zeros((100, 5)), np.zeros((1, 276, 11))
-    made = corpus.write(tmp_path / "named", iter([corpus.Session(hops, lips, heads)]))
+    made = corpus.write(tmp_path / "named", iter([corpus.SpokenSession(hops, lips, heads)]))
     assert made["sessions"] == 1 and made["megabytes"] > 0
     assert Corpus(tmp_path / "named").frames.tolist() == [100]
 
@@ -391,7 +391,7 @@ def test_a_corpus_is_the_file_that_was_named_or_none(tmp_path: Path, monkeypatch
     monkeypatch.setattr(np, "savez", torn)
     for name in ("named", "other"):
         with pytest.raises(RequestError, match="cannot write"):
-            corpus.write(tmp_path / name, iter([corpus.Session(hops, lips, heads)]))
+            corpus.write(tmp_path / name, iter([corpus.SpokenSession(hops, lips, heads)]))
     assert [path.name for path in tmp_path.iterdir()] == ["named"]
     assert Corpus(tmp_path / "named").frames.tolist() == [100]
 

@@ -12,7 +12,7 @@ from engine.portrait.landmark_file import parse_landmarks
 from ground.errors import MediaError
 from tests.faces import LANDMARKS
 from training.data import preview
-from training.data.preview import COLUMNS, Face, main, move
+from training.data.preview import COLUMNS, PreviewFace, main, move
 from training.data.sheets import BAND, marked, sheet
 from training.data.synthetic.phonemes import Synthesiser
 from training.data.synthetic.portraits import paint_portrait
@@ -21,12 +21,12 @@ SAMPLE = Path("client_web/samples/portrait_1.jpg")
 
 
 @pytest.fixture(scope="module")
-def face() -> Face:
+def face() -> PreviewFace:
     one = paint_portrait(np.random.default_rng(3))
-    return Face("seed 3", one.rgb, one.landmarks)
+    return PreviewFace("seed 3", one.rgb, one.landmarks)
 
 
-def test_landmarks_are_drawn_on_a_copy(face: Face) -> None:
+def test_landmarks_are_drawn_on_a_copy(face: PreviewFace) -> None:
     before = face.rgb.copy()
     drawn = marked(face.rgb, face.landmarks, 320)
     np.testing.assert_array_equal(face.rgb, before)
@@ -44,7 +44,7 @@ def test_a_sheet_holds_every_picture_below_its_caption() -> None:
         np.testing.assert_array_equal(out[top : top + 40, 60 * column : 60 * column + 60], tile)
 
 
-def test_every_control_moves_the_face(face: Face) -> None:
+def test_every_control_moves_the_face(face: PreviewFace) -> None:
     poses = [parse_pose(record).controls for _, record in COLUMNS]
     pictures = move(face, poses)
     still = pictures[0].astype(int)

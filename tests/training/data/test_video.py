@@ -44,7 +44,7 @@ from training.data.video.clips import (
 from training.data.video.encode import check, example
 from training.data.video.encode import run as encode_clips
 from training.data.video.folder import opened
-from training.data.video.prepare import Job, Totals, find_sources, parsed, summary
+from training.data.video.prepare import Preparation, Totals, find_sources, parsed, summary
 from training.data.video.progress import Lines
 from training.data.video.shots import ShotDetector
 from training.data.video.source import ClipFormat, process
@@ -345,7 +345,7 @@ def test_a_file_that_hangs_or_kills_its_reader_costs_itself(script: str, reason:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"x")
     stalled_s = 1.0 if reason == "timed_out" else 60.0
-    job = Job(tmp_path / "in", tmp_path / "out", stalled_s=stalled_s, command=(sys.executable, "-c", script))
+    job = Preparation(tmp_path / "in", tmp_path / "out", stalled_s=stalled_s, command=(sys.executable, "-c", script))
     totals = prepare.prepare(job, Lines())
     assert [(r["source"], r["reason"]) for r in totals.rejected] == [("a.mp4", reason)]
     noise = replace(
@@ -358,7 +358,7 @@ def test_a_full_disk_ends_the_job_and_blames_no_source(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"x")
     script = "import sys; print('cannot write clips: no space left on device', file=sys.stderr); sys.exit(3)"
-    job = Job(tmp_path / "in", tmp_path / "out", command=(sys.executable, "-c", script))
+    job = Preparation(tmp_path / "in", tmp_path / "out", command=(sys.executable, "-c", script))
     with pytest.raises(MediaError, match="no space left"):
         prepare.prepare(job, Lines())
     assert not list((tmp_path / "out" / "sources").iterdir())
@@ -564,7 +564,7 @@ def test_bad_orders_get_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ended = subprocess.run(command(folder, tmp_path / "o"), capture_output=True, text=True)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and told in ended.stderr
     with pytest.raises(RequestError, match="read as sources"):
-        prepare.prepare(Job(tmp_path, tmp_path / "out"), Lines())
+        prepare.prepare(Preparation(tmp_path, tmp_path / "out"), Lines())
     with pytest.raises(MediaError, match="prepare"):
         ClipFolder(tmp_path)
 

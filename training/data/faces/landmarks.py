@@ -49,7 +49,7 @@ from training.data.faces.ridge import cross_fitted, ridge
 CROSS_PENALTY = 2.0  # of the stages after the eyes'; on portraits left out 1 is best for places, 3 to 10 for thickness
 
 
-class Trainer:
+class LandmarkTrainer:
     """Grows the dictionary of tensors stage by stage; keeps every sample's present eye estimate."""
 
     def __init__(self, samples: list[Sample], rng: np.random.Generator) -> None:
@@ -206,7 +206,7 @@ def train(arguments: argparse.Namespace) -> None:
     known, apart = pictures(arguments.portraits, arguments.painted)
     rng = np.random.default_rng(arguments.seed)
     samples = make_samples(known, arguments.copies or (6 if arguments.portraits else 4), rng)
-    trainer = Trainer(samples, rng)
+    trainer = LandmarkTrainer(samples, rng)
     for step in (trainer.align, trainer.landmarks, trainer.judges):
         step()
         print(f"{step.__name__}: done, {len(trainer.tensors)} tensors", flush=True)

@@ -77,7 +77,7 @@ class CorpusConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class SpokenSession:
     """One recording: hops `[4F + 8, 40]`, lips `[F, 5]`, heads `[V, F + HEAD_TAIL, 11]`, all at 25 frames a second."""
 
     hops: NDArray[np.float16]
@@ -104,7 +104,7 @@ class CorpusMaker:
         self.mel = StreamingLogMel(LogMelConfig())
         self._babble = np.zeros(SAMPLE_RATE, np.float32)
 
-    def sessions(self) -> Iterator[Session]:
+    def sessions(self) -> Iterator[SpokenSession]:
         yield from (self.session(self._spoken()) for _ in range(self.config.sessions))
         if self.flite is not None:
             yield from (self.session(self._by_flite(self.flite)) for _ in range(self.config.flite_sessions))
@@ -113,7 +113,7 @@ class CorpusMaker:
         yield from (self.session(speech) for speech in self._human())
         yield from (self._quiet() for _ in range(self.config.quiet_sessions))
 
-    def session(self, speech: Speech, clean: bool = False) -> Session:
+    def session(self, speech: Speech, clean: bool = False) -> SpokenSession:
         """Augment a speech and add what lips and heads do with it."""
         frames = int(len(speech.sound) / SAMPLE_RATE * FPS)
         lips = lip_tracks(speech.phonemes, frames / FPS, FPS)
@@ -131,13 +131,13 @@ class CorpusMaker:
         lips: NDArray[np.float64],
         decibels: NDArray[np.float64],
         speaking: NDArray[np.bool_],
-    ) -> Session:
+    ) -> SpokenSession:
         frames = len(lips)
         hops = hops_of(self.mel, sound, frames)
         tail = (np.full(HEAD_TAIL, -60.0), np.zeros(HEAD_TAIL, bool))
         loud, busy = np.concatenate([decibels, tail[0]]), np.concatenate([speaking, tail[1]])
         heads = [head_tracks(loud, busy, self.rng, self.config.style)[:, HEAD] for _ in range(self.config.heads)]
-        return Session(hops.astype(np.float16), lips.astype(np.float16), np.stack(heads).astype(np.float16))
+        return SpokenSession(hops.astype(np.float16), lips.astype(np.float16), np.stack(heads).astype(np.float16))
 
     def _spoken(self) -> Speech:
         language = self._language()
@@ -208,7 +208,7 @@ class CorpusMaker:
                     parts = [pause(0.3)]
             yield join(parts)
 
-    def _quiet(self) -> Session:
+    def _quiet(self) -> SpokenSession:
         """No speech: digital silence, room noise, clicks and hum. The mouth rests."""
         frames = int(self.config.session_s * FPS)
         samples = int(self.config.session_s * SAMPLE_RATE)
@@ -275,7 +275,7 @@ def hops_of(mel: StreamingLogMel, sound: NDArray[np.float32], frames: int) -> ND
     return mel.whole(padded)
 
 
-def write(path: Path, sessions: Iterator[Session]) -> dict[str, float]:
+def write(path: Path, sessions: Iterator[SpokenSession]) -> dict[str, float]:
     """Write a corpus to the very file that is named; return what it holds. What cannot be written is told before the
     sessions are made."""
     with replacing(path) as partial, partial.open("wb") as file:

@@ -25,8 +25,8 @@ from ground.errors import MediaError, RequestError, one_line_errors
 from training.data.synthetic.sound import import_soundfile
 from training.data.video.decode import SOUND_RATE, import_av
 from training.data.video.folder import PreparedFolder, opened, stamp
-from training.data.video.progress import Progress, progress
-from training.data.video.quality import Limits
+from training.data.video.progress import SourceProgress, progress
+from training.data.video.quality import QualityLimits
 from training.data.video.source import CANNOT_WRITE, RECORD, ClipFormat, Tell
 
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"}
@@ -35,7 +35,7 @@ COMMAND = (sys.executable, "-m", "training.data.video.source")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Preparation:
     """stalled_s: a source is given up when nothing of it was read for so long."""
 
     clips: Path
@@ -54,7 +54,7 @@ class Totals:
     rejected: list[dict[str, Any]]
 
 
-def prepare(job: Job, tell: Progress) -> Totals:
+def prepare(job: Preparation, tell: SourceProgress) -> Totals:
     """Process every source that is not finished. Raises AvatarError for what ends the whole job."""
     import_av()  # what is missing is said once here, not once for every source
     import_soundfile()
@@ -102,7 +102,7 @@ def find_sources(clips: Path) -> list[Path]:
     return found
 
 
-def _one(job: Job, folder: PreparedFolder, source: Path, tell: Progress, stop: threading.Event) -> None:
+def _one(job: Preparation, folder: PreparedFolder, source: Path, tell: SourceProgress, stop: threading.Event) -> None:
     """One source from beginning to end."""
     if stop.is_set():
         return
@@ -119,7 +119,7 @@ def _one(job: Job, folder: PreparedFolder, source: Path, tell: Progress, stop: t
     tell.finished(name, record)
 
 
-def run_source(job: Job, source: Path, made: Path, tell: Tell, stop: threading.Event) -> dict[str, Any]:
+def run_source(job: Preparation, source: Path, made: Path, tell: Tell, stop: threading.Event) -> dict[str, Any]:
     """Run the process that reads one source, and return its record; the process's end is also one. Raises MediaError
     ``cannot_write`` where not the source is to blame."""
     order = {
@@ -184,7 +184,7 @@ def summary(totals: Totals) -> list[str]:
     return [f"{name:<26}{number:>7} clips{spent / 60:>9.1f} min" for name, number, spent in rows]
 
 
-def parsed(arguments: list[str] | None = None) -> Job:
+def parsed(arguments: list[str] | None = None) -> Preparation:
     parser = argparse.ArgumentParser(
         prog="python -m training.data.video.prepare", description="Training clips from a folder of talking heads."
     )
@@ -209,12 +209,12 @@ def parsed(arguments: list[str] | None = None) -> Job:
         limits = _limits(args.limit)
     except ValueError as error:
         parser.error(str(error))
-    return Job(args.clips, args.out, ClipFormat(args.fps, args.size, limits), args.workers)
+    return Preparation(args.clips, args.out, ClipFormat(args.fps, args.size, limits), args.workers)
 
 
-def _limits(changes: list[str]) -> Limits:
+def _limits(changes: list[str]) -> QualityLimits:
     """Raises ValueError for what is no limit."""
-    known, given = asdict(Limits()), dict[str, float]()
+    known, given = asdict(QualityLimits()), dict[str, float]()
     for change in changes:
         name, _, value = change.partition("=")
         if name not in known:
@@ -225,7 +225,7 @@ def _limits(changes: list[str]) -> Limits:
             given[name] = math.nan
         if not math.isfinite(given[name]):
             raise ValueError(f"--limit {change}: {value!r} is no number")
-    limits = replace(Limits(), **given)
+    limits = replace(QualityLimits(), **given)
     if not 0.5 <= limits.shortest_s <= limits.longest_s:
         raise ValueError("--limit: shortest_s must be at least 0.5 and at most longest_s")
     return limits

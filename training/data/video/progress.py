@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 
-class Progress(Protocol):
+class SourceProgress(Protocol):
     """Told by several threads."""
 
     def begin(self, total: int, done: int) -> None:
@@ -75,10 +75,9 @@ class Bars:
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[SourceProgress]:
     try:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
         yield Lines()
         return
@@ -86,5 +85,5 @@ def progress() -> Iterator[Progress]:
         yield Lines()
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with RichProgress(*columns) as bars:
+    with Progress(*columns) as bars:
         yield Bars(bars)

@@ -22,7 +22,7 @@ REPEATED = 0.25  # change relative to the neighbours' below which a picture repe
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QualityLimits:
     """shortest_s, longest_s: of a clip; a longer span is cut there. enlarged: how much a face may be
     enlarged at most. turned, nodded: rad of training.data.video.turn. light, glare, sharpness: of track.Reading.
     still_s: how long a face may stand still to the grey level `still`. new: least share of pictures that repeat none.
@@ -72,7 +72,7 @@ class Stretch:
     finding: Finding | None
 
 
-def stretches(table: Mapping[str, Doubles], limits: Limits, fps: int, size: int) -> list[Stretch]:
+def stretches(table: Mapping[str, Doubles], limits: QualityLimits, fps: int, size: int) -> list[Stretch]:
     """The readings of one shot (see track.table) in stretches that break the same rule, or none."""
     rules = _frame_rules(table, limits, fps, size)
     broken = np.full(len(table["face"]), -1)
@@ -105,7 +105,7 @@ class FrameRule:
         return Finding(self.reason, round(float(part.min() if self.least else part.max()), 4), round(self.limit, 4))
 
 
-def _frame_rules(table: Mapping[str, Doubles], limits: Limits, fps: int, size: int) -> list[FrameRule]:
+def _frame_rules(table: Mapping[str, Doubles], limits: QualityLimits, fps: int, size: int) -> list[FrameRule]:
     """In the order in which they are asked; a frame is refused for the first that it breaks."""
     eyes = table["eyes"]
     distance = np.hypot(*(eyes[:, 1] - eyes[:, 0]).T)
@@ -143,7 +143,7 @@ def _still_seconds(still: NDArray[np.bool_], fps: int) -> Doubles:
 
 
 def span_findings(
-    table: Mapping[str, Doubles], sound: Sound, sync: Sync, made_up: float, limits: Limits
+    table: Mapping[str, Doubles], sound: Sound, sync: Sync, made_up: float, limits: QualityLimits
 ) -> list[Finding]:
     """What is wrong with a span as a whole. made_up: share of its crop beyond the picture's edge."""
     values = [
@@ -160,7 +160,7 @@ def span_findings(
     ]
 
 
-def new_pictures(change: Doubles, limits: Limits) -> float:
+def new_pictures(change: Doubles, limits: QualityLimits) -> float:
     """Share of pictures that are new: not still, and no mere recoding of the one before, which shows as a change far
     below that of its neighbours."""
     around = np.fmax(change[:-2], change[2:])

@@ -22,7 +22,7 @@ from engine.portrait.landmarks import canonical_crop, default_estimator
 from ground.errors import MediaError
 from training.data.video import decode
 from training.data.video.clips import LANDMARKS, ClipWriter, FaceTrack, write_faces, write_sound
-from training.data.video.quality import Finding, Limits, Stretch, flatness, loudness, new_pictures, span_findings
+from training.data.video.quality import Finding, QualityLimits, Stretch, flatness, loudness, new_pictures, span_findings
 from training.data.video.shots import ShotDetector
 from training.data.video.spans import Span, find_spans
 from training.data.video.sync import sync
@@ -44,7 +44,7 @@ class ClipFormat:
 
     fps: int = 25
     size: int = 256
-    limits: Limits = field(default_factory=Limits)
+    limits: QualityLimits = field(default_factory=QualityLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    form = ClipFormat(job["fps"], job["size"], Limits(**job["limits"]))
+    form = ClipFormat(job["fps"], job["size"], QualityLimits(**job["limits"]))
     out = Path(job["out"])
     try:
         record = process(Path(job["path"]), out, form, _print_progress)

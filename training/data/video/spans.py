@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.portrait.landmarks import EYE_X
-from training.data.video.quality import Finding, Limits, Stretch, stretches
+from training.data.video.quality import Finding, QualityLimits, Stretch, stretches
 
 Doubles = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ class Span:
 
 
 def find_spans(
-    table: Mapping[str, Doubles], shots: list[tuple[int, int]], limits: Limits, fps: int, size: int
+    table: Mapping[str, Doubles], shots: list[tuple[int, int]], limits: QualityLimits, fps: int, size: int
 ) -> tuple[list[Span], list[Stretch]]:
     """Spans worth a look as a whole, and stretches that are not, with the reason."""
     spans, refused = list[Span](), list[Stretch]()
@@ -59,7 +59,7 @@ def find_spans(
     return spans, refused
 
 
-def _steady(eyes: Doubles, stretch: Stretch, limits: Limits, fps: int) -> Iterator[Span | Stretch]:
+def _steady(eyes: Doubles, stretch: Stretch, limits: QualityLimits, fps: int) -> Iterator[Span | Stretch]:
     """The longest beginning that one crop holds, then the longest of the rest, and so on. What one crop holds for too
     short a time is refused together with its like."""
     shortest, longest = round(limits.shortest_s * fps), round(limits.longest_s * fps)
@@ -81,7 +81,7 @@ def _steady(eyes: Doubles, stretch: Stretch, limits: Limits, fps: int) -> Iterat
         yield refused
 
 
-def _held(eyes: Doubles, first: int, last: int, limits: Limits) -> tuple[int, Finding | None]:
+def _held(eyes: Doubles, first: int, last: int, limits: QualityLimits) -> tuple[int, Finding | None]:
     """How far one crop can go from `first` on, `last` at the most, and what ends it."""
     end, finding = first + 1, None
     while end < last and finding is None:

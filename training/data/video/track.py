@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.portrait.framing import FACE_CONFIRMED, FACE_PIXELS, SECOND_CONFIRMED, Candidate, find_faces, sharpness
+from engine.portrait.framing import FACE_CONFIRMED, FACE_PIXELS, SECOND_CONFIRMED, FaceCandidate, find_faces, sharpness
 from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, LandmarkEstimator, canonical_crop, default_estimator
 from engine.portrait.patches import Image
 from training.data.video.turn import TurnEstimator, default_turn_estimator
@@ -156,7 +156,7 @@ def _change(picture: Image, before: Image | None, eyes: Doubles) -> float:
     return float(cv2.absdiff(part, before[top:bottom, left:right]).mean())
 
 
-def _apart(face: Candidate, eyes: Doubles) -> float:
+def _apart(face: FaceCandidate, eyes: Doubles) -> float:
     return float(np.hypot(*(face.eyes.mean(0) - eyes.mean(0))))
 
 

@@ -20,7 +20,7 @@ from training.data.synthetic.painting.canvas import (
     soften,
     strands,
 )
-from training.data.synthetic.painting.head import Head, lit
+from training.data.synthetic.painting.head import HeadShape, lit
 from training.data.synthetic.painting.looks import Look
 
 LENGTHS = {  # how far down the hair at the sides reaches, y in units
@@ -37,7 +37,7 @@ class Strands:
     grain: Floats
 
 
-def grow(head: Head, look: Look, rng: np.random.Generator) -> Strands:
+def grow(head: HeadShape, look: Look, rng: np.random.Generator) -> Strands:
     """Strands from a parting at the crown downwards, sideways for swept hair, in all directions for curls."""
     cx, part = look.marks["cx"], float(rng.uniform(-0.2, 0.2))
     if look.style in ("curly", "afro"):
@@ -61,7 +61,7 @@ def grow(head: Head, look: Look, rng: np.random.Generator) -> Strands:
     return Strands(np.asarray(colour, np.float32), np.asarray(grain, np.float32))
 
 
-def paint_back_hair(picture: Floats, head: Head, look: Look, hair: Strands) -> None:
+def paint_back_hair(picture: Floats, head: HeadShape, look: Look, hair: Strands) -> None:
     """What hangs behind neck and face."""
     if look.style not in ("bob", "long", "curly", "afro") or look.hat == "scarf":
         return
@@ -70,7 +70,7 @@ def paint_back_hair(picture: Floats, head: Head, look: Look, hair: Strands) -> N
     lay(picture, hair.colour * np.float32(0.55), cover(inside, 3))
 
 
-def paint_hair(picture: Floats, head: Head, look: Look, hair: Strands, rng: np.random.Generator) -> None:
+def paint_hair(picture: Floats, head: HeadShape, look: Look, hair: Strands, rng: np.random.Generator) -> None:
     """What lies over forehead, temples and ears, and the shadow it throws on the skin."""
     if look.style == "bald" or look.hat == "scarf":
         return
@@ -85,7 +85,7 @@ def paint_hair(picture: Floats, head: Head, look: Look, hair: Strands, rng: np.r
         _knot(picture, head, look, hair)
 
 
-def _outer(head: Head, look: Look, length: float) -> Floats:
+def _outer(head: HeadShape, look: Look, length: float) -> Floats:
     """How far a place lies inside the hair's outline, units."""
     marks, volume = look.marks, look.volume
     down = Y - np.float32(EYE_Y - 0.15)
@@ -107,7 +107,7 @@ def _hat_edge(look: Look) -> float:
     return EYE_Y - look.marks["bh"] - 0.08 - 0.12 * look.fine
 
 
-def _front(head: Head, look: Look, rng: np.random.Generator) -> Floats:
+def _front(head: HeadShape, look: Look, rng: np.random.Generator) -> Floats:
     """How far a place lies on the hair's side of the hairline, units; forehead and face are outside."""
     marks = look.marks
     u = (X - np.float32(marks["cx"])) / np.float32(marks["rx"])
@@ -137,7 +137,7 @@ def _front(head: Head, look: Look, rng: np.random.Generator) -> Floats:
     return np.asarray(np.maximum(line - Y, beside), np.float32)
 
 
-def _knot(picture: Floats, head: Head, look: Look, hair: Strands) -> None:
+def _knot(picture: Floats, head: HeadShape, look: Look, hair: Strands) -> None:
     x, y = look.marks["cx"] * 0.5, head.top - 0.06
     inside = (1 - np.hypot((X - x) / 0.17, (Y - y) / 0.12)) * 0.12
     relief, _ = lit(60 * soften(cover(np.asarray(inside, np.float32), 6), 8), look)
@@ -145,7 +145,7 @@ def _knot(picture: Floats, head: Head, look: Look, hair: Strands) -> None:
     lay(picture, hair.colour * relief, np.asarray(behind, np.float32))
 
 
-def paint_beard(picture: Floats, head: Head, look: Look, rng: np.random.Generator) -> None:
+def paint_beard(picture: Floats, head: HeadShape, look: Look, rng: np.random.Generator) -> None:
     """Stubble, moustache, goatee, short or full beard; the lips stay free."""
     if not look.beard:
         return
@@ -186,7 +186,7 @@ def paint_beard(picture: Floats, head: Head, look: Look, rng: np.random.Generato
     lay(picture, np.asarray(colour, np.float32), np.clip(mask * np.float32(dense), 0, 1))
 
 
-def paint_hat(picture: Floats, head: Head, look: Look, rng: np.random.Generator) -> None:
+def paint_hat(picture: Floats, head: HeadShape, look: Look, rng: np.random.Generator) -> None:
     """Beanie, cap, brimmed hat, or a scarf that leaves only the face."""
     if not look.hat:
         return

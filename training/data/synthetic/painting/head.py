@@ -33,7 +33,7 @@ DEEP = 70.0  # pixels from the contour at which the head no longer bends away
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class HeadShape:
     """cover: [320, 320], the face without ears and hair. height: relief in pixels. edge: right half of the contour,
     offsets from cx over y, [n, 2]. nose: tip and base heights, half width. top: of the skull."""
 
@@ -50,7 +50,7 @@ class Head:
         return np.asarray(np.interp(y, self.edge[:, 1], self.edge[:, 0], 0.0, 0.0), np.float32)
 
 
-def build_head(look: Look, rng: np.random.Generator) -> Head:
+def build_head(look: Look, rng: np.random.Generator) -> HeadShape:
     marks = look.marks
     cx, rx, chin = marks["cx"], marks["rx"], marks["my"] + marks["chin"]
     top = EYE_Y - float(rng.uniform(0.62, 0.71))
@@ -70,7 +70,7 @@ def build_head(look: Look, rng: np.random.Generator) -> Head:
     base = lip - float(rng.uniform(0.065, 0.105))
     tip = base - float(rng.uniform(0.03, 0.05))
     wing = float(rng.uniform(0.088, 0.128)) - 0.018 * look.fine + 0.02 * (1 - look.pale)
-    head = Head(mask, _bulk(mask), edge, tip, base, wing, top)
+    head = HeadShape(mask, _bulk(mask), edge, tip, base, wing, top)
     _features(head, look, rng)
     _lines(head, look, rng)
     return head
@@ -83,7 +83,7 @@ def _bulk(mask: Floats) -> Floats:
     return soften(np.asarray(58 * np.sqrt(t * (2 - t)), np.float32), 6)
 
 
-def _features(head: Head, look: Look, rng: np.random.Generator) -> None:
+def _features(head: HeadShape, look: Look, rng: np.random.Generator) -> None:
     """Hills and hollows; heights in pixels."""
     marks, h, nose_x = look.marks, head.height, look.turn
     tip, base, wing, strong = head.tip, head.base, head.wing, 1.25 - 0.5 * look.fine
@@ -108,7 +108,7 @@ def _features(head: Head, look: Look, rng: np.random.Generator) -> None:
     h += noise(rng, (9, 9)) * np.float32(0.35)
 
 
-def _lines(head: Head, look: Look, rng: np.random.Generator) -> None:
+def _lines(head: HeadShape, look: Look, rng: np.random.Generator) -> None:
     """Folds from the nose to the mouth, wrinkles of forehead and eyes, bags: by age, and by a smile."""
     marks, age, nose_x = look.marks, look.age, look.turn
     grooves = np.zeros((SIZE, SIZE), np.float32)
@@ -144,7 +144,7 @@ def _lines(head: Head, look: Look, rng: np.random.Generator) -> None:
     head.height[:] -= grooves
 
 
-def paint_head(picture: Floats, head: Head, look: Look, rng: np.random.Generator) -> Floats:
+def paint_head(picture: Floats, head: HeadShape, look: Look, rng: np.random.Generator) -> Floats:
     """Lay ears and the lit face over the picture; returns the light [320, 320, 3] that fell on the skin."""
     _ears(picture, head, look)
     colour = _complexion(head, look, rng)
@@ -175,7 +175,7 @@ def lit(height: Floats, look: Look) -> tuple[Floats, Floats]:
     return np.asarray(warm, np.float32), np.asarray(shine, np.float32)
 
 
-def _complexion(head: Head, look: Look, rng: np.random.Generator) -> Floats:
+def _complexion(head: HeadShape, look: Look, rng: np.random.Generator) -> Floats:
     """The skin's own colour: redder cheeks, nose and ears, darker lids and beard shadow, freckles, spots."""
     marks, nose_x = look.marks, look.turn
     red = np.zeros((SIZE, SIZE), np.float32)
@@ -199,7 +199,7 @@ def _complexion(head: Head, look: Look, rng: np.random.Generator) -> Floats:
     return np.asarray(colour, np.float32)
 
 
-def _ears(picture: Floats, head: Head, look: Look) -> None:
+def _ears(picture: Floats, head: HeadShape, look: Look) -> None:
     cx = look.marks["cx"]
     for sign in (-1, 1):
         width = float(head.half_width(0.02))
@@ -214,7 +214,7 @@ def _ears(picture: Floats, head: Head, look: Look) -> None:
         lay(part.of(picture), look.skin * light * np.array([0.92, 0.8, 0.78], np.float32), mask)
 
 
-def _nostrils(skin: Floats, head: Head, look: Look) -> None:
+def _nostrils(skin: Floats, head: HeadShape, look: Look) -> None:
     """Dark openings, and the shadow the nose throws on the lip."""
     x0 = look.turn
     part = box(x0, head.base + 0.03, 0.26, 0.12)

@@ -22,7 +22,7 @@ from training.data.synthetic.painting.canvas import (
     shade,
     soften,
 )
-from training.data.synthetic.painting.head import Head, lit
+from training.data.synthetic.painting.head import HeadShape, lit
 from training.data.synthetic.painting.looks import Look
 
 Placed = Callable[[list[tuple[float, float]], bool], NDArray[np.float64]]
@@ -49,7 +49,7 @@ def paint_backdrop(look: Look, rng: np.random.Generator) -> Floats:
     return np.asarray(np.clip(ground, 0, 1.2), np.float32)
 
 
-def paint_body(picture: Floats, head: Head, look: Look, rng: np.random.Generator) -> None:
+def paint_body(picture: Floats, head: HeadShape, look: Look, rng: np.random.Generator) -> None:
     """Neck and shoulders, turned against the level head by the look's tilt."""
     marks = look.marks
     chin = marks["my"] + marks["chin"]
