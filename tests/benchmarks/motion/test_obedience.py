@@ -70,7 +70,9 @@ def test_a_patch_is_found_to_a_part_of_a_pixel() -> None:
     moved = [
         cv2.warpAffine(photo, np.array([[1, 0, 3], [0, 1, down]], np.float32), (256, 256)) for down in (0, 4.3, -6.5)
     ]
-    found = figures.place(np.stack(moved).astype(np.uint8), photo.astype(np.uint8), figures.Box(-0.2, -0.1, 0.2, 0.1))
+    found = figures.place(
+        np.stack(moved).astype(np.uint8), photo.astype(np.uint8), figures.PictureBox(-0.2, -0.1, 0.2, 0.1)
+    )
     assert found * 128 == pytest.approx([0, 4.3, -6.5], abs=0.1)
 
 
