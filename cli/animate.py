@@ -61,7 +61,7 @@ class AnimateJob:
 
 @dataclass(slots=True)
 class Figures:
-    """Measured while the video is made; ``began`` is when the stream stood open and the drive was there."""
+    """Measurements of the run. began: when the stream was open and the drive had been pushed."""
 
     began: float
     first_chunk_ms: float = 0.0
@@ -71,7 +71,8 @@ class Figures:
 
 
 def animate(job: AnimateJob) -> None:
-    """Check every input, then make the video; what stood under its name stays until it is whole. Raises AvatarError."""
+    """Check every input, then make the video; an existing file of that name stays until the new one is complete. Raises
+    AvatarError."""
     console = Console(stderr=True)
     logging.getLogger("engine").setLevel(logging.ERROR)  # a lost worker is told by the error that ends the command
     check_output(job.out, ".mp4")
@@ -147,7 +148,7 @@ async def render(
 
 
 def push_drive(stream: EngineStream, voice: NDArray[np.int16], poses: Poses, frames: int, info: ModelInfo) -> None:
-    """Everything at once, then silence for as far as the last chunk looks ahead."""
+    """Push the whole voice and all poses, then silence for the lookahead of the last chunk."""
     stream.set_deadline(0, 0.0)
     for frame, controls in poses:
         stream.push_pose(controls, frame)

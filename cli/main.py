@@ -1,6 +1,6 @@
 """The command `knotcast`: one Typer app. Each command imports what it needs when it runs.
 
-What the world did wrong ends in one line on standard error and exit code 2, never in a traceback.
+An AvatarError ends a command with one line on standard error and exit code 2, never with a traceback.
 """
 
 import sys

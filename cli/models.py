@@ -1,4 +1,4 @@
-"""`knotcast models`: list, describe, fetch, convert and verify models. The work is models.checkpoints's."""
+"""`knotcast models`: list, describe, fetch, convert and verify models. models.checkpoints does the work."""
 
 import os
 from pathlib import Path
@@ -20,14 +20,14 @@ from models.config import CONFIGS
 
 
 def files_of(name: str) -> list[str]:
-    """What must lie in a model's folder, and what is fetched with it."""
+    """Files that a model's folder must hold, and those fetched with them."""
     modelled = needed(CONFIGS[name]) if name in CONFIGS else ()
     fetched = [file.target for file in KNOWN[name].files if file.target] if name in KNOWN else []
     return list(dict.fromkeys([*modelled, *fetched]))
 
 
 def state_of(name: str, models_dir: str) -> str:
-    """Whether a model's files are there, which is not yet whether they fit."""
+    """Which files of a model are present. It does not check whether they load."""
     config = CONFIGS.get(name)
     folder = model_folder((config.weights if config else "") or name, models_dir)
     lacking = [file for file in files_of(name) if not is_there(folder, file)]

@@ -86,5 +86,5 @@ class Mp4Writer:
 
 
 def reason(error: OSError | av.FFmpegError) -> str:
-    """Why the system refused, in its own words and without a path."""
+    """The operating system's reason, without a path."""
     return (error.strerror or "the encoder failed").lower()

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus: one registry an app, every label from a fixed set."""
+"""Prometheus metrics of the server: one registry for each app, every label from a fixed set."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -14,7 +14,7 @@ END_REASONS = frozenset(
 
 
 class Metrics:
-    """Verbs for what happened; nothing else touches the counters."""
+    """One method for each event. Nothing else touches the counters."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -23,7 +23,7 @@ class Metrics:
         self._live = Gauge("knotcast_calls_live", "Calls with a slot", registry=registry)
         self._ended = Counter("knotcast_calls_ended", "Calls that ended", ["reason"], registry=registry)
         for reason in (*END_REASONS, "other"):
-            self._ended.labels(reason)  # every series is there from the start
+            self._ended.labels(reason)  # every series exists from the start
         self._frames = Counter("knotcast_frames_shown", "Generated frames released", registry=registry)
         self._underruns = Counter("knotcast_underruns", "Times a picture was waited for", registry=registry)
         self._skipped = Counter("knotcast_frames_skipped", "Frames given up to win delay back", registry=registry)
@@ -54,7 +54,7 @@ class Metrics:
             self._live.dec()
 
     def playout(self, frames: int, underruns: int, skipped: int, stalls: int) -> None:
-        """What was added since the last report."""
+        """Counts since the last report."""
         self._frames.inc(frames)
         self._underruns.inc(underruns)
         self._skipped.inc(skipped)

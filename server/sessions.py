@@ -16,9 +16,9 @@ from server.portraits.store import PortraitStore, StoredPortrait
 from server.rtc.ice import IcePolicy
 from server.rtc.peer import Peer
 
-REMEMBER_S = 600.0  # an ended session still says why, also to a computer that slept
+REMEMBER_S = 600.0  # an ended session still tells the reason, also to a computer that slept
 SWEEP_S = 0.5
-MAX_REMEMBERED = 1000  # then those that ended first are forgotten early
+MAX_REMEMBERED = 1000  # beyond it, the sessions that ended first are forgotten early
 
 
 @dataclass(slots=True)
@@ -89,7 +89,8 @@ class Sessions:
         return session, token
 
     def get(self, session_id: str, token: str | None) -> Session:
-        """Raises RequestError: 401 without a token of ours, 403 with another session's, 404 for no session."""
+        """Raises RequestError: 401 without a known token, 403 with another session's token, 404 if there is no such
+        session."""
         if token is None:
             raise RequestError("missing_token", "send Authorization: Bearer with the session's token", status=401)
         session = self._sessions.get(session_id)
@@ -109,7 +110,9 @@ class Sessions:
         if session.state == "ended":
             raise RequestError("session_ended", "the session has ended", status=409)
         if session.state != "created" or session.answering:
-            raise RequestError("offer_exists", "the session already has its offer: create a new session", status=409)
+            raise RequestError(
+                "offer_exists", "the session has already had its offer: create a new session", status=409
+            )
         stats = self._parts.pool.stats()
         if stats.leased >= stats.slots:
             raise CapacityError("no_slot", "every slot is taken: try again later")
@@ -148,7 +151,7 @@ class Sessions:
         await session.call.close("hang_up")
 
     async def sweep(self) -> None:
-        """Task: end what was never used, forget what ended."""
+        """Task: end sessions that were never used, forget those that ended."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = monotonic()

@@ -1,4 +1,4 @@
-"""Host names, addresses and origins of this server: which a request may name, and which are refused.
+"""Host and Origin checks: the names, addresses and origins under which this server may be asked.
 
 Pure functions of headers and settings; the middleware (server/http/middleware.py) applies them.
 """
@@ -28,7 +28,7 @@ def own_addresses() -> list[str]:
 
 
 def allowed_host_names(settings: Settings) -> frozenset[str]:
-    """The names a Host header may carry, in lower case: everything else may be a rebound name and is refused."""
+    """Names that a Host header may carry, in lower case. Any other may be a DNS rebinding attack and is refused."""
     names = {"localhost", "127.0.0.1", "[::1]", *settings.allowed_hosts}
     if not settings.loopback:
         names |= {bracket(address) for address in own_addresses()}
@@ -48,7 +48,7 @@ def host_is_allowed(host: str | None, names: frozenset[str]) -> bool:
 
 
 def origin_is_allowed(headers: Mapping[str, str], scheme: str, extra: Iterable[str]) -> bool:
-    """A browser's page may change state only from our origin or a configured one; without Origin it is no page."""
+    """Whether a request may change state: from our origin, a configured one, or without an Origin (not a page)."""
     origin = headers.get("origin")
     if origin is not None:
         return origin.lower() == f"{scheme}://{headers.get('host', '')}".lower() or origin in extra

@@ -1,4 +1,4 @@
-"""API keys, session tokens and one-time access links: who calls, decided from headers and secrets."""
+"""API keys, session tokens and one-time access links: identification of a caller by headers and secrets."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,8 @@ def new_token() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """Who opened a one-time link. owner: in whose name portraits are kept. expires: monotonic seconds."""
+    """A browser that opened a one-time link. owner: name under which its portraits are kept. expires: monotonic
+    seconds."""
 
     owner: str
     expires: float
@@ -51,13 +52,14 @@ class AccessKeys:
         return self.required and not self._configured
 
     def new_link(self) -> str:
-        """The token of a link; the one before is void."""
+        """Token of a new link. The link before it becomes void."""
         token = new_token()
         self._link = digest(token)
         return token
 
     def redeem(self, token: str, now: float) -> str | None:
-        """The cookie for a link's token, once. Beyond ``MAX_GUESTS`` the oldest guest is forgotten."""
+        """Cookie in exchange for a link's token; each token works once. Beyond ``MAX_GUESTS`` the oldest guest is
+        forgotten."""
         if self._link is None or not hmac.compare_digest(self._link, digest(token)):
             return None
         self._link = None
@@ -69,7 +71,8 @@ class AccessKeys:
         return cookie
 
     def owner(self, authorization: str | None, cookie: str | None, now: float) -> str | None:
-        """Who calls: ``local`` where no key is needed, else a name made of the key, or the guest; None for nobody."""
+        """Owner name of a caller: ``local`` where no key is needed, else derived from the key, or the guest's; None if
+        unknown."""
         if not self.required:
             return "local"
         key = bearer(authorization)
@@ -79,7 +82,7 @@ class AccessKeys:
         return guest.owner if guest is not None and now < guest.expires else None
 
     def forget(self, now: float) -> list[str]:
-        """Drop the guests whose time is over. The owners that are gone since the last call."""
+        """Drop expired guests. Returns the owners that were dropped since the last call."""
         for cookie, guest in list(self._guests.items()):
             if guest.expires <= now:
                 self._gone.append(self._guests.pop(cookie).owner)
@@ -88,7 +91,7 @@ class AccessKeys:
 
 
 def is_guest(owner: str) -> bool:
-    """Owners that no restart of the server knows again."""
+    """Whether an owner is a guest, whom the server does not know after a restart."""
     return owner.startswith(_GUEST)
 
 

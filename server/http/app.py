@@ -1,4 +1,5 @@
-"""The application, built from data: settings and a pool in, an ASGI app out. What it starts ends with it."""
+"""FastAPI application factory: settings and a worker pool in, an ASGI app out. Background tasks end with its
+lifespan."""
 
 import asyncio
 import contextlib
@@ -85,7 +86,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     media = ThreadPoolExecutor(services.settings.encoding_threads, thread_name_prefix="media")
     loop.set_default_executor(media)
     app.state.files = ThreadPoolExecutor(1, thread_name_prefix="files")
-    await services.portraits.delete_of(is_guest)  # of an earlier run, whose cookies ended with it
+    await services.portraits.delete_of(is_guest)  # guests of an earlier run: their cookies are void
     tasks = [
         asyncio.create_task(_start_engine(services), name="engine-start"),
         asyncio.create_task(services.sessions.sweep(), name="session-sweep"),
@@ -114,7 +115,7 @@ async def _forget_guests(services: Services) -> None:
 
 
 async def _start_engine(services: Services) -> None:
-    """Beside everything else: the page is there while the model loads."""
+    """Task: start the engine. The page is served while the model loads."""
     try:
         await services.pool.start()
     except AvatarError as error:

@@ -26,7 +26,7 @@ SPARE = 32  # beyond CONNECTIONS, to be told so
 
 class PromptProtocol(H11Protocol):
     """One connection. silent_since: loop time since when no request of it is being answered. unread_since: loop time
-    since when so much of an answer waits for its reader that no more is made; None while none does.
+    since when the write buffer has been full, because the client does not read; None while it is not.
     """
 
     silent_since: float = 0.0
@@ -42,7 +42,7 @@ class PromptProtocol(H11Protocol):
 
     @property
     def idle_since(self) -> float | None:
-        """Loop time since when nothing has spoken for its place; None while something does."""
+        """Loop time since when it may be evicted, being silent or unread; None while it may not."""
         if self.silent:
             return self.silent_since
         if self.unread_since is not None and self.loop.time() - self.unread_since >= HEAD_S:
@@ -50,7 +50,7 @@ class PromptProtocol(H11Protocol):
         return None
 
     def accepted(self, transport: asyncio.Transport) -> None:
-        """Counts it from now on. ``connection_made`` does so, or before it whoever shakes hands first."""
+        """Count the connection from now on. Called by ``connection_made``, or earlier by the TLS handshake."""
         self.transport = transport
         self.connections.add(self)
         self.silent_since = self.loop.time()
@@ -119,7 +119,7 @@ class PromptProtocol(H11Protocol):
             self._deadline = None
 
     def _drop(self) -> None:
-        """At once: to close would be to wait until everything written has been read."""
+        """Abort at once. `close` would wait until everything written has been read."""
         self.dropped = True
         self.transport.abort()
 
@@ -138,7 +138,7 @@ class PromptProtocol(H11Protocol):
 
 
 class PromptTLS(SSLProtocol):
-    """TLS around a connection that is counted, and must hurry, from before the handshake."""
+    """TLS protocol whose connection is counted, and has a deadline, from before the handshake."""
 
     def __init__(self, context: ssl.SSLContext, **arguments: Any) -> None:
         """arguments: those of ``PromptProtocol``."""
@@ -150,7 +150,7 @@ class PromptTLS(SSLProtocol):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)  # says so to the connection itself only once hands have been shaken
+        super().connection_lost(exc)  # asyncio tells the connection only after the handshake
         self._inner.left()
 
 
@@ -160,7 +160,7 @@ def _busy() -> ASGI3Application:
 
 
 def _closing(error: AvatarError) -> Response:
-    """The answer to a connection that ends with it."""
+    """A response that also closes its connection."""
     answer = error_response(error)
     answer.headers["Connection"] = "close"
     answer.headers["Cache-Control"] = "no-store"

@@ -1,6 +1,6 @@
-"""The HTTP edge of the error family: every answer that is not a success has one shape and one stable code.
+"""Exception handlers: every unsuccessful answer has one shape and one stable code.
 
-``{"error": {"type", "code", "message", "param"}}``. What we did not foresee is logged and answered with a bare 500: no
+``{"error": {"type", "code", "message", "param"}}``. An unexpected exception is logged and answered with a bare 500: no
 repr, path or traceback ever leaves.
 """
 
@@ -28,7 +28,7 @@ def error_response(error: AvatarError) -> JSONResponse:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Register one handler a family of exceptions."""
+    """Register one handler for each family of exceptions."""
     app.add_exception_handler(AvatarError, _on_avatar_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
@@ -63,6 +63,6 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
 
 
 def unforeseen_response(method: str, path: str, error: Exception) -> JSONResponse:
-    """What is said of a mistake of ours; the log has the rest."""
+    """Answer to an unexpected exception; only the log has its details."""
     logger.error("unforeseen error in %s %s", method, path, exc_info=error)
     return error_response(AvatarError("internal_error", "something went wrong here"))

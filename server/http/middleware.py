@@ -1,5 +1,5 @@
-"""What every request passes before a route sees it: the name it used, the page that sent it, its size and its pace; and
-what every answer gets on its way out, also that to a mistake of ours.
+"""ASGI middleware: host allow-list, origin check, limits on a body's size and time, security headers, and the answer to
+unexpected errors.
 
 Pure ASGI, so that a body is counted while it arrives and refused before it is kept.
 """
@@ -30,10 +30,8 @@ BODY_S = 30.0
 
 
 class Gate:
-    """Host allow-list, Origin check, and the headers that every answer carries.
-
-    Outside of everything. Pages of ``origins`` may read the answers and send a key: CORS is for them alone.
-    """
+    """Host allow-list, Origin check, and the headers that every answer carries. The outermost layer. Pages of
+    ``origins`` may read the answers and send a key: CORS is for them alone."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._settings, self._names = settings, allowed_host_names(settings)
@@ -81,7 +79,7 @@ class Gate:
         state = scope.setdefault("state", {})  # request.state
         path = scope["path"]
         api = _is_api(path)
-        # An <img> says no origin; the link itself is the right to see a preview.
+        # An <img> sends no Origin header; the key in the link is the right to see a preview.
         shared = Headers(scope=scope).get("origin") in self._origins or (self._origins and path.endswith("/preview"))
         resource_policy = "cross-origin" if api and shared else "same-origin"
 
@@ -121,7 +119,7 @@ def _bodiless(send: Send) -> Send:
 
 
 class _Foreseen:
-    """The edge of every route: what nobody foresaw is logged, and answered like any other error."""
+    """Catches unexpected exceptions of every route: they are logged and answered like any other error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -140,7 +138,7 @@ class _Foreseen:
         try:
             await self._app(scope, receive, watched)
         except ClientDisconnect:
-            return  # nobody is left to be answered
+            return  # the client has gone
         except Exception as error:
             if answered:
                 raise
@@ -150,8 +148,8 @@ class _Foreseen:
 class BodyLimit:
     """A body larger than its route may take is refused with 413, one that takes too long with 408.
 
-    The reader is told by an exception. Whatever it makes of that (a framework may answer that it cannot parse the
-    body), the answer is ours.
+    The route's read raises an exception. Whatever the route answers to that (a framework may say that it cannot parse
+    the body), the refusal is sent in its place.
     """
 
     def __init__(

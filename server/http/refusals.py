@@ -36,13 +36,13 @@ def refused(codes: Mapping[int, tuple[str, ...]]) -> Responses:
 
 
 def refusal(status: int, codes: tuple[str, ...]) -> dict[str, Any]:
-    """One response, as the OpenAPI document has it, without its content."""
+    """OpenAPI description of one refusal, without its content."""
     headers = {"headers": _HEADERS[status]} if status in _HEADERS else {}
     return {"description": " or ".join(f"`{code}`" for code in codes), **headers}
 
 
 def codes_of(response: Mapping[str, Any]) -> tuple[str, ...]:
-    """The codes that ``refusal`` was given."""
+    """Codes of a description that ``refusal`` made."""
     return tuple(re.findall(r"`(\w+)`", response["description"]))
 
 

@@ -1,4 +1,4 @@
-"""Runs the server until it is told to stop: sockets, certificate, and the lines a person reads first."""
+"""Server process: listening sockets, TLS certificate, start-up messages, shutdown on SIGINT and SIGTERM."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
 
 
 def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None) -> uvicorn.Config:
-    """context: of TLS, which uvicorn is not told of, because it counts a connection only after its handshake."""
+    """context: TLS. It is kept from uvicorn, which would count a connection only after its handshake."""
     protocol = PromptProtocol if context is None else cast(type[asyncio.Protocol], partial(PromptTLS, context))
     return uvicorn.Config(
         app,
@@ -54,7 +54,7 @@ def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None
         http=protocol,
         ws="none",
         log_config=None,
-        access_log=False,  # paths hold capabilities
+        access_log=False,  # paths hold secrets, such as a preview's key
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
@@ -63,7 +63,7 @@ def http_config(app: FastAPI, settings: Settings, context: ssl.SSLContext | None
 
 
 class _Server(uvicorn.Server):
-    """Says where it is once it listens, and when the engine is there."""
+    """Uvicorn server that prints its address once it listens, and another line when the engine is ready."""
 
     def __init__(self, config: uvicorn.Config, services: Services, settings: Settings, fingerprint: str | None) -> None:
         super().__init__(config)

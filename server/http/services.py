@@ -1,4 +1,4 @@
-"""What the routes work with, made once by the app; and who is calling."""
+"""Shared services of the routes, made once by the app, and the dependencies that identify a caller."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from server.settings import Settings
 
 @dataclass(slots=True)
 class Services:
-    """engine_error: why the engine could not start; ready: it did."""
+    """engine_error: why the engine could not start, None otherwise. ready: the engine has started."""
 
     settings: Settings
     pool: WorkerPool
@@ -34,9 +34,11 @@ class Services:
 
     @contextlib.contextmanager
     def sending(self, session_id: str) -> Iterator[None]:
-        """Around the upload of something to say. Raises CapacityError 429 for a session that is sending already."""
+        """Context of an upload to ``say``. Raises CapacityError 429 if the session is uploading already."""
         if session_id in self._sending:
-            raise CapacityError("say_busy", "something else is being sent to be said: wait for it", status=429)
+            raise CapacityError(
+                "say_busy", "another recording of this session is still being uploaded: wait for it", status=429
+            )
         self._sending.add(session_id)
         try:
             yield
@@ -72,10 +74,9 @@ def get_owner(
     _bearer: Annotated[object, Security(_ACCESS_KEY)],
     _cookie: Annotated[object, Security(_ACCESS_COOKIE)],
 ) -> str:
-    """Who calls, where a key is needed. Raises RequestError 401 for nobody we know.
-
-    A link's cookie is left in ``request.state`` for the gate, which gives it with whatever answer comes: the link is
-    spent even when the request it came with is refused.
+    """The caller's owner name. Raises RequestError 401 where a key is needed and the caller has none. A link's cookie
+    is left in ``request.state``; the gate sets it on whatever answer follows, because the link is spent even when its
+    request is refused.
     """
     authorization = request.headers.get("authorization")
     owner = services.keys.owner(authorization, request.cookies.get(ACCESS_COOKIE), monotonic())

@@ -19,9 +19,9 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xda-\xfe])")  # those that begin a segment
 _JPEG_PIXELS = frozenset(b"\xc0\xc1\xc2\xc3\xc4\xc5\xc6\xc7\xc9\xca\xcb\xcc\xcd\xce\xcf\xdb\xdd")  # SOF, DHT, DQT, DRI
 _JPEG_SCAN, _JPEG_END = 0xDA, b"\xff\xd9"
-_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"  # says that the colours are YCbCr
+_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"  # a JFIF header: the colours are YCbCr
 
-_BRANDS = {  # of ISO media files, by the formats that may have them
+_BRANDS = {  # brands of ISO media files, by format
     b"avif": ("AVIF",), b"avis": ("AVIF",), b"mif1": ("AVIF", "HEIF"), b"msf1": ("AVIF", "HEIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), ("HEIF",)),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What crosses between the gateway and the process that opens pictures: one request, one reply."""
+"""Messages between the gateway and the picture process: one request, one reply."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""The gateway's end of the process that opens strangers' pictures: one at a time, in bounded time.
+"""Client of the picture process: one picture at a time, in bounded time.
 
 Pillow and OpenCV are not imported here, and no event loop or media thread ever waits for them.
 """
@@ -26,7 +26,7 @@ MAX_REPLY = 32 * 2**20
 
 
 class Framer(Protocol):
-    """What the portrait store needs of it."""
+    """Interface that the portrait store needs."""
 
     async def frame(self, picture: bytes, max_pixels: int) -> FrameReply: ...
 
@@ -36,7 +36,7 @@ class Framer(Protocol):
 
 
 class PictureProcess:
-    """Starts with the first use (or ``warm``), stays for the next."""
+    """Starts the process at the first use or by ``warm``, and keeps it."""
 
     def __init__(self, command: tuple[str, ...] = COMMAND, frame_s: float = FRAME_S) -> None:
         self._command, self._frame_s = command, frame_s
@@ -92,7 +92,7 @@ class PictureProcess:
             await self.close()
             raise RequestError("broken_picture", "the picture cannot be read", param="file") from error
         except BaseException:
-            await self.close()  # cancelled half way: its answer would be taken for the next picture's
+            await self.close()  # cancelled half way: its answer would be taken for that of the next picture
             raise
         self._fresh = False
         return reply

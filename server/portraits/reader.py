@@ -1,6 +1,7 @@
-"""A picture file to a framed portrait: decoded, upright, in sRGB, opaque, shrunk. Only the listed formats are read.
+"""Picture file reader: decodes a file and frames the portrait, upright, in sRGB, opaque, shrunk. Only the listed
+formats are read.
 
-The one way in for an upload and for ``animate``. Runs in a process of its own for strangers' files
+Uploads and ``animate`` both use it. Runs in a process of its own for strangers' files
 (server/portraits/worker.py).
 """
 

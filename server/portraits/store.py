@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StoredPortrait:
-    """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key: who
-    has it may see the preview."""
+    """width, height: of the upload, upright. crop: affine 2x3, upload pixels to the framed picture's. preview_key:
+    secret that gives access to the preview."""
 
     id: str
     owner: str
@@ -67,7 +67,7 @@ class PortraitStore:
         with writing(folder or Path(tempfile.gettempdir())):
             self._folder = Path(tempfile.mkdtemp(prefix="knotcast-portraits-")) if folder is None else folder
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            tempfile.TemporaryFile(dir=self._folder).close()  # told now rather than by the first upload
+            tempfile.TemporaryFile(dir=self._folder).close()  # an error here must not wait for the first upload
         self._portraits: dict[str, StoredPortrait] = {}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="portraits")
         self._load()
@@ -92,7 +92,7 @@ class PortraitStore:
         return [portrait for portrait in self._portraits.values() if portrait.owner == owner]
 
     def get(self, portrait_id: str, owner: str) -> StoredPortrait:
-        """Another owner's portrait is as unknown as one that never was."""
+        """Raises RequestError 404, also for another owner's portrait."""
         portrait = self._portraits.get(portrait_id)
         if portrait is None or portrait.owner != owner:
             raise RequestError(
@@ -111,7 +111,7 @@ class PortraitStore:
             await self.delete(portrait.id, portrait.owner)
 
     async def preview(self, portrait_id: str, key: str) -> bytes:
-        """JPEG of the crop, for whoever has the link."""
+        """JPEG of the crop. The key must be the portrait's own."""
         portrait = self._portraits.get(portrait_id)
         if portrait is None or not secrets.compare_digest(portrait.preview_key.encode(), key.encode()):
             raise RequestError("portrait_not_found", "there is no such portrait", status=404)
@@ -160,7 +160,7 @@ class PortraitStore:
             raise RequestError("portrait_not_found", "the portrait is gone: upload it again", status=404) from error
 
     def _load(self) -> None:
-        """Take over what an earlier run left in a folder that is kept."""
+        """Load the portraits that an earlier run left in a kept folder."""
         for path in sorted(self._folder.glob("*/portrait.json")):
             try:
                 portrait = StoredPortrait(**json.loads(path.read_text()))

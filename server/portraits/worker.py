@@ -1,4 +1,4 @@
-"""A process of its own that opens strangers' pictures: decode, find the face, crop, re-encode. Started by name.
+"""Picture process: decodes strangers' pictures, finds the face, crops, re-encodes. Started as a module.
 
 Speaks length-prefixed msgpack on stdin and stdout. Its memory is capped, and a picture that kills it costs one upload,
 not the server. Knows no ids, owners or files.
@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<I")
 
 
 def answer(request: FrameRequest) -> FrameReply:
-    """Do it all; what is wrong with the picture comes back as code and message."""
+    """Reply to one request. An unusable picture gives a code and a message."""
     try:
         picture = decode_picture(request.picture, request.max_pixels)
         framed = frame_picture(picture)

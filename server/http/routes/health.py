@@ -1,4 +1,4 @@
-"""Whether the process lives, whether it can take a call, and what it has counted."""
+"""``/health``, ``/ready`` and ``/metrics``: liveness, readiness and Prometheus counters."""
 
 from fastapi import APIRouter, Response
 
@@ -12,7 +12,7 @@ router = APIRouter(tags=["server"])
 
 @router.get("/health", summary="Whether the process lives")
 async def health() -> Health:
-    """The event loop turns: nothing more is promised."""
+    """200 while the event loop runs. It says nothing about the engine."""
     return Health()
 
 

@@ -1,4 +1,4 @@
-"""``/v1/portraits``: send, list, look at and delete the faces that may answer."""
+"""``/v1/portraits``: upload, list, view and delete portraits."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from server.portraits.store import StoredPortrait
 
 router = APIRouter(prefix="/v1/portraits", tags=["portraits"])
 
-_OTHER_FIELDS = 4  # of a form beside its file; not looked at
+_OTHER_FIELDS = 4  # other fields of the form; ignored
 BINARY = {"type": "string", "format": "binary"}
 FORM_BODY = {
     "multipart/form-data": {
@@ -86,7 +86,7 @@ async def put_portrait(request: Request, owner: OwnerDep, services: ServicesDep)
 
 @router.get("", summary="Your portraits", responses=refused(KEY))
 async def list_portraits(owner: OwnerDep, services: ServicesDep) -> PortraitList:
-    """Those that the caller uploaded and did not delete."""
+    """The caller's portraits."""
     return PortraitList(portraits=[_shown(portrait, services) for portrait in services.portraits.list(owner)])
 
 
@@ -97,7 +97,7 @@ async def get_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep)
 
 @router.delete("/{portrait_id}", status_code=204, summary="Delete a portrait", responses=refused(_UNKNOWN))
 async def delete_portrait(portrait_id: str, owner: OwnerDep, services: ServicesDep) -> None:
-    """The picture and all that was made of it. A call that shows it goes on."""
+    """Delete the picture and everything made from it. A call that shows it goes on."""
     await services.portraits.delete(portrait_id, owner)
 
 
@@ -115,13 +115,13 @@ async def get_preview(
     services: ServicesDep,
     key: Annotated[str, Query(description="The key in the portrait's ``preview_url``.")] = "",
 ) -> Response:
-    """The link itself is the right to see it: an <img> cannot send a key."""
+    """The crop as JPEG. The key in the link is the right to see it, because an <img> cannot send a header."""
     picture = await services.portraits.preview(portrait_id, key)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
 async def read_form_file(request: Request) -> bytes:
-    """The one file of a form; its name and type are the sender's claims and are not looked at."""
+    """The one file of a form. Its name and declared type are ignored."""
     try:
         form = await request.form(max_files=1, max_fields=_OTHER_FIELDS, max_part_size=64 * 1024)
     except HTTPException as error:

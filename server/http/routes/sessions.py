@@ -1,4 +1,4 @@
-"""``/v1/sessions``: make a call, negotiate it, have it speak, end it."""
+"""``/v1/sessions``: create a call, negotiate it, speak, interrupt, end it."""
 
 import asyncio
 import secrets
@@ -97,7 +97,7 @@ class Candidates(BaseModel):
     ),
 )
 async def create_session(body: NewSession, owner: OwnerDep, services: ServicesDep) -> SessionCreated:
-    """One call's worth: its offer must come before ``expires_at``."""
+    """Create a session for one call. Its offer must come before ``expires_at``."""
     services.require_engine()
     portrait = services.portraits.get(body.portrait_id, owner)
     session, token = await services.sessions.create(owner, portrait, body.model, _rollout(body.rollout), body.seed)
@@ -155,7 +155,7 @@ async def post_offer(body: Description, session: SessionDep, services: ServicesD
     ),
 )
 async def patch_candidates(body: Candidates, session: SessionDep, services: ServicesDep) -> None:
-    """Trickling, after the offer was answered."""
+    """Trickle ICE candidates, after the offer was answered."""
     await services.sessions.add_candidates(
         session, [(item.candidate, item.mid, item.index) for item in body.candidates if item and item.candidate]
     )
@@ -184,13 +184,14 @@ async def patch_candidates(body: Candidates, session: SessionDep, services: Serv
     },
 )
 async def post_say(request: Request, session: SessionDep, services: ServicesDep) -> Said:
-    """A recording, as the body or as a form's ``file``. What can be refused without it is refused before it is read."""
+    """A recording, as the body or as a form's ``file``. Refusals that do not depend on the recording come before it is
+    read."""
     _require_live(session)
     session.call.stream.require_room()
     with services.sending(session.id):
         data = await _read_body(request)
         longest = services.settings.max_say_seconds
-        # Not in the loop, and not in its default executor, which belongs to the media.
+        # Decoded in its own thread: the default executor belongs to the media.
         loop = asyncio.get_running_loop()
         sound = await loop.run_in_executor(request.app.state.files, lambda: read_sound(data, max_seconds=longest))
     turn = Turn(secrets.token_hex(8), sound.pcm)
@@ -200,7 +201,7 @@ async def post_say(request: Request, session: SessionDep, services: ServicesDep)
 
 
 async def _read_body(request: Request) -> bytes:
-    """The form's file, else the body whatever its type is said to be: its own bytes tell the format."""
+    """The form's file, else the whole body. The declared type is ignored: the first bytes tell the format."""
     media_type = request.headers.get("content-type", "").lower()
     form = media_type.startswith("multipart/form-data") and "boundary=" in media_type
     return await read_form_file(request) if form else await request.body()
@@ -213,7 +214,7 @@ async def _read_body(request: Request) -> bytes:
     responses=refused({**SESSION, 409: ("not_live",)}),
 )
 async def post_interrupt(session: SessionDep) -> Interrupted:
-    """What waits to be spoken is dropped too. The microphone goes on."""
+    """Stop speaking and drop the turns that wait. The microphone stays open."""
     _require_live(session)
     return Interrupted(interrupted=session.call.stream.interrupt())
 
