@@ -1,8 +1,8 @@
 """Drive buffer of one call: voice and pose records of any packet size in, drive tokens of any latent out.
 
 Times are the call's media time: sample and frame numbers that never restart. The buffer never waits: it says how far it
-is complete, and whoever takes more than that gets silence for what is missing and is told so. Knows no model beyond its
-fps and its tokens, no clock and no deadline. Its memory is fixed.
+is complete. Taking more than that gives silence in place of the missing voice, and its ranges. Knows no model beyond
+its fps and its tokens, no clock and no deadline. Its memory is fixed.
 """
 
 from bisect import bisect_left, bisect_right
@@ -27,7 +27,7 @@ from models.encoders.visemes import HISTORY, VISEMES, VisemeEstimator, load_vise
 FloatArray = NDArray[np.float32]
 
 STALE_SECONDS = 0.5  # a pose holds so long after its record
-MAX_POSES = 4096  # one a frame: further ahead than anyone sends
+MAX_POSES = 4096  # one for each frame: further ahead than any sender goes
 
 _LOWS = np.array([channel.low for channel in CHANNELS], np.float32)
 _HIGHS = np.array([channel.high for channel in CHANNELS], np.float32)
@@ -38,8 +38,7 @@ _SCALES = np.array(SCALES, np.float32)
 class DriveChunk:
     """tokens: float32 [F, n, d]: features, estimated visemes with the call's vowels and at its level if the model wants
     them, given controls over their scale, and the mask of what is given.
-    missing: sample ranges [start, end) that had not come; the features hold silence there, and no one will be told of
-    them again."""
+    missing: sample ranges [start, end) that had not come; the features hold silence there. They are reported once."""
 
     tokens: FloatArray
     missing: tuple[tuple[int, int], ...]
@@ -57,7 +56,7 @@ class DriveBuffer(VoiceBuffer):
     """One call's drive. Latent 0 is the call's first; it ends with ``first_frame`` of media time.
 
     Sound before ``first_frame`` gives the first features their past if it was pushed, and is silence if not.
-    Raises EngineError ``no_drive`` for a model that nothing drives.
+    Raises EngineError ``no_drive`` for a model without a drive.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Drive buffer for models with a speech encoder: the voice itself, chunk by chunk, exact to the sample.
+"""Drive buffer for models with a speech encoder: samples of the voice, chunk by chunk, without gap or overlap.
 
 The encoder runs on the model's device, so the samples go there as they are. The model knows no other drive: poses are
 dropped and counted. Otherwise as ``engine.drive.buffer``: it never waits, and what has not come is silence.

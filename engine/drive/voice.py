@@ -1,8 +1,8 @@
 """Voice buffer by media time: 16 kHz packets of any size and order in, contiguous spans out, silence where nothing
 came.
 
-It never waits: it says how far it is complete, and what is taken before that is silence for good. Its memory is fixed.
-Knows no features and no frames.
+It never waits: it says how far it is complete, and voice that is missing when it is taken stays silent. Its memory is
+fixed. Knows no features and no frames.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class DriveCounts:
 
 
 class VoiceBuffer:
-    """What every drive begins with. base: first sample that is held. begin: first sample that the call waits for; what
+    """Base of every drive buffer. base: first sample that is held. begin: first sample that the call waits for; what
     lies before is history. complete: first sample from ``begin`` on that has not come, or was not taken as silence."""
 
     def __init__(self, base: int, begin: int, capacity: int = HORIZON_SECONDS * DRIVE_RATE) -> None:
@@ -73,7 +73,7 @@ class VoiceBuffer:
         return missing
 
     def drop_before(self, sample: int) -> None:
-        """It will not be asked for again."""
+        """Drop what lies before ``sample``."""
         count = sample - self._base
         assert count >= 0, "drive that was given up is asked for again"
         count = min(count, len(self._pcm))

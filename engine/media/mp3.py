@@ -1,4 +1,4 @@
-"""MP3 frame parsing: the frames without the tags and junk between them, under a header that counts them.
+"""MP3 frame parser: the frames without tags and junk between them, after a header with their true count.
 
 Decoders take the length from a Xing or Info frame and guess it where there is none. Both are wrong for a stream that
 was cut, joined from several files, or has a variable bitrate. ISO/IEC 11172-3 and 13818-3, layer III.

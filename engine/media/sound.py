@@ -1,7 +1,7 @@
 """Sound file reading: WAV, MP3, FLAC, Ogg and others to the mono 48 kHz, 16 bit voice that the rest works with.
 
-Decoded by libsndfile, never by FFmpeg, block by block, with limits on size, length, rate and channels. What is wrong
-with a file is a ``MediaError`` whose message says what to do about it.
+Decoded by libsndfile, never by FFmpeg, block by block, with limits on size, length, rate and channels. An unusable file
+raises a ``MediaError`` whose message says what to do.
 """
 
 import io

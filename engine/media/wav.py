@@ -1,4 +1,4 @@
-"""WAV chunk parsing that forgives wrong sizes: each WAV found in the bytes becomes a WAV with a right header.
+"""WAV parser that tolerates wrong sizes: each WAV found in the bytes gets a correct header.
 
 Programs that stream a WAV write its header before they know its length (0, 36 or 0xFFFFFFFF), and speech servers send
 one whole WAV after another.

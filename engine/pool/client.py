@@ -1,8 +1,8 @@
-"""One supervised worker process, seen from the gateway: start, handshake, streams, ping, stack dump, kill.
+"""Client of one supervised worker process: start, handshake, streams, ping, stack dump, kill.
 
-The process is started by name, never by fork, and everything it needs travels on its command line and its socket.
-When it dies, hangs or talks nonsense, every stream of it ends with an EngineError at once; who restarts it is the
-pool's business. Never imports torch.
+The process is started by name, never by fork, and everything it needs travels on its command line and its socket. When
+it dies, hangs or breaks the protocol, each of its streams ends with an EngineError at once; the pool restarts it. Never
+imports torch.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ from ground.errors import AvatarError, EngineError
 log = logging.getLogger(__name__)
 
 WORKER_COMMAND = (sys.executable, "-m", "engine.worker.process")
-RING_CHUNKS = 3  # a worker makes at most so many chunks that nobody has read
+RING_CHUNKS = 3  # unread chunks of a stream, beyond which the worker waits
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLimits:
-    """Seconds. A worker that leaves ``missed_pings`` unanswered in a row is taken for hung and killed."""
+    """Seconds. A worker that leaves ``missed_pings`` pings in a row unanswered counts as hung and is killed."""
 
     start: float = 180.0
     open: float = 15.0
@@ -62,7 +62,8 @@ class WorkerLimits:
 
 
 class WorkerClient:
-    """Start once, use, close once. ``died`` is set when the process is gone and reaped, or never came to be."""
+    """Start it once, use it, close it once. ``died`` is set when the process is gone and reaped, or could not be
+    started."""
 
     def __init__(self, command: Sequence[str] = WORKER_COMMAND, limits: WorkerLimits | None = None) -> None:
         self._command = tuple(command)
@@ -75,7 +76,7 @@ class WorkerClient:
         self._missed_pings = 0
         self._closing = False
         self.died = asyncio.Event()
-        self.reason = ""  # code of what ended it
+        self.reason = ""  # error code that ended it
 
     @property
     def info(self) -> ModelInfo:
@@ -95,7 +96,7 @@ class WorkerClient:
         assert self._process is None, "a client starts one process"
         try:
             self._process, ours = self._spawn(config)
-        except OSError as error:  # no descriptor, process or memory left, which may pass
+        except OSError as error:  # no descriptor, process or memory left, perhaps for a moment only
             self.died.set()
             raise EngineError(
                 "worker_start_failed", "the worker process could not be started", retryable=True
@@ -162,7 +163,7 @@ class WorkerClient:
             raise
 
     def send_quietly(self, message: ToWorker) -> None:
-        """For farewells: that the worker has gone is no news to the caller."""
+        """Send a last message; a lost worker is no error here."""
         with contextlib.suppress(EngineError):
             self.send(message)
 
@@ -238,7 +239,8 @@ class WorkerClient:
                     stream.deliver(message)
 
     async def _ping(self) -> None:
-        """Counts ticks and not seconds: a gateway that was itself stopped for a while must not blame the worker."""
+        """Ping the worker. Raises EngineError ``worker_hung`` if it does not answer. Counts pings and not seconds, so
+        that a pause of the gateway is not blamed on the worker."""
         nonce = 0
         while True:
             await asyncio.sleep(self._limits.ping_every)
@@ -272,7 +274,7 @@ class WorkerClient:
         except asyncio.CancelledError:
             self._kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1.0)  # a moment, after a kill; who cancels us must not find a zombie
+                self._process.wait(1.0)  # a moment, after a kill; shielded, so that a cancellation leaves no zombie
             raise
         finally:
             self.died.set()

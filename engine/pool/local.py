@@ -1,5 +1,4 @@
-"""Which worker gets a call: worker processes on this machine, supervised and restarted, and the leases calls hold on
-them.
+"""Pool of worker processes on this machine: supervision, restarts, and the leases that calls hold.
 
 A lease is a promise of one slot. It outlives the worker it began on: ``reopen`` continues the call in whichever
 worker is alive. Knows nothing of portraits, media or HTTP, and never imports torch.
@@ -20,9 +19,9 @@ from ground.errors import AvatarError, CapacityError, EngineError
 
 log = logging.getLogger(__name__)
 
-FIRST_BACK_OFF = 0.25  # seconds before the second failed start in a row is tried again; doubles
+FIRST_BACK_OFF = 0.25  # seconds of waiting after the second failed start in a row; doubles each time
 LAST_BACK_OFF = 30.0
-STEADY_AFTER = 10.0  # a worker that lived so long is no part of a row of failures
+STEADY_AFTER = 10.0  # seconds of life after which a worker's end does not count as a failed start
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Lease(Protocol):
     def stream(self) -> EngineStream: ...
 
     async def reopen(self, first_frame: int) -> EngineStream:
-        """After the stream was lost: open it anew at ``first_frame`` of media time, in the next epoch.
+        """Replace a lost stream: open it again at ``first_frame`` of media time, in the next epoch.
 
         Waits for a worker to come back. Raises AvatarError when none does in time; may be called again.
         """
@@ -57,7 +56,7 @@ class Lease(Protocol):
 
 
 class WorkerPool(Protocol):
-    """Where leases come from."""
+    """Interface of a pool that grants leases."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -74,7 +73,7 @@ class WorkerPool(Protocol):
 
 
 class _Seat:
-    """A place for one worker process that is filled again whenever the process dies."""
+    """Place of one worker process, filled again whenever the process dies."""
 
     def __init__(self, config: EngineConfig, command: Sequence[str], limits: WorkerLimits) -> None:
         self._config, self._command, self._limits = config, command, limits
@@ -101,7 +100,7 @@ class _Seat:
         self._keeper = asyncio.create_task(self._keep(), name="worker-seat")
 
     def _lower(self) -> bool:
-        """After a worker that ran out of memory: the next one runs one preset lower, where there is one."""
+        """After a worker ran out of memory: let the next one run one preset lower, if there is one."""
         lower = self._config.lower
         if self.client.reason != "out_of_memory" or lower is None:
             return False
@@ -160,13 +159,13 @@ class LocalPool:
 
     @property
     def info(self) -> ModelInfo:
-        """Of the first worker that is there. They are alike, but for their size once one ran out of memory."""
+        """Model of the first living worker. All are alike, but for their picture size after one ran out of memory."""
         assert self._info is not None, "the pool has not been started"
         self._info = next((seat.client.info for seat in self._seats if seat.usable), self._info)
         return self._info
 
     async def start(self) -> None:
-        """Start every worker. Raises what the first failing one says; then nothing is left running."""
+        """Start every worker. Raises the error of the first that fails; then nothing is left running."""
         try:
             async with asyncio.TaskGroup() as group:
                 for seat in self._seats:
@@ -205,24 +204,25 @@ class LocalPool:
         return PoolStats(len(self._seats), alive, slots, leased, free, sum(seat.restarts for seat in self._seats))
 
     def _for_new_call(self) -> _Seat | None:
-        """Of those that may take one: once ``workers`` have calls, no further one begins."""
+        """Workers that may take a new call: at most ``workers`` of them have calls."""
         busy = [seat for seat in self._seats if seat.usable and seat.leased]
         return self._freest(busy if len(busy) >= self._workers else self._seats)
 
     def _freest(self, seats: list[_Seat]) -> _Seat | None:
-        """The living worker with most room, None if none has any."""
+        """The living worker with the most free slots, None if all are full."""
         living = [seat for seat in seats if seat.usable and seat.leased < self.info.slots]
         return min(living, key=lambda seat: seat.leased, default=None)
 
     async def settle(self, seat: _Seat) -> _Seat:
-        """A living worker for a lease whose own is gone: its own seat's next one, or sooner another with room."""
+        """A living worker for a lease whose worker is gone: its own seat's next one, or another with a free slot if
+        that is sooner."""
         async with asyncio.timeout(self._patience):
             while True:
                 if seat.usable:
                     return seat
                 if (other := self._freest(self._seats)) is not None:
                     return other
-                await asyncio.sleep(0.02)  # no event to wait for: room also comes from a call that ends
+                await asyncio.sleep(0.02)  # polled: a slot may also become free when a call ends
 
 
 class LocalLease:

@@ -1,8 +1,8 @@
-"""One call's stream in a worker, as the gateway holds it: voice and pose go in, chunks of pictures come out.
+"""The gateway's end of one call's stream in a worker: voice and poses in, chunks of pictures out.
 
 What is pushed is handed to the socket at once (what is far ahead, in time) and never waited for. Pictures stay in the
 frame ring until ``next_chunk`` copies them, and only then may the worker write their slots again: a reader that stops
-stops the worker, nothing piles up. Never imports torch.
+also stops the worker, and nothing accumulates. Never imports torch.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from engine.wire.messages import (
 from ground.errors import AvatarError, EngineError
 from ground.units import DRIVE_RATE
 
-AHEAD_SECONDS = 20  # of what the reader has taken: the worker holds a little more, the rest waits here
+AHEAD_SECONDS = 20  # seconds ahead of the reader that are sent; the rest waits here
 _PUSH_SAMPLES = DRIVE_RATE  # one message carries at most a second
 
 
@@ -45,7 +45,7 @@ class StreamSpec:
 
     first_frame: media time at
     which the stream begins. epoch: which engine of this call, 0 first; returned with every chunk. live: False for a
-    file, which is made in what time the calls leave and never refused for want of it.
+    file, which is made in the time that calls leave, and is never refused for lack of time.
     """
 
     stream: str
@@ -134,7 +134,7 @@ class EngineStream:
         return self._take(self._ready.popleft())
 
     async def close(self) -> None:
-        """Let the worker's slot go. Bounded; twice is fine; cancelled, it still frees what is held on this side."""
+        """Release the worker's slot. Bounded; twice is fine; cancelled, it still frees what is held on this side."""
         try:
             if self._error is None:
                 self._push(CloseStream(self.name))
@@ -145,12 +145,13 @@ class EngineStream:
             self.abandon()
 
     async def opened(self) -> None:
-        """Client: wait for the worker's word. Raises what it answers, or why it cannot any more."""
+        """For the client: wait until the worker has opened the stream. Raises its answer, or the error that ended the
+        stream."""
         await self._opened.wait()
         self._check()
 
     def deliver(self, message: OfStream) -> None:
-        """Client: what the worker says of this stream."""
+        """For the client: handle one message of the worker about this stream."""
         match message:
             case StreamOpened():
                 self._opened.set()
@@ -163,13 +164,13 @@ class EngineStream:
                 self.fail(error_from(message))
 
     def fail(self, error: AvatarError) -> None:
-        """Client: the stream has ended; the first reason counts."""
+        """For the client: end the stream with an error. The first one counts."""
         self._error = self._error or error
         for waited_for in (self._opened, self._closed, self._news):
             waited_for.set()
 
     def abandon(self) -> None:
-        """Client: free what is held on this side, without a word to the worker."""
+        """For the client: free what is held on this side, without a message to the worker."""
         self.fail(EngineError("stream_closed", "the stream is closed"))
         for kept in (self._ready, self._voice, self._poses):
             kept.clear()
@@ -196,7 +197,7 @@ class EngineStream:
         )  # fmt: skip
 
     def _pump(self) -> None:
-        """Hand over what is near enough."""
+        """Send what is near enough to the reader's position."""
         while self._poses and self._poses[0][0] < self._horizon:
             at, controls = self._poses.popleft()
             self._push(PushPose(self.name, at, dict(controls)))

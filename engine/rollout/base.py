@@ -1,4 +1,4 @@
-"""What a rollout is: a generator that asks for passes, is sent predictions and returns the clean latents of one chunk.
+"""Rollout interface: a generator that yields passes, is sent predictions and returns the clean latents of one chunk.
 
 It owns no model, no device and no clock; its noise comes from the generator in its state. So a strategy is about a
 hundred lines, is tested against a toy oracle in closed form, and passes of different calls that share a shape run as
@@ -52,17 +52,17 @@ class Pass:
 
     @property
     def clean(self) -> int:
-        """How many leading frames are committed and not predicted; the answer is for the others."""
+        """Number of leading frames that are committed and not predicted; the answer is for the others."""
         return sum(sigma == 0.0 for sigma in self.sigmas) if self.commits else 0
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Own frames that go to the cache."""
+        """Own frames that are written to the cache."""
         return tuple(own for own, frame in enumerate(self.commits) if frame >= 0)
 
     @property
     def shape_key(self) -> tuple[object, ...]:
-        """Passes with equal keys can run as one batch: what differs is in numbers of the same count."""
+        """Passes with equal keys have equal shapes and can run as one batch."""
         return (tuple(self.latents.shape), len(self.reads), self.clean, self.kept, self.mask)
 
 
@@ -101,7 +101,8 @@ class Rollout(ABC):
     @classmethod
     @abstractmethod
     def misfit(cls, config: ModelConfig) -> str:
-        """Why a model cannot be rolled out so, as the end of a sentence that begins with its name; empty = it can."""
+        """Reason why a model does not fit this strategy, as the end of a sentence that begins with its name; empty = it
+        fits."""
 
     @classmethod
     @abstractmethod
@@ -135,7 +136,7 @@ class Rollout(ABC):
 
     def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
         """Of a call; reference and features as in ``RolloutState``. ``state.reference_index`` may be set before the
-        first chunk; a strategy that places the reference itself pays no heed to it."""
+        first chunk; a strategy that places the reference itself ignores it."""
         return RolloutState(reference, features, torch.Generator().manual_seed(seed), reference_index=0)
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""The few-step noise schedule: which noise levels a chunk is denoised at, and how one moves between them.
+"""Few-step noise schedule of rectified flow: noise levels, clean estimates, renoising.
 
-Rectified flow, x_t = (1 - sigma) x0 + sigma noise, with Wan2.1's shift; after each step the clean estimate is noised
-afresh (Self Forcing, section 3.2). Knows no model and no cache; the random generator is passed in.
+x_t = (1 - sigma) x0 + sigma noise, with Wan2.1's shift; after each step the clean estimate gets fresh noise (Self
+Forcing, section 3.2). Knows no model and no cache; the random generator is passed in.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One chunk in the making: steps a rollout's generator and keeps its last commit back for the next chunk.
+"""Driver of one chunk: steps a rollout's generator and holds its last commit back for the next chunk.
 
 Whoever owns the model runs ``next_pass`` and hands the answer to ``answer``; several jobs' passes may run as one batch.
 """

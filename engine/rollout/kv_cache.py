@@ -1,4 +1,4 @@
-"""The key/value cache: for every call the reference, if it has one, and past latents, allocated once and never moved.
+"""KV cache: for each call the reference, if it has one, and past latents; allocated once and never moved.
 
 Keys are kept before rotation, so a frame may be read at any temporal position: a call has no length limit and moving
 the reference is free. Knows no rollout: passes name the frames they read (where in the cache, and their position) and
@@ -43,8 +43,8 @@ class KVCache:
 
 
 class BatchView:
-    """``models.dit.attention.CacheView`` of one batched pass. What it holds are device tensors and constants, so that a
-    pass can be recorded and run again with other numbers in the tensors."""
+    """``models.dit.attention.CacheView`` of one batched pass. It holds device tensors and constants only, so that a
+    CUDA graph can replay the pass with other numbers in the tensors."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class BatchView:
         self._rows = self.slots * cache.keys.shape[2] + frames  # of all slots' frames in one line
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """By one index of whole frames, for which a GPU has a kernel four times as fast as for two."""
+        """Reads by one index of whole frames: the GPU's kernel for one index is four times as fast as for two."""
         keys = self.cache.keys[layer].flatten(0, 1)[self._rows.flatten()]
         values = self.cache.values[layer].flatten(0, 1)[self._rows.flatten()]
         batch, frames = self._rows.shape

@@ -1,9 +1,9 @@
-"""Chunks that are clips by themselves and overlap in pictures (SoulX-FlashHead): no cache, and of
-the past only the motion latents.
+"""Overlapping chunks (SoulX-FlashHead): each chunk is a clip by itself, without a cache; of the past it gets the motion
+latents only.
 
-Each chunk denoises k + c latents that all see each other. The first k, the motion latents, are what the chunk before
-showed last, encoded anew as the beginning of a clip: they are given, and overwrite the estimate before every step and
-at the end. Whoever decodes puts them into ``state.knot``. The first chunk is given one latent, the portrait's; the
+Each chunk denoises k + c latents that all see each other. The first k, the motion latents, are the last pictures of the
+chunk before, encoded again as the beginning of a clip. They are given, and overwrite the estimate before every step and
+at the end. The decoder's owner puts them into ``state.knot``. The first chunk is given one latent, the portrait's; the
 pictures of its k latents are never shown either, so every chunk shows the pictures of c latents.
 """
 
@@ -18,7 +18,7 @@ from models.config import ModelConfig
 
 class OverlapChunks(Rollout):
     """``state.features`` [k + c, r, h, w]: the portrait as a clip that stands still, a channel condition of every
-    pass. Of the window nothing is used."""
+    pass. The window is not used."""
 
     @classmethod
     def misfit(cls, config: ModelConfig) -> str:

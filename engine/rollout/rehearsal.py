@@ -1,4 +1,4 @@
-"""The passes of a rollout without a model: what a chunk attends to depends on no value."""
+"""Dry run of a rollout without a model: its passes, which depend on no value."""
 
 import torch
 

@@ -2,8 +2,8 @@
 frame.
 
 Per chunk: denoise c latents against the cache, then one clean pass overwrites their keys. The reference plays the start
-image: it is cached once and stands just before the window (an attention sink), where Knot Forcing's runs ahead. A model
-of text alone has none. LongLive (arXiv:2509.22622) pins the video's first latents instead, as the window's first.
+image: it is cached once and stands just before the window (an attention sink), whereas Knot Forcing's runs ahead. A
+text-to-video model has none. LongLive (arXiv:2509.22622) pins the video's first latents instead, as the window's first.
 """
 
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""From a ``RolloutSpec`` to the strategy it names: the one table of rollouts."""
+"""Table of rollout strategies, and their construction from a ``RolloutSpec``."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def make_rollout(spec: RolloutSpec, config: ModelConfig) -> Rollout:
 
 
 def own_rollout(config: ModelConfig, strategy: str = "", running_ahead: str = "") -> Rollout:
-    """As ``default_spec`` has it."""
+    """The rollout of ``default_spec``."""
     return make_rollout(default_spec(config, strategy=strategy, running_ahead=running_ahead), config)
 
 

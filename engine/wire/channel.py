@@ -1,8 +1,8 @@
 """Message channel over an AF_UNIX stream socket: four bytes of length (little-endian), then one msgpack struct.
 
 A file descriptor travels beside an ``OpenStream`` (SCM_RIGHTS). The gateway's side lives in asyncio and never waits
-to send; the worker's side never blocks but in ``wait``. Whatever is malformed or too large ends the channel with an
-EngineError. Knows the kinds of messages, nothing of what they mean.
+to send; the worker's side blocks in ``wait`` only. Malformed or oversized input ends the channel with an EngineError.
+Knows the types of messages, not their meaning.
 """
 
 import asyncio
@@ -23,20 +23,20 @@ from ground.errors import EngineError
 
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
-_DRAIN_BYTES = 1 << 20  # the worker reads at most so much before it looks at its streams again
-_MAX_DESCRIPTORS = 8  # received and not yet claimed by their message
+_DRAIN_BYTES = 1 << 20  # bytes that the worker reads before it looks at its streams again
+_MAX_DESCRIPTORS = 8  # descriptors received and not yet claimed by a message
 _ANCILLARY_BYTES = socket.CMSG_LEN(_MAX_DESCRIPTORS * array("i").itemsize)
 
 TO_WORKER_LIMIT = 8 << 20  # a portrait of 1280x720 is 2.7 MiB
 TO_GATEWAY_LIMIT = 1 << 18
-BACKLOG_LIMIT = 16 << 20  # what the gateway holds for a worker that does not read
+BACKLOG_LIMIT = 16 << 20  # bytes held for a worker that does not read
 
 T = TypeVar("T")
 Received = tuple[ToWorker, int | None]
 
 
 class _Inbox(Generic[T]):
-    """Bytes in, messages out; holds at most one unfinished frame."""
+    """Decoder: bytes in, messages out; holds at most one unfinished frame."""
 
     def __init__(self, kind: Any, limit: int) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
@@ -98,7 +98,7 @@ class GatewayChannel:
                 self._loop.add_writer(self._sock, self._on_writable)
 
     async def receive(self) -> ToGateway:
-        """The next message. Raises EngineError when the worker is gone or talks nonsense."""
+        """The next message. Raises EngineError when the worker is gone or breaks the protocol."""
         while not self._received:
             try:
                 data = await self._loop.sock_recv(self._sock, _READ_BYTES)
@@ -120,7 +120,7 @@ class GatewayChannel:
         self._sock.close()
 
     def _on_writable(self) -> None:
-        # An error here means that the worker has gone, which the receiving task is about to see for itself.
+        # An error here means that the worker has gone, which the receiving task is about to see.
         with contextlib.suppress(EngineError):
             self._flush()
         if not self._outbox:
@@ -167,7 +167,8 @@ class WorkerChannel:
         self._poll(select.POLLIN, timeout)
 
     def receive(self) -> Iterator[Received]:
-        """What has come, each message with its descriptor if it carries one (then the caller's to close). Never waits.
+        """The messages that have arrived, each with its descriptor if it carries one, which the caller must close.
+        Never waits.
 
         Raises EngineError ``gateway_lost`` when the other end is gone.
         """

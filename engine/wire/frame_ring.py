@@ -1,9 +1,9 @@
 """Frame ring: I420 pictures in anonymous shared memory (memfd), written by one process and read by another.
 
 Frame n lies in slot n % capacity. Each slot has a sequence number that is odd while it is written (a seqlock), so a
-reader notices a picture that is torn, overwritten, or left half done by a writer that died. Nothing is ever named in
-the file system, so nothing can outlive both processes; sealed, so neither side can pull the memory from under the
-other. Knows nothing of messages: who may write when is the stream's credit (``FramesRead``).
+reader notices a picture that is torn, overwritten, or left half done by a writer that died. The memory has no name in
+the file system, so it cannot outlive both processes. It is sealed, so neither side can shrink it under the other. Knows
+nothing of messages: who may write when is the stream's credit (``FramesRead``).
 """
 
 import fcntl
@@ -95,12 +95,12 @@ class FrameRing:
 
     @property
     def descriptor(self) -> int:
-        """What to hand to the other process; valid until ``close``."""
+        """File descriptor for the other process; valid until ``close``."""
         assert self._fd is not None, "the ring is closed"
         return self._fd
 
     def write(self, frame: int, i420: NDArray[np.uint8]) -> None:
-        """Write picture number ``frame``, [H*3/2, W], over whatever its slot held."""
+        """Write picture number ``frame``, [H*3/2, W], into its slot."""
         slot = frame % self.capacity
         begun = (int(self._sequence[slot]) + 1) | 1  # odd also after a writer that died half way
         self._sequence[slot] = begun
@@ -123,7 +123,7 @@ class FrameRing:
         return out if self.read_into(frame, out) else None
 
     def close(self) -> None:
-        """Unmap and close, now and not when the garbage collector comes by. Twice is fine."""
+        """Unmap and close at once, not at garbage collection. Twice is fine."""
         if self._fd is None:
             return
         del self._sequence, self._frame, self._pixels  # a map with views on it cannot be closed

@@ -18,7 +18,7 @@ class _Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What a loaded model is: fixed by its config, measured facts beside it."""
+    """Properties of a loaded model: those of its config, and measured ones."""
 
     name: str
     width: int
@@ -82,8 +82,8 @@ class PushVoice(_Message, frozen=True):
 
 
 class PushPose(_Message, frozen=True):
-    """What the caller commands from ``frame`` on: absolute control values by channel name (ground/motion.py), radians
-    and 0..1. Interpolated between records; stale 500 ms after the last one, when the voice leads again."""
+    """Controls that the caller sets from ``frame`` on: absolute values by channel name (ground/motion.py), radians and
+    0..1. Interpolated between records; stale 500 ms after the last one, when the voice leads again."""
 
     stream: str
     frame: float
@@ -91,8 +91,8 @@ class PushPose(_Message, frozen=True):
 
 
 class Deadline(_Message, frozen=True):
-    """When playout would run dry if the chunk that begins at ``frame`` were not there: then silence is taken for
-    voice that has not come. ``deadline`` 0 means: never, wait for the voice (a file)."""
+    """Time at which playout would run dry without the chunk that begins at ``frame``. From then on missing voice counts
+    as silence. ``deadline`` 0 means: never, wait for the voice (a file)."""
 
     stream: str
     frame: int
@@ -168,18 +168,18 @@ class Failure(_Message, frozen=True):
 
 ToWorker = Ping | OpenStream | PushVoice | PushPose | Deadline | FramesRead | CloseStream | Shutdown
 ToGateway = Ready | Pong | StreamOpened | ChunkReady | StreamClosed | Failure
-OfStream = StreamOpened | ChunkReady | StreamClosed | Failure  # what is said of one stream
+OfStream = StreamOpened | ChunkReady | StreamClosed | Failure  # messages about one stream
 
 _FAMILIES = {family.family: family for family in (RequestError, EngineError, MediaError)}
 
 
 def failure(error: AvatarError, stream: str = "", epoch: int = 0) -> Failure:
-    """An error as it crosses the wall."""
+    """An AvatarError as a message."""
     return Failure(stream, epoch, error.code, error.message, error.retryable, error.family)
 
 
 def error_from(failure: Failure) -> AvatarError:
-    """The error that crossed the wall, as it was raised on the other side."""
+    """The AvatarError of a ``Failure``, as it was raised in the other process."""
     if failure.family == CapacityError.family:
         return CapacityError(failure.code, failure.message)
     kind = _FAMILIES.get(failure.family, EngineError)

@@ -19,7 +19,7 @@ _USEFUL = 0.9  # a batch saves time if it takes no more than this share of its m
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a unit of work is. Only passes of equal kind run as one batch. detail: a pass's shape key, the number of an
+    """Kind of a unit of work. Only passes of equal kind run as one batch. detail: a pass's shape key, the number of an
     encoding's slice."""
 
     work: Literal["encode", "pass", "decode"]
@@ -36,7 +36,7 @@ class Costs:
         self._known: dict[Kind, dict[int, tuple[float, int]]] = {}  # by size: seconds, number of measurements
 
     def measured(self, kind: Kind, size: int, seconds: float) -> None:
-        """A batch of ``size`` members took so long."""
+        """Note that a batch of ``size`` members took ``seconds``."""
         sizes = self._known.setdefault(kind, {})
         mean, count = sizes.get(size, (seconds, 0))
         weight = max(1 / (count + 1), 1 - _MEMORY)
@@ -44,7 +44,7 @@ class Costs:
 
     def cost(self, kind: Kind, size: int) -> float:
         """Seconds that a batch of ``size`` >= 1 members takes; never less than a smaller one. A kind that was not
-        measured costs as much as the dearest of the same work."""
+        measured costs as much as the most expensive one of the same work."""
         if (sizes := self._known.get(kind)) is not None:
             return self._of(sizes, size)
         alike = [self._of(sizes, size) for known, sizes in self._known.items() if known.work == kind.work]
@@ -55,7 +55,7 @@ class Costs:
         return max(self._estimate(sizes, smaller) for smaller in range(1, size + 1))
 
     def _estimate(self, sizes: Mapping[int, tuple[float, int]], size: int) -> float:
-        """Between two measured sizes on a line, beyond them by ``growth``."""
+        """Linear between two measured sizes, by ``growth`` beyond them."""
         below = max((known for known in sizes if known <= size), default=None)
         above = min((known for known in sizes if known >= size), default=None)
         if below is None or above is None:

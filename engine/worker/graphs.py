@@ -1,4 +1,4 @@
-"""Work on the GPU recorded once and replayed: a pass of thousands of small kernels becomes one launch.
+"""CUDA graphs: GPU work recorded once and replayed, so that thousands of small kernels become one launch.
 
 Knows no model: work is a function of tensors of fixed shapes and whatever memory it holds, under a key. What it writes
 besides its answer (the cache) it writes in every run, so nothing is ever run twice for one call.
@@ -81,13 +81,14 @@ class Graphs:
 
 
 def concerns_device(error: RuntimeError) -> bool:
-    """It is full or gone. What cannot be recorded is told by the same class of error, with numbers of its own."""
+    """Whether the error means that the device is full or lost. A failed recording raises the same class, with other
+    codes."""
     if is_out_of_memory(error):
         return True
     return isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) not in CAPTURE_ERRORS
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Also where the end of a recording that was left for it hides it."""
+    """Whether the error, or the one behind it after a broken-off recording, is out of memory."""
     hidden = getattr(error, "__context__", None)
     return isinstance(error, torch.OutOfMemoryError) or isinstance(hidden, torch.OutOfMemoryError)

@@ -1,4 +1,4 @@
-"""RGB pictures to I420 on whatever device they are, so that half the bytes leave it."""
+"""Conversion of RGB pictures to I420 on their own device, so that half the bytes leave it."""
 
 import numpy as np
 import torch

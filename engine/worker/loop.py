@@ -43,13 +43,13 @@ from ground.errors import AvatarError, CapacityError, EngineError
 
 log = logging.getLogger("engine.worker.loop")
 
-IDLE_SECONDS = 0.5  # how long the loop may sleep: a SIGTERM is seen by then
-SLICE_SECONDS = 0.01  # of an encoding, between two looks at the inbox and the deadlines
-GROWTH_ON_CPU, GROWTH_ON_GPU = 1.0, 0.5  # what a batch's further members cost until that is measured
+IDLE_SECONDS = 0.5  # seconds that the loop sleeps at most, so that it sees a SIGTERM
+SLICE_SECONDS = 0.01  # seconds of one slice of an encoding, between checks of the inbox and the deadlines
+GROWTH_ON_CPU, GROWTH_ON_GPU = 1.0, 0.5  # cost of a batch's further members, until it is measured
 
 
 class DeviceLost(Exception):
-    """The device answers every further call with an error, or has no memory left: only a new process helps."""
+    """The device is unusable or out of memory: only a new process helps."""
 
 
 class Worker:
@@ -69,7 +69,8 @@ class Worker:
         self._running = True
 
     def run(self) -> None:
-        """Raises EngineError when the gateway has gone or talks nonsense, DeviceLost when the device is done for."""
+        """Raises EngineError when the gateway has gone or breaks the protocol, DeviceLost when the device is
+        unusable."""
         batch: list[Stream] = []
         while self._running:
             self._channel.wait(0.0 if batch else self._idle_time())
@@ -139,7 +140,7 @@ class Worker:
         return sum(self._costs.cost(kind, 1) for kind in kinds)
 
     def _run_held(self) -> None:
-        """Idle time is for the commits that live streams hold back; one at a time, then look at the inbox again."""
+        """Use idle time for one held commit of a live stream; then the inbox is checked again."""
         slack = self._outlook().slack()
         for stream in self._streams.values():
             if (kind := stream.held) is not None and self._costs.cost(kind, 1) <= slack:
@@ -169,8 +170,8 @@ class Worker:
             self._channel.send(StreamOpened(stream.name, stream.epoch, stream.slot))
 
     def _run_passes(self, batch: list[Stream], kind: Kind) -> None:
-        """Waits for the device: what comes next is chosen by what is due then, and passes that are only queued would
-        take no time."""
+        """Run the passes and wait for the device, because the next choice depends on the time, and queued passes would
+        seem to take none."""
         began = self._clock()
         answers = self._runner.run([stream.pending for stream in batch])
         for stream, answer in zip(batch, answers, strict=True):
@@ -231,7 +232,7 @@ class Worker:
                 raise
 
     def _admit(self, message: OpenStream, ring: FrameRing) -> Stream:
-        """A stream that is opening has its slot, and is load, from now on."""
+        """Give an opening stream its slot, and count it as load."""
         if not self._free:
             raise CapacityError("no_slot", "every slot of this worker is taken: try again later", status=429)
         if message.live and not self._scheduler.admit():
@@ -249,7 +250,7 @@ class Worker:
         log.info("stream=%s event=closed epoch=%d %s", stream.name, stream.epoch, stream.summary)
 
     def _guard(self, *streams: Stream) -> AbstractContextManager[None]:
-        """What goes wrong inside ends these streams, and no other."""
+        """Context in which an error ends these streams and no others."""
         return _telling(partial(self._fail, streams))
 
     def _fail(self, streams: tuple[Stream, ...], error: AvatarError) -> None:
@@ -265,7 +266,7 @@ class Worker:
 
 @contextmanager
 def _telling(tell: Callable[[AvatarError], None]) -> Iterator[None]:
-    """What goes wrong inside is told, and goes no further unless it concerns every stream."""
+    """Context in which an error is passed to ``tell`` and raised no further, unless it concerns every stream."""
     try:
         yield
     except AvatarError as error:
@@ -278,7 +279,7 @@ def _telling(tell: Callable[[AvatarError], None]) -> Iterator[None]:
 
 
 def _internal(error: Exception) -> EngineError:
-    """What a stream is told of an error that nobody foresaw. Raises DeviceLost where no stream can go on."""
+    """The EngineError that a stream gets for an unexpected exception. Raises DeviceLost where no stream can go on."""
     if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):
         raise DeviceLost from error
     return EngineError("internal_error", "the engine failed on this call", retryable=True)

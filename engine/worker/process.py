@@ -1,4 +1,4 @@
-"""The worker process from its start to its end: load, warm up, serve (``engine.worker.loop``), and say why it ends.
+"""Worker process: loads the model, warms up, serves (``engine.worker.loop``), and reports why it ends.
 
 Started by name by ``engine.pool.client`` with the number of an inherited socket.
 """
@@ -30,14 +30,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _reason(config: EngineConfig, error: BaseException | None) -> EngineError:
-    """Why the worker ends. ``out_of_memory`` asks for one preset lower, which only some models have."""
+    """The error that ends the worker. ``out_of_memory`` asks for one preset lower, which only some models have."""
     if is_out_of_memory(error) and has_presets(find_config(config.model)):
         return EngineError("out_of_memory", "the device has no memory left for this preset", retryable=True)
     return EngineError("device_lost", "the worker's device cannot be used any more", retryable=True)
 
 
 def die_with_parent() -> None:
-    """No orphan: the kernel kills this process with its parent, also while it cannot look at its socket."""
+    """Ask the kernel to kill this process when its parent dies, also while it cannot read its socket."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -1,6 +1,6 @@
 """The only owner of the model on its device: batches passes, runs them, encodes references and decodes latents.
 
-The only code that knows dtypes, devices and inference mode. It is told what to run; it never decides when.
+The only code that knows dtypes, devices and inference mode. It runs what it is given and never decides when.
 """
 
 import os
@@ -59,13 +59,14 @@ class Execution:
 
 
 def execution_of(model: LoadedModel) -> Execution:
-    """As calls are run. A GPU compiles video models, up to a minute at the start; a motion model has too little to
-    compute for it."""
+    """The execution of calls. A GPU compiles video models, which takes up to a minute at the start; for a motion model
+    it does not pay."""
     return Execution(compiled=model.device.type == "cuda" and model.config.codec in DECODERS)
 
 
 def choose_attention(model: LoadedModel, rollout: Rollout) -> dict[str, float]:
-    """From now on use the kernel that is fastest at the shapes of a denoising step here; milliseconds of each."""
+    """Use the attention kernel that is fastest here at the shapes of a denoising step. Returns the milliseconds of
+    each."""
     tokens, dit, own = model.config.tokens_per_latent, model.config.dit, rollout.drive_latents
     keys = (own + rollout.cached_frames) * tokens
     return choose_fastest(model.device.type, model.dtype, own * tokens, keys, dit.heads, dit.head_dim)
@@ -88,8 +89,8 @@ class ModelRunner:
         self.prepare(model.codec)
 
     def prepare(self, codec: Codec[Any] | None) -> None:
-        """Compile of a decoder what gains by it, where the execution asks for it; cuDNN then tries its ways to compute
-        each convolution instead of guessing. Both are for good: the decoder's and the whole process's."""
+        """Compile the parts of a decoder that gain by it, where the execution asks for it, and let cuDNN measure its
+        convolution algorithms. The first is permanent for the decoder, the second for the process."""
         if self.execution.compiled and isinstance(codec, WanCodec):
             torch.backends.cudnn.benchmark = True
             codec.compile_layers()
@@ -186,7 +187,7 @@ class ModelRunner:
     def _forward(self, like: Pass, inputs: tuple[Tensor, ...]) -> Tensor:
         """From tensors of the device alone; ``like`` gives what all passes of the shape have in common."""
         numbers, latents, *given = inputs
-        dit = self.config.dit  # what a model has no input for is not handed to it
+        dit = self.config.dit  # inputs that the model does not have are left out
         condition = given[0] if dit.condition_channels else None
         drive = given[1] if dit.drive_dim or dit.audio else None
         reads, kept, frames = len(like.reads), like.kept, like.frames

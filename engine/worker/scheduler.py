@@ -1,5 +1,4 @@
-"""Which call's chunk comes next, and whether one more call fits: earliest deadline first, from measured cost.
-
+"""Deadline scheduler: order of the calls' chunks (earliest deadline first) and admission of calls, by measured cost.
 Pure: the clock is passed in, and cost is what the owner measured. All times are seconds of one monotonic clock. Knows
 no chunk, no stream and no drive; a call is a key.
 """
@@ -12,9 +11,9 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 _MEMORY = 0.8  # weight of the past in a call's measured cost
-_PAUSE = 0.1  # seconds without a word after which the gateway is taken to be stopped
-_GRACE = 0.05  # what it then gets to hand over what has piled up
-_PATIENCE = 0.5  # by how much a stopped gateway may put a deadline off
+_PAUSE = 0.1  # seconds without a message after which the gateway counts as stopped
+_GRACE = 0.05  # seconds that it then gets to send what has accumulated
+_PATIENCE = 0.5  # seconds by which a stopped gateway may postpone a deadline
 
 
 @dataclass(slots=True)
@@ -31,7 +30,7 @@ class _Call:
 
 class DeadlineScheduler(Generic[K]):
     """``period``: seconds between two chunks of one live call. ``cost``: what a chunk took at warm-up, the first guess
-    for a call; then what chunks took of late.
+    for a call; then the cost of recent chunks.
 
     A call that has no deadline (a file) takes what time the live ones leave and is no load.
     """
@@ -50,13 +49,13 @@ class DeadlineScheduler(Generic[K]):
         return sum(call.cost for call in self._calls.values() if call.live) / self.period
 
     def admit(self, cost: float | None = None) -> bool:
-        """Whether one more live call of that cost fits beside those there are. The first always does: whether a
-        machine is quick enough for any call is for its owner to say beforehand."""
+        """Whether one more live call of that cost fits beside the present ones. The first always does, however slow the
+        machine."""
         live = any(call.live for call in self._calls.values())
         return not live or self.load + (self.cost if cost is None else cost) / self.period <= self._limit
 
     def join(self, key: K, live: bool = True) -> None:
-        """A call that was admitted. live: it will have deadlines, until it is offered without one."""
+        """Add an admitted call. live: it has deadlines, until it is offered without one."""
         self._calls[key] = _Call(self.cost, live)
 
     def leave(self, key: K) -> None:
@@ -74,7 +73,7 @@ class DeadlineScheduler(Generic[K]):
         call.live = deadline < inf
 
     def withdraw(self, key: K) -> None:
-        """The offered chunk is made, or cannot be: there is nothing to do for the call until it is offered again."""
+        """The offered chunk is made, or cannot be made: the call has no work until it is offered again."""
         self._calls[key].offered = False
 
     def spent(self, key: K, cost: float) -> None:
@@ -84,7 +83,7 @@ class DeadlineScheduler(Generic[K]):
         self.cost = _MEMORY * self.cost + (1 - _MEMORY) * cost
 
     def order(self, now: float) -> list[K]:
-        """Everything that should be worked on now, the most urgent first."""
+        """Calls with work that should be done now, the most urgent first."""
         due = [
             (call.deadline, call.since, key)
             for key, call in self._calls.items()
@@ -93,7 +92,7 @@ class DeadlineScheduler(Generic[K]):
         return [key for _, _, key in sorted(due, key=lambda item: item[:2])]
 
     def wake_at(self) -> float:
-        """When ``order`` may answer differently though nothing is offered anew; infinite = never."""
+        """Time at which ``order`` may change without a new offer; infinite = never."""
         starts = [self._latest_start(call) for call in self._calls.values() if call.offered and not call.complete]
         return min(starts, default=inf)
 
@@ -106,7 +105,7 @@ class DeadlineScheduler(Generic[K]):
 
 
 class Pulse:
-    """Whether the gateway keeps its time. It speaks every 20 ms during a live call; while it is stopped (a busy
+    """Detection of a stopped gateway. It speaks every 20 ms during a live call; while it is stopped (a busy
     machine, a suspended one) it plays nothing out either, so its deadlines are no reason to take silence for its
     voice.
     """
@@ -115,7 +114,7 @@ class Pulse:
         self._heard = self._steady_from = 0.0
 
     def beat(self, now: float) -> None:
-        """Something came."""
+        """A message came."""
         if now - self._heard > _PAUSE:
             self._steady_from = now + _GRACE
         self._heard = now

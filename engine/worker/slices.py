@@ -1,4 +1,4 @@
-"""A torch computation in time slices: it runs on a thread of its own, but only while its owner waits for it.
+"""Time slicing of a torch computation: it runs on its own thread, but only while its owner waits for it.
 
 It stops between two torch operations, so no codec has to know of it, one operation is the longest it can overrun a
 slice, and the answer is the same to the bit. As the owner waits, it never competes for cores or for the device.
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Abandoned(BaseException):
-    """Ends the thread of a computation that nobody waits for any more."""
+    """Ends the thread of an abandoned computation."""
 
 
 class Sliced(Generic[T]):
@@ -50,7 +50,7 @@ class Sliced(Generic[T]):
             raise self._error
 
     def close(self) -> None:
-        """End it where it is. Twice is fine."""
+        """Abandon the computation. Twice is fine."""
         if self._thread is not None and self._thread.is_alive() and not self.done:
             self._abandoned = True
             self._resume()

@@ -46,7 +46,7 @@ class Emitted:
 
 
 class Stream:
-    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` gives it back.
+    """From ``OpenStream`` to ``CloseStream``. Takes over the ring; ``close`` closes it.
 
     It is ``opening`` until its portrait is encoded; voice and poses are taken already, chunks begin afterwards.
     """
@@ -54,7 +54,7 @@ class Stream:
     def __init__(
         self, opened: OpenStream, slot: int, ring: FrameRing, runner: ModelRunner, opened_at: float = 0.0
     ) -> None:
-        """opened_at: monotonic seconds. Raises RequestError or EngineError for what can be seen at once."""
+        """opened_at: monotonic seconds. Raises RequestError or EngineError for an invalid request."""
         self.name, self.epoch, self.slot = opened.stream, opened.epoch, slot
         self._runner, self._ring, self._config = runner, ring, runner.config
         if (ring.width, ring.height) != self._config.pixel_size:
@@ -82,7 +82,7 @@ class Stream:
         self._began_at = 0.0
         self._done: list[Kind] = []  # units of work of the present chunk
         self._usual: tuple[Kind, ...] = (*(Kind("pass") for _ in self._rollout.spec.steps), DECODE)
-        self.work = 0.0  # seconds of the present chunk's passes; the worker's to count
+        self.work = 0.0  # seconds of the present chunk's passes, counted by the worker
 
     def push_voice(self, pcm: bytes, sample: int) -> None:
         """16 kHz mono s16 little-endian."""
@@ -125,7 +125,7 @@ class Stream:
         return not self._encoding.done
 
     def encode(self, seconds: float = inf, clock: Clock = monotonic) -> None:
-        """Go on encoding the portrait for so long."""
+        """Continue to encode the portrait for ``seconds``."""
         self._encoding.advance(seconds, clock)
         self._slices += 1
         if self._encoding.done:
@@ -138,8 +138,8 @@ class Stream:
         return not self.opening and self.deadline < inf and (self.busy or self.has_room or self.deadline > now)
 
     def presses(self, now: float) -> bool:
-        """Its next unit of work is to be done whatever that makes late: a live chunk's, or an opening's once it has
-        waited for too long."""
+        """Whether its next unit of work must be done whatever it delays: a live chunk's, or an opening's after it has
+        waited too long."""
         return self.deadline <= now if self.opening else self.deadline < inf
 
     @property
@@ -202,7 +202,7 @@ class Stream:
         return SlottedPass(self.slot, self._job.next_pass)
 
     def answer(self, prediction: torch.Tensor | None) -> None:
-        """What ``pending`` came to."""
+        """The prediction for ``pending``."""
         assert self._job is not None
         self._done.append(self.step)
         self._job.answer(prediction)
@@ -248,14 +248,14 @@ class Stream:
         return Kind("pass", self._held.shape_key)
 
     def take_held(self) -> SlottedPass:
-        """That commit, to be run now."""
+        """Take the held commit, to run it now."""
         assert self._held is not None
         held, self._held = self._held, None
         return SlottedPass(self.slot, held)
 
     @property
     def summary(self) -> str:
-        """For the log: how much was made and what was not in time."""
+        """Line for the log: frames made, and voice that was late."""
         counts = self._drive.counts
         return (
             f"chunks={self._index} missing={counts.missing_samples} late={counts.late_samples} "

@@ -1,6 +1,6 @@
-"""A worker's first chunks, of a grey face and silence: they fill caches and buffers, and tell what a chunk costs here.
+"""Warm-up of a worker: chunks of a grey face and silence fill caches and buffers and measure the cost of a chunk.
 
-The figures go to the gateway with ``Ready``; nothing is decided from them here.
+The figures go to the gateway with ``Ready``.
 """
 
 from pathlib import Path
@@ -78,7 +78,7 @@ def _roll(runner: ModelRunner, rollout: Rollout, reference: Reference, calls: in
 
 
 def _chunk_seconds(stream: Stream) -> list[float]:
-    """What each of the last chunks took. Chunks are joined with their commits, as with a file."""
+    """Seconds of each of the last chunks. Chunks are joined with their commits, as with a file."""
     seconds = []
     for _ in range(CHUNKS):
         began = perf_counter()

@@ -26,18 +26,18 @@ from server.call.voice import Turn, VoiceLine
 from server.metrics import Metrics
 
 LIMIT_MS = 1000  # delay above the target at which speech is cut too
-HISTORY_S = 2.0  # voice kept beyond the longest delay: an engine that begins anew is given a second before its frame
+HISTORY_S = 2.0  # voice kept beyond the longest delay: a new engine is given one second of voice before its first frame
 
 
 class AvatarListener(Protocol):
-    """Receiver of what an ``AvatarStream`` makes. Called on its clock, so it must return at once."""
+    """Receiver of an ``AvatarStream``'s output. Called on the stream's clock, so every method must return at once."""
 
     def on_release(self, release: Release) -> None:
         """Sound, and a picture where one is due, that leave now."""
         ...
 
     def on_turn(self, turn: Turn) -> None:
-        """``turn.state`` has changed as the viewer hears it: speaking, finished or interrupted."""
+        """``turn.state`` has changed, as the viewer hears it, to speaking, finished or interrupted."""
         ...
 
     def on_engine(self, state: str) -> None:
@@ -47,7 +47,7 @@ class AvatarListener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamFigures:
-    """Counters of a stream, and its delay as it is. delay and position are samples (48 kHz), chunk_ms the last
+    """Counters of a stream, and its present delay. delay and position are samples (48 kHz), chunk_ms the last
     chunk's."""
 
     shown: int
@@ -60,7 +60,7 @@ class StreamFigures:
 
 
 class AvatarStream:
-    """``run`` once, ``release`` at the end; everything else in between."""
+    """Call ``run`` once and ``release`` at the end; the other methods may be called in between."""
 
     def __init__(
         self,
@@ -90,13 +90,12 @@ class AvatarStream:
         self._line.microphone.push(pcm)
 
     def require_room(self) -> None:
-        """Raises CapacityError when as many turns wait as may."""
+        """Raises CapacityError when the queue of turns is full."""
         self._line.require_room()
 
     def say(self, turn: Turn) -> None:
-        """Speak a turn, whole or open, after those that wait. Raises CapacityError when too many do.
-
-        An open turn is said while it still comes: ``extend`` brings more, ``Turn.close`` its end.
+        """Queue a turn, whole or open. Raises CapacityError when the queue is full. An open turn is spoken while it
+        still arrives: ``extend`` adds to it, ``Turn.close`` ends it.
         """
         self._line.say(turn)
 
@@ -105,22 +104,23 @@ class AvatarStream:
         self._line.extend(turn, pcm)
 
     def interrupt(self) -> list[str]:
-        """Silence within 20 ms: what is said, what waits, and what is on its way to the viewer. The turns stopped."""
+        """Silence the spoken turn, the queued turns and the sound on its way to the viewer, within 20 ms. Returns the
+        stopped turns."""
         ids = self._line.interrupt()
         self._engine.take_back(self._playout.fade_out())
         self._tell_turns()
         return ids
 
     def push_pose(self, pose: Pose) -> None:
-        """Controls for the voice that comes in now, spaced in time as they were sent; dropped while no engine is
-        there."""
+        """Controls for the voice that arrives now, spaced in time as they were sent. Dropped while there is no
+        engine."""
         self._engine.push_pose(pose)
 
     # Out
 
     @property
     def turns(self) -> list[Turn]:
-        """Those that wait or are heard, and the last few that are over; oldest first."""
+        """Turns that wait or are heard, and the last few that are over; oldest first."""
         return self._line.turns
 
     @property
@@ -136,14 +136,14 @@ class AvatarStream:
         )  # fmt: skip
 
     async def run(self) -> None:
-        """Take an engine and play until cancelled. Raises an ExceptionGroup of AvatarError when there is no engine, or
-        none any more."""
+        """Lease an engine and play until cancelled. Raises an ExceptionGroup of AvatarError when no engine can be had,
+        or it is lost for good."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._engine.run())
             group.create_task(self._play())
 
     async def release(self) -> None:
-        """Let the engine, the pictures and the sound go; counters and turns stay."""
+        """Release the engine, the pictures and the sound. Counters and turns stay."""
         self._line.clear()
         self._playout.clear()
         await self._engine.release()
@@ -169,7 +169,7 @@ def playout_delay(info: ModelInfo, delay_ms: int) -> int:
     """Samples (48 kHz, whole blocks) between voice and picture: the drive a chunk waits for, its cost, and some air.
 
     A chunk of c frames needs the voice of c + k frames and the features' look-ahead before it can begin: with less
-    delay than that there would never be a first one, whatever was asked for (``delay_ms``, 0: choose).
+    delay there would never be a first chunk, whatever ``delay_ms`` asks for (0: choose).
     """
     drive_ms = (info.chunk_frames + info.drive_ahead_frames) * 1000 / info.fps + info.lookahead_ms
     wanted_ms = delay_ms or drive_ms + 1.5 * info.warmup_chunk_ms + 80
@@ -177,7 +177,7 @@ def playout_delay(info: ModelInfo, delay_ms: int) -> int:
 
 
 def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
-    """The portrait itself as I420 uint8 [H*3/2, W]: seen from the first moment, until the engine's frames come."""
+    """The portrait as I420 uint8 [H*3/2, W]; shown from the first moment until the engine's frames come."""
     rgb = spec.portrait.rgb
     if rgb.shape[:2] != (info.height, info.width):
         rgb = fit_picture(rgb, info.width, info.height)

@@ -38,7 +38,7 @@ ENDED = {
     "internal_error": "something went wrong here",
 }
 REPORT_S = 1.0
-CHECK_S = 0.25  # how often the longest time is looked at
+CHECK_S = 0.25  # how often the longest time is checked
 CLOSE_S = 5.0
 OPENING_S = 0.5  # a call refused in its first instant still tells why, once messages can be sent
 FAREWELL_S = 0.05  # for the last message to leave before the connection does
@@ -58,7 +58,7 @@ class CallParts:
 
 
 class Call:
-    """``attach`` begins it; ``end`` and ``close`` any number of times, from any state.
+    """``attach`` begins the call. ``end`` and ``close`` may be called any number of times, in any state.
 
     state: created, connecting, live, ended. reason: why it ended, as a code; why: in words.
     """
@@ -113,12 +113,12 @@ class Call:
             self._transport.send(kind, round((monotonic() - self._began) * 1000), **fields)
 
     def end(self, reason: str) -> None:
-        """The first reason counts."""
+        """End the call. The first reason counts."""
         self.reason = self.reason or reason
         self._over.set()
 
     async def close(self, reason: str) -> None:
-        """End and wait until everything is let go, in bounded time."""
+        """End the call and wait until everything is released, in bounded time."""
         self.end(reason)
         if self._task is None:
             if self.state != "ended":
@@ -172,14 +172,14 @@ class Call:
             self._metrics.call_ended(self.reason or "internal_error", was_live)
 
     async def _play(self) -> None:
-        """No engine is taken before a transport has connected."""
+        """Play once a transport has connected; no engine is leased before."""
         await self._connected.wait()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.stream.run())
             group.create_task(self._report())
 
     async def _report(self) -> None:
-        """The longest time, and the figures once a second."""
+        """End the call at its longest time, and report the figures once a second."""
         live_since = reported_at = monotonic()
         report_at = live_since + REPORT_S
         before = (0, 0, 0, 0)
@@ -204,7 +204,7 @@ class Call:
             group.create_task(self._carry(await self._attached.get()))
 
     async def _carry(self, transport: Transport) -> None:
-        """One transport from attached to lost."""
+        """Carry the call by one transport until it is lost."""
         if not await self._connects(transport):
             await self._lose(transport.gone_reason if transport.gone.is_set() else "setup_timeout", transport)
             return
@@ -220,8 +220,8 @@ class Call:
         await self._lose("heartbeat_lost" if silent else transport.gone_reason, transport)
 
     async def _lose(self, reason: str, transport: Transport) -> None:
-        """A transport never connected, fell silent or is gone."""
-        if self._transport not in (None, transport):  # another one carries the call
+        """React to a transport that never connected, fell silent or is gone."""
+        if self._transport not in (None, transport):  # another transport carries the call
             await self._discard(transport)
         elif self._outlives(reason):
             self._transport = None
@@ -230,11 +230,12 @@ class Call:
             self.end(reason)
 
     def _outlives(self, reason: str) -> bool:
-        """Whether the call goes on without its transport until another is attached. It does not: it ends."""
+        """Whether the call waits for another transport after losing this one. At present it never does: the call
+        ends."""
         return False
 
     async def _connects(self, transport: Transport) -> bool:
-        """Wait for the transport; a handshake that never comes is ours to give up on."""
+        """Wait until the transport is connected, at most for the configured time."""
         waits = [asyncio.create_task(event.wait()) for event in (transport.connected, transport.gone)]
         try:
             await asyncio.wait(waits, timeout=self._settings.setup_deadline_s, return_when=asyncio.FIRST_COMPLETED)

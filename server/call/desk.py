@@ -1,6 +1,6 @@
-"""The messages of a call: reads the viewer's, answers them, and reports turns and figures.
+"""Message protocol of a call: reads the viewer's messages, answers them, and reports turns and figures.
 
-Nothing here raises because of what a viewer sent: what cannot be used is answered with an ``error`` message.
+Nothing raises because of a viewer's message: an unusable one is answered with an ``error`` message.
 """
 
 import json
@@ -80,7 +80,7 @@ class MessageDesk:
 
 
 def _plain(value: object) -> object:
-    """A number to echo, nothing else: what a peer sent is not sent back at length."""
+    """A number to echo. Anything else is not sent back."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15:
         return value
     return None

@@ -1,7 +1,7 @@
-"""A call's side of its engine: voice and poses go there, chunks come back into playout, and a lost worker is replaced.
+"""Link from a call to its engine: sends voice and poses, puts chunks into playout, and replaces a lost worker.
 
-Owns the lease. Media time waits for the engine here: while none is there, or it has given no chunk yet, no voice is
-taken from the line, so that nothing said is lost and the delay stays what it was.
+Owns the lease. Media time waits for the engine: while there is none, or it has given no chunk yet, no voice is taken
+from the line. So no speech is lost and the delay stays the same.
 """
 
 import logging
@@ -22,10 +22,10 @@ from server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-CONTEXT_FRAMES = 25  # voice before a new engine's first frame that gives its features a past
+CONTEXT_FRAMES = 25  # voice before a new engine's first frame, as the past of its features
 RECOVERY_S = 60.0
 RETRY_S = 0.2
-PATIENCE_STEPS = 1000  # 20 s of media time that waits for a living engine: no chunk will come any more
+PATIENCE_STEPS = 1000  # 20 s of waiting for a living engine, after which no chunk is expected
 
 
 class EngineLink:
@@ -59,7 +59,8 @@ class EngineLink:
         self.chunk_ms = 0.0
 
     async def run(self) -> None:
-        """Take a slot, then chunks for ever. Raises AvatarError when there is no slot, or no engine any more."""
+        """Lease a slot, then take chunks until cancelled. Raises AvatarError when there is no slot, or the engine is
+        lost for good."""
         assert self._spec is not None, "run after release"
         self._lease = await self._pool.acquire(self._spec)
         self._attach(self._lease.stream, 0)
@@ -76,16 +77,15 @@ class EngineLink:
                 self._take(chunk)
 
     def step(self) -> None:
-        """Twenty milliseconds of voice to the engine, unless media time must wait for it.
-
-        Raises EngineError ``engine_silent`` for an engine that lives, has all the voice it needs, and gives nothing.
+        """Send 20 ms of voice to the engine, unless media time must wait for it. Raises EngineError ``engine_silent``
+        if the engine is alive and has all the voice it needs, but makes no chunk.
         """
         stream, playout = self._stream, self._playout
         if stream is not None and playout.arrived and playout.stalls != self._stalls:
             self._tell_deadline(stream, playout.frame + 1)
         ahead = self._line.head - frame_start(playout.awaited, playout.fps)
         if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
-            self._line.microphone.clear()  # heard while nothing can answer it
+            self._line.microphone.clear()  # heard while no engine can answer it
             self._waited += stream is not None
             if self._waited > PATIENCE_STEPS:
                 raise EngineError("engine_silent", "the engine gives no pictures any more")
@@ -95,13 +95,13 @@ class EngineLink:
         stream.push_voice(block.drive, block.drive_at)
 
     def push_pose(self, pose: Pose) -> None:
-        """Hold for the media time of the voice that is coming in now, so that both arrive together."""
+        """Send controls at the media time of the voice that arrives now, so that both take effect together."""
         if self._stream is not None and pose.controls:
             at_ms = self._sender.media_ms(pose.t_ms, milliseconds(self._line.head))
             self._stream.push_pose(pose.controls, at_ms * self._playout.fps / 1000)
 
     def take_back(self, sample: int) -> None:
-        """Silence the voice from 48 kHz ``sample`` on, so far as no frames have been made of it: the mouth closes
+        """Silence the voice from 48 kHz ``sample`` on, as far as no frames were made from it, so that the mouth closes
         soon.
         """
         silence, at = self._line.take_back(sample)
@@ -115,7 +115,8 @@ class EngineLink:
             await lease.release()
 
     def _attach(self, stream: EngineStream, first_frame: int) -> None:
-        """Give a new engine its past, and silence up to the delay, so that its first chunk can be made at once."""
+        """Send a new engine the past voice, and silence up to the delay, so that it can make its first chunk at
+        once."""
         self._playout.begin_epoch(stream.epoch)
         runway = frame_start(first_frame, self._playout.fps) + self._playout.delay
         while self._line.head < runway:
@@ -142,16 +143,15 @@ class EngineLink:
         self._tell_deadline(self._stream, chunk.first_frame + len(chunk.frames))
 
     def _tell_deadline(self, stream: EngineStream, frame: int) -> None:
-        """Anew whenever playout's clock was moved: what was told before lies too early by as much, and the engine would
-        take silence for a voice that comes in time.
+        """Send the deadline again whenever playout's clock was moved: the one sent before is too early by as much, and
+        the engine would take voice that comes in time for missing.
         """
         self._stalls = self._playout.stalls
         stream.set_deadline(frame, self._playout.time_of(frame))
 
     async def _recover(self, lease: Lease, error: EngineError | CapacityError) -> None:
-        """Media time stands still until a successor is there; it begins at the first frame that is missing.
-
-        A successor that gives no chunk either is none: the patience goes on, and the next is asked for after a pause.
+        """Replace a lost engine. Media time stands still until then; the new engine begins at the first missing frame.
+        One that makes no chunk either does not count: the wait goes on, and another is asked for after a pause.
         """
         logger.warning("engine lost stream=%s code=%s", self._name, error.code)
         self._metrics.worker_lost()

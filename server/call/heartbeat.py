@@ -1,6 +1,6 @@
 """Detection of a silent viewer, by the time since anything was heard. Pure: time is an argument."""
 
-OWN_SLEEP_S = 0.5  # beyond four naps without a check: this process was stopped, the viewer was not silent
+OWN_SLEEP_S = 0.5  # after four naps without a check this process was stopped; the viewer was not silent
 
 
 class Heartbeat:

@@ -1,8 +1,8 @@
-"""When does which picture and which sound leave? One clock releases both, a constant delay behind the voice.
+"""Playout buffer: one clock releases pictures and sound together, a constant delay behind the voice.
 
-Pure: time is an argument, nothing is sent. Media time never goes backwards, also over a change of engine (epoch). A
-picture that is late is waited for with the sound held by the same amount; the delay won that way is given back in
-silence, frame by frame, and at the limit also in speech.
+Pure: time is an argument, nothing is sent. Media time never goes backwards, also over a change of engine (epoch).
+Playout waits for a late picture and holds the sound by the same amount. The delay added that way is removed during
+silence, frame by frame, and at the limit also during speech.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from server.call.voice import faded_in
 
 MAX_BURST = 5  # ticks that may be made up for at once; a longer stall moves the clock instead
 REPEAT_TICKS = 4  # a held picture is sent again every 80 ms
-SKIP_TICKS = 10  # at most one frame is given back in so many ticks
+SKIP_TICKS = 10  # at most one frame is skipped in so many ticks
 SLACK = 3 * BLOCK  # delay above the target that is left alone
 QUIET = 330  # peak of int16: -40 dB of full scale
-AGAIN_TICKS = 1000  # an underrun so soon after the last is no accident: the target itself is too short
-CALM_TICKS = 1500  # without one for so long, the target comes down a step
+AGAIN_TICKS = 1000  # an underrun so soon after the last one shows that the target is too short
+CALM_TICKS = 1500  # after so long without an underrun, the target comes down a step
 
 Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What leaves at one tick. picture: I420, or None if the last one stands. frame: its media frame, -1 for the still.
+    """Output of one tick. picture: I420, or None to repeat the last one. frame: its media frame, -1 for the still.
 
     fresh: a generated picture that has not been shown before. sample: media time of the sound, -1 where it is filler.
     """
@@ -55,7 +55,7 @@ class Playout:
         self.awaited = 0  # first frame the current engine will give; until it comes, waiting is no underrun
         self._arrived = False  # the current engine has given a chunk
         self._voice: dict[int, NDArray[np.int16]] = {}
-        self._silent_until = 0  # frames were made of silence up to there: voice that comes later is silent too
+        self._silent_until = 0  # up to there frames were made for silence: voice that comes later is silenced too
         self._frames: dict[int, Picture] = {}
         self._picture = still
         self._anchor = 0.0
@@ -72,7 +72,7 @@ class Playout:
 
     @property
     def lag(self) -> int:
-        """Samples between the head of the voice and the sound released next: the delay as it is."""
+        """Present delay: samples between the head of the voice and the sound released next."""
         return self.head - self.position
 
     @property
@@ -112,7 +112,7 @@ class Playout:
             self._silent_until = max(self._silent_until, end)
 
     def await_engine(self) -> int:
-        """The engine was lost: what it made is still played. The first frame its successor must make."""
+        """The engine was lost; its frames are still played. Returns the first frame that its successor must make."""
         self._arrived = False
         frame = self.frame + 1
         while frame in self._frames:
@@ -126,7 +126,7 @@ class Playout:
         self.epoch = epoch
 
     def fade_out(self) -> int:
-        """Interrupt: what is left of the voice ends within 20 ms. The media sample from which it is silent."""
+        """Interrupt: fade the rest of the voice out within 20 ms. Returns the media sample from which it is silent."""
         if (first := self._voice.get(self.position)) is not None:
             ramp = np.linspace(1.0, 0.0, BLOCK, dtype=np.float32)
             self._voice[self.position] = (first * ramp).astype(np.int16)
@@ -135,7 +135,7 @@ class Playout:
         return silent_from
 
     def clear(self) -> None:
-        """Let pictures and sound go, the still too; the counts stay. Nothing is due afterwards."""
+        """Drop pictures and sound, the still too. The counts stay. Nothing is due afterwards."""
         self._frames.clear()
         self._voice.clear()
         self._picture, self._tail = self._picture[:0].copy(), None
@@ -147,7 +147,7 @@ class Playout:
         if self._tick == 0:
             self._anchor = now
         count = int((now - self._anchor) / BLOCK_S + 1e-6) + 1 - self._tick
-        if count > MAX_BURST:  # we were stopped for longer: time that nobody saw is not made up for
+        if count > MAX_BURST:  # this process was stopped for longer: the lost time is not made up for
             self._anchor += (count - 1) * BLOCK_S
             self.stalls += 1
             count = 1
@@ -178,7 +178,7 @@ class Playout:
         return Release(tick, audio, sample, self._send(fresh), self.frame, fresh)
 
     def _hold(self, tick: int) -> Release:
-        """Nothing to show: the picture stands and the sound stands with it."""
+        """No picture is there yet: repeat the last one and hold the sound."""
         audio = np.zeros(BLOCK, np.int16)
         if not self._held:
             follows = self._voice.get(self.position)

@@ -1,4 +1,4 @@
-"""Mapping of a sender's timestamps to media time, so that network jitter does not become jitter of what is sent.
+"""Mapping of a sender's timestamps to media time, without the network's jitter.
 
 A running offset between the two clocks is kept: that of the smallest transit time seen in a window. It moves so slowly
 that the spacing of records stays within 1 %, which is enough to follow the drift of clocks. Pure: time is an argument.

@@ -1,4 +1,4 @@
-"""A frame number written into a picture, for measuring: which generated frame is this, after codec and network?
+"""Frame number stamp, a bit pattern in the picture that survives codec and network, for measurements.
 
 25 cells in the lowest max(8, W/32) rows, each W/32 wide, from the left: start bits 1 0 1, then 20 bits of the number,
 highest first, then two check bits (count of ones in the number, modulo 4). White is luma 235, black 16, colour is grey.

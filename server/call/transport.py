@@ -1,4 +1,4 @@
-"""The interface of a connection to a call's viewer, which WebRTC and other protocols implement."""
+"""Transport interface: one connection to a call's viewer, implemented by WebRTC and other protocols."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -33,10 +33,12 @@ class VoiceBlock:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """Something said. start and end: media samples where it lies on the time line, -1 while that is not known.
+    """A piece of speech to be said. start and end: media samples where it lies on the time line, -1 while that is not
+    known.
 
-    pcm: int16, 48 kHz mono; of an ``open`` turn, which is said while it still comes, what has come so far. state:
-    ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time line.
+    pcm: int16, 48 kHz mono; of an ``open`` turn, which is spoken while it still arrives, what has arrived so far.
+    state: ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time
+    line.
     """
 
     id: str
@@ -46,7 +48,7 @@ class Turn:
     start: int = -1
     end: int = -1
     spoken: int = 0
-    duration_ms: int = field(init=False)  # of all that came, also once its samples are let go
+    duration_ms: int = field(init=False)  # of everything that arrived, also once its samples were dropped
     _samples: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Turn:
             self._count(pcm)
 
     def close(self) -> None:
-        """The open turn has its end: what comes after it may follow."""
+        """End an open turn, so that the next one may follow."""
         self.open = False
 
     def _count(self, pcm: NDArray[np.int16]) -> None:
@@ -74,10 +76,10 @@ class Turn:
 
 
 class MicrophoneBuffer:
-    """Between the caller's clock and ours: small, bounded, and corrected by resampling so lightly that no one hears it.
+    """Buffer between the caller's clock and the server's: small, bounded, and corrected by inaudible resampling.
 
     A caller's sound card runs a little fast or slow. As the level, averaged over a second, leaves its target, up to 1 %
-    more or fewer samples are stretched over a block; only a burst that cannot be taken back so is cut.
+    more or fewer samples are stretched over a block; only a burst too large for that is cut.
     """
 
     TARGET = 5 * BLOCK // 2  # one block to give, one packet that may be late, and half for the drift between them
@@ -135,7 +137,7 @@ class VoiceLine:
 
     @property
     def turns(self) -> list[Turn]:
-        """Those that wait or are heard, and the last few that are over; oldest first."""
+        """Turns that wait or are heard, and the last few that are over; oldest first."""
         return list(self._turns)
 
     def require_room(self) -> None:
@@ -162,7 +164,7 @@ class VoiceLine:
         turn.extend(pcm)
 
     def interrupt(self) -> list[str]:
-        """Forget what is being said and what waits; the ids of those turns, and of those not heard to their end."""
+        """Drop the spoken turn and those that wait. Returns their ids, and those of turns not heard to their end."""
         stopped = [turn for turn in self._turns if not turn.over]
         for turn in stopped:
             turn.state, turn.pcm = "interrupted", turn.pcm[:0]
@@ -170,14 +172,14 @@ class VoiceLine:
         return [turn.id for turn in stopped]
 
     def heard(self, sample: int) -> None:
-        """The viewer has been sent the voice up to 48 kHz ``sample``: which turns that began and ended."""
+        """The viewer was sent the voice up to 48 kHz ``sample``. Returns the turns that began or ended by that."""
         for turn in self._turns:
             if turn.over or not 0 <= turn.start < sample:
                 continue
             turn.state = "finished" if 0 <= turn.end <= sample else "speaking"
 
     def clear(self) -> None:
-        """Let every sample go; what became of the turns stays."""
+        """Drop every sample. The turns and their states stay."""
         self.interrupt()
         self.microphone.clear()
         self._history.clear()
@@ -193,14 +195,14 @@ class VoiceLine:
         return self._append(np.zeros(BLOCK, np.int16))
 
     def drive_since(self, sample: int) -> tuple[NDArray[np.int16], int]:
-        """What is kept of the 16 kHz voice from ``sample`` on: (int16 [n], its first sample)."""
+        """The kept part of the 16 kHz voice from ``sample`` on: (int16 [n], its first sample)."""
         parts = [(pcm, at) for pcm, at in self._history if at + len(pcm) > sample]
         if not parts:
             return np.zeros(0, np.int16), self._drive_head
         return np.concatenate([pcm for pcm, _ in parts]), parts[0][1]
 
     def take_back(self, sample: int) -> tuple[NDArray[np.int16], int]:
-        """Silence what is kept from 48 kHz ``sample`` on: the 16 kHz silence to send after it, (int16
+        """Silence the kept voice from 48 kHz ``sample`` on. Returns the 16 kHz silence to send in its place, (int16
         [n], its first sample).
         """
         start = sample // PLAYOUT_PER_DRIVE
@@ -245,7 +247,7 @@ def _queue_full() -> CapacityError:
 
 
 def faded_in(block: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The block with its first 5 ms raised from nothing."""
+    """The block with its first 5 ms faded in."""
     out = block.astype(np.float32)
     out[: len(_FADE)] *= _FADE
     return out.astype(np.int16)

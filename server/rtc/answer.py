@@ -12,7 +12,7 @@ _SETUP = {"actpass": ("active", "passive"), "active": ("passive",), "passive": (
 
 
 def fitted_answer(answer: str, offer: str) -> str:
-    """The answer with the offer's order of the bundle and its profiles, both of which aiortc writes its own way."""
+    """The answer with the offer's bundle order and profiles, which aiortc does not keep."""
     offered = read_sdp(offer)
     profiles = iter(section.profile for section in offered.sections)
     lines = []
@@ -28,7 +28,7 @@ def fitted_answer(answer: str, offer: str) -> str:
 
 
 def faults(answer: str, offer: str) -> list[str]:
-    """What in the answer the offer does not allow, one line each; empty for an answer that may be sent."""
+    """Violations of the offer by the answer, one line each; empty if the answer may be sent."""
     ours, theirs = read_sdp(answer), read_sdp(offer)
     if [section.kind for section in ours.sections] != [section.kind for section in theirs.sections]:
         return ["sections differ from the offer's"]

@@ -22,7 +22,7 @@ LABEL = "knotcast"
 MAX_MESSAGE = 16 * 1024
 MAX_CHANNELS = 4
 MAX_WAITING = 64
-MAX_BUFFERED = 256 * 1024  # what a peer that does not read may make us hold
+MAX_BUFFERED = 256 * 1024  # most bytes held for a peer that does not read
 RATE, BURST = 60.0, 120.0  # messages a second: 25 poses and a ping fit twice
 
 
@@ -42,7 +42,8 @@ class TokenBucket:
 
 
 def guard_sctp(sctp: RTCSctpTransport, flood: Callable[[], None]) -> None:
-    """Drop what would close the connection; call ``flood`` for a window or a number of channels overrun."""
+    """Drop messages that would close the connection. Call ``flood`` when a peer overruns the window or the number of
+    channels."""
     receive, receive_chunk = sctp._data_channel_receive, sctp._receive_data_chunk
 
     async def guarded_receive(stream_id: int, pp_id: int, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Video encoders whose bitrate moves in few, wide steps.
 
 aiortc 1.16 destroys and re-creates an encoder whenever the receiver's estimate moves by 10 %, and every new encoder
-begins with a keyframe: six bursts in the first fourteen seconds. These follow the estimate only when it is far away and
-has been so.
+begins with a keyframe: six bursts in the first fourteen seconds. These follow the estimate only when it differs much
+and for long.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,8 @@ def bitrate_for(width: int, height: int, most: int = 0) -> BitrateRange:
 
 
 class BitrateSteps:
-    """What to encode at, given the receiver's estimates: reacts below 3/4 or above 4/3 of now, at most every 3 s."""
+    """Encoder bitrate for the receiver's estimates: changes below 3/4 or above 4/3 of the present one, at most every 3
+    s."""
 
     HOLD_S = 3.0
 

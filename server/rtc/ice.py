@@ -44,7 +44,8 @@ class IcePolicy:
         return cls(local, settings.loopback, settings.advertised_address, ports)
 
     def accepts(self, host: str, port: int) -> bool:
-        """May we send checks to this remote candidate? Keeps a stranger's offer from making us scan a network."""
+        """Whether to send checks to this remote candidate, so that a stranger's offer cannot make the server scan a
+        network."""
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
@@ -59,14 +60,14 @@ class IcePolicy:
 
     @property
     def _public(self) -> bool:
-        """Reachable from the internet, so that nobody's offer may point us at the networks behind us. A caller from
-        there still finds us, by its own checks."""
+        """The server is reachable from the internet, so offers must not point it at the networks behind it. A caller in
+        those still connects by its own checks."""
         own = self.local if self.advertised is None else (*self.local, self.advertised)
         return any(ipaddress.ip_address(address).is_global for address in own)
 
 
 class GuardedProtocol(ice.StunProtocol):
-    """Passes media and handshake up only from addresses that answered a connectivity check."""
+    """Passes media and DTLS up only from addresses that answered a connectivity check."""
 
     def __init__(self, connection: ice.Connection, policy: IcePolicy, heard: Callable[[], None]) -> None:
         super().__init__(connection)
@@ -96,7 +97,7 @@ class GuardedProtocol(ice.StunProtocol):
 
 
 def govern(connection: ice.Connection, policy: IcePolicy, heard: Callable[[], None]) -> None:
-    """Have this connection gather under ``policy`` and report each datagram heard from its peer."""
+    """Make this connection gather candidates under ``policy`` and report each datagram from its peer."""
 
     async def gather(component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:
         candidates = []

@@ -1,6 +1,6 @@
 """The caller's voice: a jitter buffer that drains, and the decoded track as mono samples on an unbroken time line.
 
-aiortc 1.16's own buffer adds 80 ms, and after one lost packet 300 ms for ever (it fills up and never drains). This one
+aiortc 1.16's own buffer adds 80 ms, and 300 ms for good after one lost packet (it fills up and never drains). This one
 releases in order, waits for at most two packets more than the missing one, and then gives out everything it holds.
 """
 
@@ -19,7 +19,7 @@ from engine.media.downmix import Downmix
 from ground.units import PLAYOUT_RATE
 
 WAIT_PACKETS = 2
-RESTART_GAP = 1000  # packets: the sender began anew
+RESTART_GAP = 1000  # packets: a larger jump means that the sender restarted
 
 
 class PromptJitterBuffer:
@@ -72,7 +72,7 @@ class PromptJitterBuffer:
 
 
 def replace_jitter_buffer(receiver: RTCRtpReceiver) -> None:
-    """aiortc has no public hook for it; a test holds the private name, and the version is pinned."""
+    """Replace it by aiortc's private name, which a test checks; the version is pinned."""
     assert hasattr(receiver, "_RTCRtpReceiver__jitter_buffer"), "aiortc has changed: see server/rtc/microphone.py"
     receiver._RTCRtpReceiver__jitter_buffer = PromptJitterBuffer(receiver)
 

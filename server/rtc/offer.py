@@ -33,7 +33,7 @@ _SHOWN = 12  # codec names in a message
 
 
 def clean_offer(sdp: str, policy: IcePolicy) -> str:
-    """The offer as aiortc gets it, without the candidates that we would not use. Raises RequestError
+    """The offer as aiortc gets it, without unusable candidates. Raises RequestError
     ``invalid_offer``."""
     if len(sdp.encode("utf-8", "replace")) > MAX_BYTES:
         raise _invalid(f"the SDP is larger than {MAX_BYTES // 1024} KiB")
@@ -78,7 +78,7 @@ def _check_sections(offer: Sdp) -> None:
 
 
 def _check_codecs(offer: Sdp) -> None:
-    """Nobody would see or hear a call without a codec in common."""
+    """Raises RequestError without a common codec for sound and picture."""
     owner: dict[int, str] = {}
     for section in offer.sections:
         if section.kind == "application":
@@ -96,7 +96,7 @@ def _check_codecs(offer: Sdp) -> None:
 
 
 def _tagged(offer: Sdp) -> Section:
-    """The section whose transport all use: named first in the one group that holds every section."""
+    """The tagged section, whose transport all sections use: the first in the one BUNDLE group."""
     mids = [section.value("mid") or "" for section in offer.sections]
     if len(set(mids)) != len(mids) or not all(0 < len(mid) <= MAX_MID and " " not in mid for mid in mids):
         raise _invalid(f"each section needs an a=mid of its own, of at most {MAX_MID} characters")
@@ -123,7 +123,7 @@ def _transport(offer: Sdp, tagged: Section, policy: IcePolicy) -> list[str]:
         ):
             raise _invalid(f"the offer needs a usable a={name}; send localDescription.sdp as it is")
         lines.append(f"a={name}:{value}")
-    # Without end-of-candidates: none may be left, and the browser is then found by its own checks.
+    # Without end-of-candidates, as none may be left: then the browser's own checks find the way.
     return lines + [f"a=candidate:{text}" for text in tagged.values("candidate") if candidate_is_usable(text, policy)]
 
 
@@ -194,7 +194,7 @@ def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:
 
 
 def usable_candidates(candidates: Iterable[str], policy: IcePolicy) -> list[str]:
-    """Those of a trickled batch that we would try; an empty one (end of candidates) is left out."""
+    """The usable candidates of a trickled batch; an empty one (end of candidates) is left out."""
     return [
         text.removeprefix("a=") for text in candidates if text and candidate_is_usable(text.removeprefix("a="), policy)
     ]

@@ -23,8 +23,8 @@ from ground.units import BLOCK, PLAYOUT_RATE
 
 logger = logging.getLogger(__name__)
 
-MAX_FILL = PLAYOUT_RATE // 5  # samples: what is missing for longer is a pause, and nothing is made up
-FULL, SILENT = PLAYOUT_RATE // 100, PLAYOUT_RATE * 6 // 100  # samples from the last good one: fading begins, has ended
+MAX_FILL = PLAYOUT_RATE // 5  # samples: a longer gap is a pause and is not concealed
+FULL, SILENT = PLAYOUT_RATE // 100, PLAYOUT_RATE * 6 // 100  # samples after the last good one: fading begins, ends
 RETURN = PLAYOUT_RATE // 200  # samples over which a returning voice is faded in
 
 
@@ -38,7 +38,7 @@ class ConcealingDecoder(OpusDecoder):
         self._gain = 1.0
 
     def decode(self, encoded_frame: JitterFrame) -> list[Frame]:
-        """The sound of one packet after that of the gap before it. A packet that cannot be read counts as lost."""
+        """Sound of the gap before a packet, then of the packet. An unreadable packet counts as lost."""
         if not encoded_frame.data:
             return []
         start = encoded_frame.timestamp
@@ -90,7 +90,7 @@ def fade(start: int, count: int) -> NDArray[np.float64]:
 
 
 def conceal_losses() -> None:
-    """Have aiortc decode Opus with this decoder, in every connection of this process."""
+    """Make aiortc decode Opus with this decoder, in every connection of this process."""
     assert hasattr(rtcrtpreceiver, "get_decoder"), "aiortc has changed: see server/rtc/opus.py"
     rtcrtpreceiver.get_decoder = _decoder_for
 

@@ -47,7 +47,7 @@ rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
 CLOSE_S = 3.0
 MAX_TRICKLED = 40
 _TOO_MANY = f"more than {MAX_TRICKLED} candidates; send those of one network interface, each once"
-# What aiortc's parser raises on text that no browser sends; each is the offer's fault.
+# Errors of aiortc's parser on text that no browser sends; each is the offer's fault.
 _BAD_OFFER = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
     RuntimeError, InternalError, InvalidAccessError, InvalidStateError, OperationError,
@@ -126,7 +126,7 @@ class Peer:
         return self._channel.open
 
     def put(self, sound: NDArray[np.int16], picture: NDArray[np.uint8] | None, tick: int) -> None:
-        """Both at once: a browser plays together what was sent together."""
+        """Put sound and picture at once, because a browser plays together what was sent together."""
         self._audio.put(sound, tick)
         if picture is not None:
             self._video.put(picture, tick)

@@ -1,5 +1,4 @@
-"""The two outgoing tracks: what a call releases is taken by aiortc's senders. They know no clock; the call's ticks are
-theirs.
+"""The two outgoing media tracks, which aiortc's senders read. Their time is the call's ticks; they have no clock.
 
 aiortc reads a track until ``recv`` raises, encodes in the loop's default executor and stamps the RTCP pair with the
 moment of sending, so sound and picture that belong together must be put here in the same instant.
@@ -22,7 +21,7 @@ MAX_WAITING = 10  # 200 ms of sound; a sender further behind loses the oldest
 
 
 class AudioTrack(MediaStreamTrack):
-    """Mono s16 frames of 20 ms, in order, none left out unless the sender stands still."""
+    """Mono s16 frames of 20 ms, in order, none left out unless the sender stalls."""
 
     kind = "audio"
 
@@ -53,7 +52,7 @@ class AudioTrack(MediaStreamTrack):
 
 
 class VideoTrack(MediaStreamTrack):
-    """The newest picture only: a sender that is late skips, it never bursts."""
+    """The newest picture only: a late sender skips pictures and never sends a burst."""
 
     kind = "video"
 
