@@ -26,6 +26,7 @@ def test_the_map_names_every_room() -> None:
     assert [room for room in rooms() if room not in text] == []
 
 
+TOP = (*PACKAGES, "client_web", "docker", "docs", "tests", ".ci")
 FOREIGN = {"node_modules", "runs", ".venv", ".pytest_cache"}
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not FOREIGN & set(path.relative_to(ROOT).parts))
 
@@ -34,6 +35,15 @@ PAGES = sorted(path for path in ROOT.rglob("*.md") if not FOREIGN & set(path.rel
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     assert [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_modules_in_backticks_exist(page: Path) -> None:
+    text = page.read_text()
+    paths = {path for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", text) if path.split("/")[0] in TOP}
+    modules = {name for name in re.findall(r"python -m\s+([\w.]+)", text) if name.split(".")[0] in PACKAGES}
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [name for name in modules if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()] == []
 
 
 def test_the_page_of_settings_is_made_of_the_settings() -> None:
