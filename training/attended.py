@@ -15,13 +15,13 @@ from engine.rollout.strategies import find_strategy
 from ground.config import RolloutSpec
 from ground.errors import RequestError
 
-UNSET = 10**6  # an index of the reference that no rollout moves it to
+UNSET = 10**6  # an index to which no rollout moves the reference
 REFERENCE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkContext:
-    """Of one chunk. past: clean latents it attends to. sees_reference: whether it attends to the reference; reference:
+    """What one chunk attends to. past: clean latents. sees_reference: whether it attends to the reference; reference:
     at which index, None = where the clip's own stands. span: latents denoised together. given: how many of them carry
     a condition."""
 

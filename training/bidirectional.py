@@ -19,8 +19,8 @@ from training.sequence import ExposureConfig
 
 @dataclass(frozen=True, slots=True)
 class WholeClip:
-    """A forward but for its noise, the reference first: target, condition, drive [B, 1 + F, ...]; shown [B]: is the
-    reference."""
+    """Inputs of a forward without its noise, the reference first: target, condition, drive [B, 1 + F, ...]. shown [B]:
+    whether the reference is given."""
 
     target: Tensor
     condition: Tensor
@@ -67,7 +67,7 @@ def lay_out(batch: ClipBatch, shown: Tensor, prefix: Tensor) -> WholeClip:
 
 
 def conditioned(batch: ClipBatch) -> WholeClip:
-    """Reference shown, no prefix: how a model is asked for a whole clip."""
+    """The clip with its reference given and no prefix, for generating a whole clip."""
     size, device = len(batch.latents), batch.latents.device
     return lay_out(
         batch, torch.ones(size, dtype=torch.bool, device=device), torch.zeros(size, dtype=torch.long, device=device)
@@ -98,7 +98,7 @@ def predict(model: CausalWanDiT, clip: WholeClip, noisy: Tensor, sigma: Tensor) 
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """Classifier-free guidance: scale 1 asks the conditioned model alone."""
+    """Classifier-free guidance. scale 1 uses the conditioned model alone."""
 
     scale: float = 1.0
     without: tuple[str, ...] = ("text", "drive")
@@ -106,7 +106,7 @@ class Guidance:
 
 @torch.no_grad()
 def guided(model: CausalWanDiT, batch: ClipBatch, noisy: Tensor, sigma: Tensor, guidance: Guidance) -> Tensor:
-    """x0 [B, F, ...] of noisy [B, 1 + F, ...], pushed away from what the model would do without its conditions."""
+    """Guided x0 [B, F, ...] of noisy [B, 1 + F, ...]: moved away from the prediction without conditions."""
     with_all = predict(model, conditioned(batch), noisy, sigma)
     if guidance.scale == 1.0:
         return with_all
@@ -134,5 +134,5 @@ def _reference(batch: ClipBatch, like: Tensor) -> Tensor:
 
 
 def noised(clip: WholeClip, sigma: Tensor, draws: Draws) -> Tensor:
-    """The clip's own latents at level sigma [B], the reference's too."""
+    """The clip's own latents, the reference among them, at noise level sigma [B]."""
     return add_noise(clip.target, draws.randn(*clip.target.shape[1:]), sigma[:, None].expand(clip.target.shape[:2]))

@@ -31,8 +31,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that a step changes; filled in place. networks, optimisers: by name, ``model`` among them. run: what
-    tells this run from others (`StageConfig.identity`, `training.start.origin`)."""
+    """Everything that a training step changes; filled in place. networks, optimisers: by name, ``model`` among them.
+    run: identity of the run (`StageConfig.identity`, `training.start.origin`)."""
 
     networks: dict[str, nn.Module]
     optimisers: dict[str, torch.optim.Optimizer]
@@ -42,9 +42,8 @@ class State:
     run: dict[str, str]
 
     def save(self, path: Path, progress: Progress, *, write: bool = True) -> None:
-        """Write atomically: a run that is killed leaves the checkpoint before. All processes call, one writes.
-
-        Tensor by tensor, so that no device ever holds more than one of them whole.
+        """Write atomically, so that a killed run leaves the checkpoint before. All processes call it, one writes. It
+        gathers tensor by tensor, so that no device holds more than one of them whole.
         """
         kept: Ema = {}
         for name, value in self._tensors():
@@ -64,7 +63,7 @@ class State:
             save_file(kept, partial, metadata)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """By the names of the file, each as it is held: sharded, if it is."""
+        """Tensors by their names in the file, sharded where they are."""
         yield from ((f"ema.{name}", value) for name, value in self.ema.items())
         for network, model in self.networks.items():
             yield from ((f"{network}.{name}", value) for name, value in model.state_dict().items())
@@ -74,7 +73,7 @@ class State:
                 yield from ((prefix + key, torch.as_tensor(value)) for key, value in state.items())
 
     def restore(self, path: Path) -> Progress:
-        """Take everything over. Raises RequestError ``other_run``, ``bad_checkpoint``."""
+        """Restore the state from a checkpoint. Raises RequestError ``other_run``, ``bad_checkpoint``."""
         with opened(path, ": delete it or choose another folder") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
             self._check(path, metadata, names)
@@ -95,7 +94,8 @@ class State:
         return Progress(int(metadata["step"]), float(metadata.get("seconds", 0.0)))
 
     def _check(self, path: Path, metadata: dict[str, str], names: set[str]) -> None:
-        """Is the checkpoint this run's? Older ones do not say; they must at least hold its networks."""
+        """Check that the checkpoint is this run's. Older files do not name their run; they must at least hold its
+        networks."""
         other = [name for name, own in self.run.items() if metadata.get(name, own) != own]
         wanted = {f"{network}.{name}" for network, model in self.networks.items() for name in model.state_dict()}
         if other or (metadata and not wanted <= names):
@@ -109,8 +109,8 @@ class State:
 
 @contextmanager
 def opened(path: Path, advice: str = "") -> Iterator[Any]:
-    """A safetensors file, to be read from. advice: what to do if it cannot be. Raises RequestError ``no_checkpoint``,
-    ``bad_checkpoint``."""
+    """Context of an open safetensors file. advice: what to do if it cannot be read. Raises RequestError
+    ``no_checkpoint``, ``bad_checkpoint``."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file

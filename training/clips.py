@@ -34,7 +34,7 @@ class Clips(Protocol):
     """Endless batches of clips, drawn by a seed."""
 
     def batch(self, number: int, size: int, share: slice = slice(None)) -> ClipBatch:
-        """The `number`-th batch, always the same `size` clips; of these the ones in `share`."""
+        """Batch number `number`, always the same `size` clips; returns those in `share`."""
         ...
 
     def apart(self, seed: int) -> "Clips":
@@ -45,8 +45,8 @@ class Clips(Protocol):
 @dataclass(frozen=True, slots=True)
 class DropoutConfig:
     """Probabilities per clip that a condition is withheld. A withheld drive or text is all zeros; a withheld reference
-    stays in its place as noise (bidirectional only). both: that text and drive are withheld together, which is what
-    guidance compares with; the others are drawn each by itself."""
+    stays in its place as noise (bidirectional only). both: text and drive are withheld together, as guidance needs it;
+    the others are drawn independently."""
 
     text: float = 0.0
     drive: float = 0.0

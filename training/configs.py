@@ -87,8 +87,8 @@ class StageConfig:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells a run from others: its folder holds no other. Steps, hours, pieces and what else suits the machine
-        may change on the way."""
+        """Identity of a run; a folder holds one run. Steps, hours, pieces and other settings of the machine may change
+        on the way."""
         method = {"method": self.method} if self.stage == "causal" else {}
         return {
             "stage": self.stage,
@@ -169,7 +169,7 @@ def _h200(config: StageConfig, steps: int, hours: float, batch: int = 256) -> St
 
 
 def _ablation(chunks: int = 7, **rollout: Any) -> StageConfig:
-    """A short fine-tune of the finished model for another rollout, so that none is judged untrained."""
+    """A short fine-tune of the finished model for another rollout, so that no rollout is judged untrained."""
     return replace(CAUSAL_ODE, steps=100, hours=0.5, chunks=chunks, rollout=RolloutSpec(**rollout), seed=40)
 
 

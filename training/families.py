@@ -26,11 +26,11 @@ class Family(Protocol):
         ...
 
     def known(self, drive: Tensor) -> Tensor | None:
-        """Which values of latents the drive itself tells, bool [B, F, C, h, w] of [B, F, n, d]; None = none."""
+        """Values of latents that the drive gives, bool [B, F, C, h, w] from drive [B, F, n, d]; None = none."""
         ...
 
     def stretched(self) -> Tensor | None:
-        """Channels [C] whose spread may be put right in a teacher's answer; None = leave it."""
+        """Channels [C] whose spread in a teacher's answer may be corrected; None = no correction."""
         ...
 
     def sheet(self, made: Tensor, clip: ClipBatch) -> NDArray[np.uint8] | None:

@@ -59,7 +59,7 @@ def _step(line: str) -> float:
 
 
 def tensorboard(folder: Path, step: int) -> Any | None:
-    """Its writer, if the extra `train` is installed."""
+    """TensorBoard's writer, if the extra `train` is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.config import Prediction
 
-FIRST_SHARE = 0.34  # of the picks from the rollout's levels: pure noise, where most is decided
+FIRST_SHARE = 0.34  # share of pure noise, which decides most, among the picks from the rollout's levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Draws:
     device: torch.device
 
     def mine(self, rows: Tensor) -> Tensor:
-        """This process's rows of what was drawn for all."""
+        """This process's rows of a draw for all processes."""
         return rows[self.share].to(self.device)
 
     def rand(self, *shape: int) -> Tensor:
@@ -50,7 +50,7 @@ def shifted(u: Tensor, shift: float) -> Tensor:
 def sample_sigmas(
     shape: tuple[int, ...], on_schedule: float, generator: torch.Generator, levels: Sequence[float], shift: float
 ) -> Tensor:
-    """One of the rollout's `levels` with probability `on_schedule`, else anywhere on the shifted line."""
+    """Noise levels: one of the rollout's `levels` with probability `on_schedule`, else uniform on the shifted line."""
     anywhere = shifted(torch.rand(shape, generator=generator).clamp(min=0.002), shift)
     others = len(levels) - 1
     shares = torch.tensor([FIRST_SHARE] + [(1 - FIRST_SHARE) / max(others, 1)] * others)

@@ -22,8 +22,9 @@ from training.sequence import ExposureConfig, Layout, Sequence, build, predict_r
 
 @dataclass(frozen=True, slots=True)
 class OdeConfig:
-    """teacher: who walks. paths: its Euler steps; reuse: how many student steps one path serves. spread_clips,
-    spread_limit: clips on which a causal teacher's missing spread is measured, and the most it is stretched by."""
+    """teacher: the network whose paths are followed. paths: its Euler steps. reuse: student steps that use one path.
+    spread_clips, spread_limit: clips on which a causal teacher's missing spread is measured, and the most it is
+    stretched by."""
 
     teacher: Literal["causal", "base"] = "causal"
     paths: int = 12
@@ -41,17 +42,17 @@ class TeacherPath:
 
     @classmethod
     def to(cls, end: Tensor, states: list[Tensor]) -> "TeacherPath":
-        """All of it leads to one end [B, M, C, h, w]."""
+        """The same states, all leading to one end [B, M, C, h, w]."""
         return cls(torch.stack(states), end.expand(len(states), *end.shape))
 
 
 def path_sigmas(steps: int, shift: float) -> list[float]:
-    """From 1 to 0 in `steps` steps, even on the unshifted line."""
+    """Noise levels from 1 to 0 in `steps` steps, uniform on the unshifted line."""
     return [float(shifted(torch.tensor(1 - i / steps, dtype=torch.float64), shift)) for i in range(steps + 1)]
 
 
 def level_indices(steps: int, levels: Levels[int]) -> list[int]:
-    """Which states of a path lie on the rollout's `levels` (of 1000, see `RolloutSpec.steps`)."""
+    """Indices of the states of a path that lie on the rollout's `levels` (of 1000, see `RolloutSpec.steps`)."""
     at = [(1000 - level) * steps / 1000 for level in levels]
     assert all(i == int(i) for i in at), f"{steps} steps do not pass through the levels {tuple(levels)}"
     return [int(i) for i in at]
@@ -120,7 +121,7 @@ def own_steps(
     model: CausalWanDiT, teacher: CausalWanDiT, sequence: Sequence, levels: Levels[float], draws: Draws,
     known: Tensor | None = None,
 ) -> TeacherPath:  # fmt: skip
-    """The few steps that a finished model takes itself, and at each what a frozen teacher would answer there.
+    """The few steps of a finished model, with a frozen teacher's answer at each.
 
     For a fine-tune: where something is known (values that the drive itself gives) it learns the truth, in everything
     else it stays the teacher, which is itself as it was.

@@ -31,19 +31,19 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Writes files and speaks for all."""
+        """Whether this process writes files and messages for all."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
-        """This process's rows of a piece."""
+        """This process's rows of a piece of `rows` rows."""
         if rows % self.size:
             raise RequestError("uneven_batch", f"{rows} clips do not divide among {self.size} processes")
         own = rows // self.size
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def place(self, model: CausalWanDiT) -> None:
-        """Onto the device. Sharded, if there are several processes: block by block, so that no device ever holds all
-        weights at once (the host does until then, once for each of its processes)."""
+        """Move a model onto the device; with several processes shard it, block by block, so that no device ever holds
+        all weights at once (the host does until then, once for each of its processes)."""
         if self.mesh is None:
             model.to(self.device)
             return
@@ -54,7 +54,7 @@ class World:
         fully_shard(model, mesh=self.mesh)
 
     def mean(self, figures: Tensor) -> Tensor:
-        """Over processes."""
+        """Mean over processes."""
         if self.mesh is None:
             return figures
         total = figures.clone()
@@ -62,13 +62,13 @@ class World:
         return total / self.size
 
     def any(self, said: bool) -> bool:
-        """Has any process said so? All must ask."""
+        """Whether `said` is true in any process. All processes must call it."""
         return bool(self.mean(torch.tensor(float(said), device=self.device)) > 0)
 
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The world as torchrun made it; left at the end."""
+    """Context of the processes that torchrun started; the group is left at the end."""
     place = choose_device(device)
     if place.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, whose rounding is far below training's noise
@@ -88,7 +88,7 @@ def joined(device: str) -> Iterator[World]:
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor put together; all processes must ask."""
+    """A sharded tensor gathered; all processes must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -38,8 +38,8 @@ def open_clips(config: StageConfig, data: Path, portraits: Path | None, visemes:
 
 
 def sources(config: StageConfig, start: Path | None, teacher: Path | None) -> tuple[Path | None, Path | None]:
-    """Where the trained model begins and where its teacher comes from: the student of a causal teacher begins as it, if
-    no start is named. Raises RequestError for what the stage lacks or does not take."""
+    """Paths of the starting weights and of the teacher. The student of a causal teacher starts from it, if no start is
+    named. Raises RequestError for what the stage lacks or does not take."""
     causal_teacher = config.stage == "causal" and (
         config.method == "fine_tune" or (config.method == "ode" and config.ode.teacher == "causal")
     )

@@ -33,7 +33,7 @@ class ExposureConfig:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the chunks of a clip lie in the sequence. c: latents that a chunk emits; k: those it denoises beyond."""
+    """Layout of a clip's chunks in the sequence. c: latents that a chunk emits; k: latents denoised beyond."""
 
     spec: RolloutSpec
     chunks: int
@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def moving(self) -> bool:
-        """Does the reference stand at another index for every chunk? Then each sees a copy of its own."""
+        """Whether the reference stands at another index for every chunk; each chunk then sees its own copy."""
         return self.contexts[0].reference is not None
 
     @property
@@ -94,7 +94,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Everything of a forward but the noisy latents. context: references and clean latents, [B, N, ...]; noisy:
+    """Inputs of a forward, except the noisy latents. context: references and clean latents, [B, N, ...]; noisy:
     condition, drive and positions of the noisy latents [B, M, ...]; target: their clean values [B, M, C, h, w]."""
 
     layout: Layout
@@ -134,7 +134,7 @@ def frame_mask(layout: Layout) -> Tensor:
 
 
 def as_seen(mask: Tensor, latents: Tensor) -> Tensor | FrameRuns:
-    """A frame mask as attention wants it: for frames of many tokens (latents [B, F, C, h, w]) as runs."""
+    """A frame mask in attention's form: as runs, for frames of many tokens (latents [B, F, C, h, w])."""
     return FrameRuns.of(mask) if latents.shape[-1] * latents.shape[-2] > 64 else mask.to(latents.device)
 
 
@@ -211,7 +211,7 @@ class RecordedContext:
         self._noisy_mask = as_seen(mask[context:], sequence.target)
 
     def show(self) -> None:
-        """From now on forwards are of noisy latents."""
+        """Switch to forwards of noisy latents."""
         self.positions, self.mask = self._recorded_positions, self._noisy_mask
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -225,7 +225,7 @@ class RecordedContext:
 
 @torch.no_grad()
 def record(model: CausalWanDiT, sequence: Sequence) -> RecordedContext:
-    """Run the context alone: what many forwards over the same clip can share."""
+    """Run the context alone, for many forwards over the same clip to share."""
     view = RecordedContext(sequence)
     model(
         sequence.context_latents, torch.zeros_like(sequence.context_positions, dtype=torch.float32),

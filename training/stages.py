@@ -30,7 +30,7 @@ Networks = dict[str, CausalWanDiT]
 
 @dataclass(frozen=True, slots=True)
 class NetworkTurn:
-    """One descent of one network: the losses of the batch's pieces, each made when it is asked for."""
+    """One optimiser step of one network: the losses of the batch's pieces, each computed when it is asked for."""
 
     network: str
     pieces: Iterator[Piece]
@@ -38,7 +38,7 @@ class NetworkTurn:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a stage works with. share: the rows of a piece that are this process's. teacher: frozen, None for none."""
+    """Inputs of a stage. share: this process's rows of a piece. teacher: frozen, None if there is none."""
 
     config: StageConfig
     family: Family
@@ -61,7 +61,8 @@ class Setting:
         return self.stream.next().to(self.device), Draws(self.generator, size, self.share, self.device)
 
     def numbers_apart(self, size: int, seed: int) -> Draws:
-        """For what is measured or looked at: they move nothing on, and a resumed run finds the same."""
+        """Random numbers for measurements and sheets. They do not advance the run's own, so a resumed run finds the
+        same."""
         return Draws(torch.Generator().manual_seed(seed), size, slice(None), self.device)
 
 
@@ -156,8 +157,7 @@ class CausalStage:
 
     @cached_property
     def spread(self) -> Tensor | None:
-        """How far a causal teacher's answers are to be stretched, per channel; None where nothing is. Measured at the
-        first use: a run that has ended needs it not."""
+        """Stretch of a causal teacher's answers, per channel; None without one. Measured at the first use."""
         setting, config = self.setting, self.setting.config
         stretched = setting.family.stretched()
         if config.method != "ode" or config.ode.teacher != "causal" or stretched is None:
@@ -183,7 +183,7 @@ class DistillStage:
         self.setting, self.teacher = setting, setting.teacher
 
     def turns(self, step: int) -> Iterator[NetworkTurn]:
-        """Both learn from the same rollouts, and those from the same random exit step in every chunk."""
+        """Critic and generator learn from the same rollouts, which have one random exit step in all chunks."""
         rolled: list[tuple[ClipBatch, Draws]] = []
         exit_step = int(torch.randint(len(self.setting.sigmas), (), generator=self.setting.generator))
         if step % self.setting.config.critic.generator_every == 0:
@@ -202,15 +202,15 @@ class DistillStage:
         return replace(batch, latents=made, drive=batch.drive[:, :length]), batch.latents[:, :length], draws
 
     def generator_pieces(self, rolled: list[tuple[ClipBatch, Draws]], exit_step: int) -> Iterator[Piece]:
-        """Leaves what it rolled to the critic, without its graph."""
+        """The rolled clips go to the critic, without their graph."""
         for _ in range(self.setting.config.accumulate):
             batch, truth, draws = self.roll(exit_step, gradient=True)
             rolled.append((replace(batch, latents=batch.latents.detach()), draws))
             yield self.generator_loss(batch, truth, draws)
 
     def generator_loss(self, batch: ClipBatch, truth: Tensor, draws: Draws) -> Piece:
-        """The real score is the base's, guided; the fake score the critic's. What the drive tells is no matter of
-        distribution: it is pulled to the truth [B, F, C, h, w] instead."""
+        """The real score is the base's, guided; the fake score the critic's. Values that the drive gives are pulled to
+        the truth [B, F, C, h, w] instead."""
         config, critic = self.setting.config, self.setting.networks["critic"]
         held = replace(batch, latents=batch.latents.detach())
         clip, sigma = conditioned(held), self.sigma(draws)
@@ -226,7 +226,7 @@ class DistillStage:
         return dmd.matching_loss(batch.latents, gradient), apart
 
     def critic_loss(self, batch: ClipBatch, draws: Draws) -> Piece:
-        """Flow matching on what the generator makes."""
+        """Flow matching on the generator's clips."""
         clip, sigma = conditioned(batch), self.sigma(draws)
         noisy = bidirectional.noised(clip, sigma, draws)
         made = bidirectional.predict(self.setting.networks["critic"], clip, noisy, sigma)

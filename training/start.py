@@ -32,7 +32,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def origin(**files: Path | None) -> dict[str, str]:
-    """What tells a run from another that learns from other files: their contents, or that there is none."""
+    """Identity of a file that a run starts from: a digest of its contents, or that there is none."""
     return {name: "none" if path is None else _digest(path) for name, path in files.items()}
 
 

@@ -30,7 +30,7 @@ SHEET_SEED = 7
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """A run that cannot write says how to go on. Raises RequestError."""
+    """Context in which a failed write becomes a RequestError that says how to resume."""
     try:
         yield
     except RequestError as error:
@@ -93,7 +93,7 @@ class Trainer:
 
     @resumable()
     def run(self) -> None:
-        """Until the steps are done, or to the first checkpoint after the hours are over; from there on nothing more."""
+        """Train until the steps are done, or to the first checkpoint after the hours are over."""
         config = self.config
         if self.step >= config.steps or self.out_of_time():
             if self.world.leads:
@@ -161,7 +161,7 @@ class Trainer:
         return mean, {name: round(e, 4) for name, e in zip(self.family.names, by_name, strict=True)}
 
     def computed(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Each item is made under the autocast; what is done with it is not."""
+        """Compute each item under autocast; the caller's use of it is outside."""
         while True:
             with self.autocast():
                 item = next(items, None)

@@ -72,6 +72,6 @@ def encoded(picture: Image, suffix: str) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as draft:
         draft.write_bytes(data)

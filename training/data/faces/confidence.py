@@ -21,7 +21,7 @@ from ground.errors import RequestError, one_line_errors
 from training.data.faces.folder import Landmarks, pictures
 from training.data.faces.landmark_samples import alter, covered
 
-GOOD = 1.5  # % of the width
+GOOD = 1.5  # errors, % of the width
 LEVELS = (0.0, 0.2, 0.6, 0.8, 0.9, 0.97, 1.01)
 Points = NDArray[np.float64]
 Harm = Callable[[Image, Points, np.random.Generator], tuple[Image, Points]]
@@ -71,7 +71,7 @@ def _dark(image: Image, points: Points, rng: np.random.Generator) -> tuple[Image
 
 
 def _turned(image: Image, points: Points, rng: np.random.Generator) -> tuple[Image, Points]:
-    """Squeezed and sheared, as a head turned away looks to the cascade."""
+    """The picture squeezed and sheared, like a head turned away."""
     middle = (image.shape[0] - 1) / 2
     shape = np.array([[rng.uniform(0.6, 0.85), 0.0], [rng.normal(0, 0.12), 1.0]])
     affine = np.column_stack([shape, middle - shape @ (middle, middle)])

@@ -49,9 +49,9 @@ LIPS = slice(INDEX["jaw"], INDEX["upper"] + 1)
 
 @dataclass(frozen=True, slots=True)
 class CorpusConfig:
-    """How much of what. Sessions (of espeak-ng's voices, of flite's and of Festival's) are cut at `session_s` seconds;
-    human recordings are repeated. speeds: at which these and the last two kinds of voices are played, for other pitches
-    and throats."""
+    """Amounts of each kind of session. Sessions (of espeak-ng's voices, of flite's and of Festival's) are cut at
+    `session_s` seconds; human recordings are repeated. speeds: at which these and the last two kinds of voices are
+    played, for other pitches and throats."""
 
     sessions: int = 300
     flite_sessions: int = 160
@@ -169,7 +169,7 @@ class CorpusMaker:
         stretch = speed * self.rng.uniform(*self.config.stretch)
 
         def sentences() -> Iterator[Speech]:
-            while True:  # the program takes longer to begin than to read
+            while True:  # batched: the program takes longer to start than to read
                 yield from program.read([self._foreign_sentence() for _ in range(12)], reader, stretch)
 
         said = sentences()

@@ -94,7 +94,7 @@ def places(folder: Path, out: Path, latents: int, model: ModelConfig) -> Iterato
 
 
 def by(encoder: WanEncoder, device: torch.device) -> Encoder:
-    """Whole windows, each a stream of its own."""
+    """An encoder of whole windows, each a stream of its own."""
 
     @torch.inference_mode()
     def encode(pictures: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def run(clips: Path, vae: Path, out: Path, model: str, latents: int, device: tor
     """Raises AvatarError; nothing is half-written."""
     config = model_of(model, clips)
     todo = list(places(clips, out, latents, config))
-    open_checkpoint(vae)  # says it plainly if it is not there
+    open_checkpoint(vae)  # raises a clear error if it is missing
     encode = by(load_encoder(config, vae, device, torch.float32), device)
     with held(out, "encoding into"):
         hold_settings(

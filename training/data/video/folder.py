@@ -25,7 +25,7 @@ from training.data.video.clips import MANIFEST
 from training.data.video.source import RECORD, ClipFormat
 
 REJECTED = "rejected.jsonl"
-TRIED_AGAIN = {"timed_out", "crashed"}  # perhaps the machine's fault
+TRIED_AGAIN = {"timed_out", "crashed"}  # refusals that may be the machine's fault
 _SETTINGS = "prepare.json"
 
 
@@ -91,7 +91,7 @@ class PreparedFolder:
 
 
 def stamp(source: Path) -> dict[str, int]:
-    """What tells that a file is still the same."""
+    """Size and time of a file, by which a change is noticed."""
     status = source.stat()
     return {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 
@@ -110,8 +110,8 @@ def opened(root: Path, clips: Path, form: ClipFormat) -> Iterator[PreparedFolder
 
 
 def hold_settings(path: Path, ours: dict[str, Any]) -> None:
-    """All that lies in a folder is made alike, and of one folder: sources are told apart by their paths in it. path:
-    where that is written down. Raises RequestError ``other_settings``."""
+    """Hold a folder to one set of settings and one folder of sources, because sources are named by their paths in it.
+    path: file that records them. Raises RequestError ``other_settings``."""
     if not path.exists():
         with replacing(path) as partial:
             partial.write_text(json.dumps(ours, indent=1) + "\n")

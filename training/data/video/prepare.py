@@ -81,7 +81,7 @@ def prepare(job: Preparation, tell: SourceProgress) -> Totals:
 
 
 def _follow(running: set[Future[None]], folder: PreparedFolder) -> None:
-    """Until all are done; the first that raises ends it. The manifests follow now and then."""
+    """Wait until all are done; the first error ends it. The manifests are renewed now and then."""
     written = time.monotonic()
     while running:
         done, running = wait(running, timeout=MANIFESTS_EVERY_S, return_when=FIRST_COMPLETED)
@@ -103,13 +103,13 @@ def find_sources(clips: Path) -> list[Path]:
 
 
 def _one(job: Preparation, folder: PreparedFolder, source: Path, tell: SourceProgress, stop: threading.Event) -> None:
-    """One source from beginning to end."""
+    """Process one source."""
     if stop.is_set():
         return
     try:
         seen = stamp(source)
     except OSError:
-        return  # it was taken away
+        return  # the source was removed
     made = folder.begin(source)
     name = str(source.relative_to(job.clips))
     record = run_source(job, source, made, lambda done, total: tell.frames(name, done, total), stop)
@@ -213,7 +213,7 @@ def parsed(arguments: list[str] | None = None) -> Preparation:
 
 
 def _limits(changes: list[str]) -> QualityLimits:
-    """Raises ValueError for what is no limit."""
+    """Parse ``--limit`` options. Raises ValueError for an invalid one."""
     known, given = asdict(QualityLimits()), dict[str, float]()
     for change in changes:
         name, _, value = change.partition("=")
