@@ -37,13 +37,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not link.startswith("https://") and not (page.parent / link).exists()] == []
 
 
+def is_module(name: str) -> bool:
+    return (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_paths_and_modules_in_backticks_exist(page: Path) -> None:
+def test_paths_and_modules_that_a_document_names_exist(page: Path) -> None:
     text = page.read_text()
-    paths = {path for path in re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", text) if path.split("/")[0] in TOP}
-    modules = {name for name in re.findall(r"python -m\s+([\w.]+)", text) if name.split(".")[0] in PACKAGES}
-    assert [path for path in paths if not (ROOT / path).exists()] == []
-    assert [name for name in modules if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()] == []
+    paths = {path for path in re.findall(r"`([\w.*-]+(?:/[\w.*-]+)+/?)`", text) if path.split("/")[0] in TOP}
+    started = {name for name in re.findall(r"-m\s+(?:--\s+)?([\w.]+)", text) if name.split(".")[0] in PACKAGES}
+    named = {name for name in re.findall(r"`([a-z_]\w*(?:\.[a-z_]\w*)+)`", text) if name.split(".")[0] in PACKAGES}
+    assert [path for path in paths if not any(ROOT.glob(path.rstrip("/")))] == []
+    assert [name for name in started if not is_module(name)] == []
+    assert [name for name in named if not (is_module(name) or is_module(name.rpartition(".")[0]))] == []
 
 
 def test_the_page_of_settings_is_made_of_the_settings() -> None:
