@@ -91,6 +91,9 @@ serve: setup  ## the server on http://127.0.0.1:8000 with the embedded model
 test: setup-dev test-tools  ## the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
+api-test: setup-dev  ## schemathesis against a live server, with and without a session's token (ARGS="--examples 30")
+	$(BIN)/python -m tests.api_run $(ARGS)
+
 lint: setup-dev $(PAGE_TOOLS)  ## style: ruff, the Dockerfile, the compose file, eslint on the page
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

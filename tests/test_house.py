@@ -52,6 +52,14 @@ def test_paths_and_modules_that_a_document_names_exist(page: Path) -> None:
     assert [name for name in named if not (is_module(name) or is_module(name.rpartition(".")[0]))] == []
 
 
+def test_every_target_that_documents_or_the_makefile_name_has_a_rule() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"[`\n]make ([a-z][a-z-]+)", "".join(page.read_text() for page in PAGES)))
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    assert (named | set(phony[1].split())) - set(re.findall(r"^([a-z][a-z-]+):", makefile, re.MULTILINE)) == set()
+
+
 def test_the_page_of_settings_is_made_of_the_settings() -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == settings_page(), "renew it: see server/settings_page.py"
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
