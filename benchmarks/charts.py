@@ -1,4 +1,4 @@
-"""Charts of the documentation, drawn by matplotlib as SVG: bars with intervals, bars beside a baseline, heat maps."""
+"""SVG charts for the documents, by matplotlib: bars with intervals, bars beside a baseline, heat maps."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, GREY, PALE, FAINT = "#2b6cb0", "#444444", "#9fb0c3", "#dde3ea"
-# Text stays text, and equal figures give equal files.
+# Text is written as text, not as outlines; equal figures give equal files.
 STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "knotcast", "font.family": "sans-serif", "font.size": 9,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
@@ -20,7 +20,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """beside: the baseline that it is compared with, drawn under it."""
+    """Horizontal bar. beside: its baseline, drawn below it as a pale bar; None: no baseline."""
 
     label: str
     value: float
@@ -32,7 +32,7 @@ def draw_bars(
     axes: Axes, title: str, labels: Sequence[str], values: Sequence[float], *, top: float, halves: Sequence[float] = (),
     across: str = "",
 ) -> None:  # fmt: skip
-    """Standing bars from 0 to ``top``; halves: half widths of intervals, where there are any."""
+    """Vertical bars on an axis from 0 to ``top``. halves: half widths of their intervals; empty: none."""
     drawn = axes.bar(range(len(values)), values, width=0.72, color=BLUE, yerr=halves or None, ecolor=GREY)
     if len(values) <= 16:
         axes.bar_label(drawn, fmt="%.2f", fontsize=8, padding=1)
@@ -43,7 +43,7 @@ def draw_bars(
 
 
 def draw_beside(axes: Axes, title: str, rows: Sequence[Bar], *, mark: float, across: str = "") -> None:
-    """Lying bars with their values, each over its baseline; mark: a line at this value."""
+    """Horizontal bars with their values, each above its baseline. mark: value at which a line is drawn."""
     for at, row in enumerate(rows):
         values = [row.value] if row.beside is None else [row.value, row.beside]
         for value, lower, height, colour in zip(values, (0.0, 0.36), (0.5, 0.22), (row.colour, PALE), strict=False):
@@ -61,7 +61,7 @@ def draw_heat(
     axes: Axes, title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *,
     across: str = "", down: str = "",
 ) -> None:  # fmt: skip
-    """Cells from white (0) to blue (1), the first row on top."""
+    """Heat map from white (0) to blue (1), the first row at the top."""
     axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.4, interpolation="nearest")
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.set_xticks(range(len(columns)), columns, fontsize=7)
@@ -70,7 +70,7 @@ def draw_heat(
 
 
 def panels(sizes: Sequence[tuple[float, float]], across: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with ``across`` panels a row. sizes: width and height in inches of each row's panels."""
+    """A figure of ``across`` columns of panels. sizes: width of the figure and height of the row, in inches, a row."""
     with matplotlib.rc_context(STYLE):
         heights = [height for _, height in sizes]
         figure = Figure(figsize=(max(width for width, _ in sizes), sum(heights)), layout="constrained")

@@ -1,7 +1,4 @@
-"""Real server and headless Chromium, started for a measurement or a test and ended with it.
-
-Knows how to start both and where the probe lies; knows nothing of what is measured.
-"""
+"""Real server and headless Chromium for a measurement or a test; both end with it. Independent of what is measured."""
 
 import contextlib
 import os
@@ -52,8 +49,8 @@ def chromium_path() -> str | None:
 
 
 def launch_chromium(playwright: Playwright, microphone: Path | None) -> Browser:
-    """microphone: a 48 kHz WAV that plays in a loop as the caller's voice; None: a machine without any microphone.
-    Raises MediaError."""
+    """Start headless Chromium. microphone: 48 kHz WAV that plays in a loop as the caller's voice; None: a machine
+    without a microphone. Raises MediaError ``no_chromium``."""
     path = chromium_path()
     if path is None:
         raise MediaError("no_chromium", "no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM")
@@ -65,12 +62,13 @@ def launch_chromium(playwright: Playwright, microphone: Path | None) -> Browser:
 
 
 def install_probe(context: BrowserContext) -> None:
-    """Every page of ``context`` notes pictures and sound (live_probe.js) in ``window.knotcastProbe``."""
+    """Record pictures and sound of every page of ``context`` in ``window.knotcastProbe`` (probe.js)."""
     context.add_init_script(path=HERE / "probe.js")
 
 
 def write_microphone(path: Path) -> Path:
-    """Chromium's fake microphone wants 48 kHz, 16 bit; the pause at the end parts one round from the next."""
+    """Write the sample sentence for Chromium's fake microphone, which needs 48 kHz, 16 bit. It plays in a loop; half a
+    second of silence at the end separates the repetitions."""
     pcm, rate = soundfile.read(SAMPLES / "sentence.wav", dtype="float32")
     pcm = soxr.resample(pcm, rate, 48000)
     soundfile.write(path, np.concatenate([pcm, np.zeros(24000, np.float32)]), 48000, subtype="PCM_16")
@@ -79,7 +77,7 @@ def write_microphone(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server of our own. log: where its output goes."""
+    """A server process. log: file with its output."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -98,9 +96,10 @@ class RunningServer:
 
 @contextlib.contextmanager
 def running_server(settings: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
-    """``knotcast serve`` on a free port with stamped frames, ready when this yields.
+    """Run ``knotcast serve`` on a free port with numbered frames, and yield once it is ready.
 
-    settings: further KNOTCAST_ variables.
+    settings: further environment variables without their prefix ``KNOTCAST_``. Raises RuntimeError with the end of the
+    log when the server does not become ready.
     """
     port = _free_port()
     names = {"HOST": "127.0.0.1", "PORT": str(port), "STAMP_FRAMES": "true", **(settings or {})}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.live.call [--seconds 20] [--url http://127.0.0.1:8000] [--out figures.json]
 
-Starts a server of its own with numbered frames (KNOTCAST_STAMP_FRAMES) unless --url names one that runs with them. A
-frame counts once, however often it is sent again. Needs the `dev` extra and Chromium; imported by nothing but tests.
+Starts a server with numbered frames (KNOTCAST_STAMP_FRAMES), or measures the one at --url, which must run with this
+setting. A repeated frame counts once. Needs the `dev` extra and Chromium.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from ground.errors import RequestError, one_line_errors
 from ground.files import replacing
 from training.arguments import at_least, new_file
 
-SETTLE_S = 3.0  # figures of the steady state leave out so much after the first generated frame
-HEARD = 0.004  # root mean square: -48 dB of full scale
-BEEP = 0.05
+SETTLE_S = 3.0  # after the first generated frame, before the steady state is measured
+HEARD = 0.004  # root mean square from which the avatar is heard: -48 dB of full scale
+BEEP = 0.05  # root mean square from which a sound is a beep
 BEEP_AT = np.cumsum(
     [0.5, 0.9, 1.1, 0.8, 1.2, 1.0, 0.7, 1.3, 0.9, 1.1]
-)  # seconds; uneven, so that no two can be mistaken
+)  # seconds; uneven intervals, so that beeps cannot be confused
 BEEP_SECONDS = float(BEEP_AT[-1]) + 0.5
 AV_PATIENCE_S = 10.0
 FPS = 25.0  # of the embedded model
@@ -43,14 +43,15 @@ LEVEL_OFF_S = 1.5  # the voice before the beeps has died away
 
 
 class Evaluating(Protocol):
-    """A page of whichever browser."""
+    """A page of any browser that evaluates JavaScript."""
 
     def evaluate(self, expression: str) -> Any: ...
 
 
 @dataclass(frozen=True)
 class ProbeRecording:
-    """What the probe noted; times in ms of the page's clock. pictures: (shown at, frame number or None)."""
+    """Recording of the probe; times in ms of the page's clock. pressed: when Call was pressed. pictures: (shown at,
+    frame number or None). sound: (time, root mean square)."""
 
     pressed: float
     pictures: list[tuple[float, int | None]]
@@ -65,7 +66,7 @@ class ProbeRecording:
         return cls(raw["pressed"], [(at, number) for at, number, _ in raw["pictures"]], sound)
 
     def first_shown(self) -> list[tuple[float, int]]:
-        """When each numbered frame was first shown, in the order shown."""
+        """Time of the first display of each numbered frame, and its number, in order of display."""
         seen: set[int] = set()
         shown = []
         for at, number in self.pictures:
@@ -76,7 +77,7 @@ class ProbeRecording:
 
 
 def picture_figures(recording: ProbeRecording) -> dict[str, float | int | None]:
-    """Distinct frames a second and the longest freeze after the first three seconds; starting times."""
+    """Distinct frames a second and longest freeze, both after ``SETTLE_S``, and start-up times."""
     shown = recording.first_shown()
     if not shown:
         return {"distinct_frames": 0}
@@ -98,9 +99,10 @@ def picture_figures(recording: ProbeRecording) -> dict[str, float | int | None]:
 
 
 def av_offsets(recording: ProbeRecording, beeps: list[float], fps: float) -> list[float]:
-    """Sound minus picture of the same media time, ms, one a beep that was heard; positive: the sound is late.
+    """Time of sound minus time of picture for the same media time, in ms, of every beep that was heard. Positive: the
+    sound is late.
 
-    beeps: media times in seconds. A frame n stands for the media time from n / fps on.
+    beeps: media times in seconds. Frame n begins at media time n / fps.
     """
     shown = recording.first_shown()
     times = np.array([at for at, _ in shown])
@@ -144,7 +146,7 @@ def beep_wav() -> bytes:
 
 @dataclass(frozen=True)
 class PageSession:
-    """The page's session, as its own request for it was answered."""
+    """The session that the page created, for requests of our own."""
 
     url: str
     token: str
@@ -167,7 +169,7 @@ def press_call(page: Page) -> PageSession:
 
 
 def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, Any]:
-    """One call: speech through the microphone for ``seconds``, then beeps through ``say``."""
+    """Measure one call: speech from the microphone for ``seconds``, then beeps by ``say``."""
     page.locator("#samples button").first.click()
     page.locator("#call:enabled").wait_for()
     session = press_call(page)
@@ -186,7 +188,8 @@ def measure(page: Page, seconds: float, screenshot: Path | None) -> dict[str, An
 
 
 def measure_av(page: Page, session: PageSession) -> dict[str, float] | None:
-    """Play the beeps and wait until they were shown: median and worst offset in ms, or None if none could be paired."""
+    """Play the beeps and wait until their frames were shown. Median and worst offset in ms; None if no beep was heard
+    beside its frame."""
     turn_id = session.request("POST", "/say", beep_wav())["turn_id"]
     deadline = time.monotonic() + BEEP_SECONDS + AV_PATIENCE_S
     beeps: list[float] = []
@@ -194,7 +197,7 @@ def measure_av(page: Page, session: PageSession) -> dict[str, float] | None:
         page.wait_for_timeout(500)
         recording = ProbeRecording.read(page)
         if not beeps:
-            # The server tells at which media time the turn began.
+            # The session has the media time at which the turn began.
             started = [turn["start_ms"] for turn in session.request("GET")["turns"] if turn["turn_id"] == turn_id]
             beeps = [ms / 1000 + float(at) for ms in started if ms is not None for at in BEEP_AT]
         shown = recording.first_shown()
@@ -208,7 +211,7 @@ def measure_av(page: Page, session: PageSession) -> dict[str, float] | None:
 
 
 def check_answers(url: str) -> None:
-    """Raises RequestError ``no_server``."""
+    """Raise RequestError ``no_server`` if no server answers at ``url``."""
     try:
         urllib.request.urlopen(url, timeout=10).close()
     except (OSError, ValueError, HTTPException) as error:

@@ -1,6 +1,6 @@
-"""A stock Firefox driven over WebDriver BiDi: one headless process with a profile of its own, one page.
+"""Headless Firefox driven over WebDriver BiDi: one process with a profile of its own, one page.
 
-Playwright's Firefox is a patched build; this one is what people have. Knows nothing of what is measured.
+Playwright's Firefox is a patched build; this is the ordinary one. Independent of what is measured.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 60.0
 MAX_MESSAGE = 64 * 2**20
 PREFERENCES: dict[str, bool | int] = {
     "media.navigator.streams.fake": True,  # a microphone that plays a tone
-    "media.navigator.permission.disabled": True,  # and that is given without asking
+    "media.navigator.permission.disabled": True,  # access without a prompt
     "media.autoplay.default": 0,  # sound without a click
     "network.captive-portal-service.enabled": False,
     "network.connectivity-service.enabled": False,
@@ -42,7 +42,7 @@ def firefox_path() -> str | None:
 
 
 class FirefoxPage:
-    """One tab. errors: what its console and its scripts reported as an error."""
+    """One tab. errors: error messages of its console and its scripts."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -53,15 +53,16 @@ class FirefoxPage:
         self._context = self._command("browsingContext.create", {"type": "tab"})["context"]
 
     def run_before_scripts(self, script: str) -> None:
-        """script: runs in every page before the page's own scripts."""
+        """Run ``script`` in every page before the page's own scripts."""
         self._command("script.addPreloadScript", {"functionDeclaration": f"() => {{\n{script}\n}}"})
 
     def goto(self, url: str) -> None:
-        """Returns when the page is loaded. Raises RuntimeError if it cannot be."""
+        """Load a page completely. Raises RuntimeError if that fails."""
         self._command("browsingContext.navigate", {"context": self._context, "url": url, "wait": "complete"})
 
     def evaluate(self, expression: str) -> Any:
-        """The expression's value, or what its promise resolves to, as JSON carries it; as if after a click."""
+        """The expression's value, or that of its promise, through JSON. It counts as a user activation. Raises
+        RuntimeError."""
         answer = self._command(
             "script.evaluate",
             {
@@ -92,7 +93,7 @@ class FirefoxPage:
         self._command("input.performActions", {"context": self._context, "actions": [source]})
 
     def wait_for(self, expression: str, seconds: float = 20.0) -> None:
-        """Until the expression is true. Raises TimeoutError."""
+        """Wait until the expression is true. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while not self.evaluate(expression):
             if time.monotonic() > deadline:
@@ -100,7 +101,7 @@ class FirefoxPage:
             time.sleep(0.2)
 
     def screenshot(self) -> str:
-        """What the page shows, PNG in base64."""
+        """Screenshot of the page, PNG in base64."""
         return str(self._command("browsingContext.captureScreenshot", {"context": self._context})["data"])
 
     def _command(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class FirefoxPage:
 
 @contextlib.contextmanager
 def firefox_page() -> Iterator[FirefoxPage]:
-    """A page in a Firefox of its own, which ends with it. Raises MediaError ``no_firefox``."""
+    """A page in a new Firefox process, which is ended afterwards. Raises MediaError ``no_firefox``."""
     path = firefox_path()
     if path is None:
         raise MediaError("no_firefox", "no Firefox: install it (Debian: apt-get install firefox-esr) or set FIREFOX")
@@ -140,7 +141,7 @@ def firefox_page() -> Iterator[FirefoxPage]:
 
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Where it listens, which it says once it does."""
+    """Address at which Firefox listens, from its log. Raises RuntimeError if it does not start."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         if found := re.search(r"WebDriver BiDi listening on (ws://\S+)", log.read_text(errors="replace")):

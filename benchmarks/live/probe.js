@@ -1,5 +1,5 @@
-// Runs inside the page under measurement, before its own scripts: notes when each picture was shown and which frame number it
-// carries (server/call/stamp.py), and how loud the avatar was, 375 times a second. Times are performance.now() in ms.
+// Probe inside the measured page, started before the page's own scripts. Records the time and frame number (server/call/stamp.py) of
+// each picture shown, and the loudness of the avatar 375 times a second. Times are performance.now() in ms.
 (() => {
   const CELLS = 25;
   const RATE = 48000;
@@ -57,14 +57,14 @@
     video.requestVideoFrameCallback(seen);
   }
 
-  // An analyser looked at often and far back, rather than a worklet: the page's content policy would refuse the worklet's code.
+  // A polled AnalyserNode with a long buffer, because the page's Content-Security-Policy would refuse the code of an AudioWorklet.
   /** @param {MediaStream} stream */
   function listen(stream) {
     const context = new AudioContext({ sampleRate: RATE });
     const analyser = new AnalyserNode(context, { fftSize: WINDOW });
     context.createMediaStreamSource(stream).connect(analyser);
     const samples = new Float32Array(WINDOW);
-    let heard = 0; // sample up to which loudness was noted
+    let heard = 0; // sample up to which loudness was recorded
     setInterval(() => {
       const end = Math.round(context.currentTime * RATE);
       analyser.getFloatTimeDomainData(samples);

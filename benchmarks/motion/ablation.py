@@ -1,17 +1,18 @@
 """Ablation of Knot Forcing's components: lips, heads, blinks and seams of the embedded model, by switches.
 
-Voice only, on voices and portraits that were never trained on, several seeds. Lips against the phonemes' own track
-(human and synthetic voices apart), heads, blinks and the network's own jerk (J) beside the data's own process, and the
-steps that are left at chunks (0) and the next latent (1) once the codec has smoothed them. "flicker" is VBench's
-temporal flickering, % (100 = nothing moves), of the first voice's first ten seconds on a sample portrait. Every row
-runs the same weights unless it has its own: rows marked * ask for a span or window that these were not trained with, so
-they show what a switch does and not what training with it would. A fine-tuned variant joins by `--weights`.
+Voice only, with held-out voices and portraits and several seeds. Lips are compared with the phonemes' lip tracks, human
+and synthetic voices separately. Heads, blinks and raw jerk (J) are compared with the random process of the training
+data. "shown step": the step left at chunk boundaries (0) and at the next latent (1) after the codec's smoothing.
+"flicker": VBench's temporal flickering in % (100 = nothing moves) of the first voice's first ten seconds on a sample
+portrait. All rows use the same weights, except those of `--weights`, which adds a fine-tuned variant. Rows marked * use
+a span or window that the weights were not trained with, so they show the effect of a switch and not of training with
+it.
 
     python -m benchmarks.motion.ablation --voices VOICES --portraits landmarks.json --keep runs/ablation --json
     python -m benchmarks.motion.ablation --weights "k = 0=runs/k0/dit.safetensors"
 
-A warp of one photograph cannot drift in appearance, which is the paper's claim for running ahead: what drifts here is
-motion (`benchmarks.motion.generator`, section c).
+The paper's claim for running ahead is less drift of appearance. A warp of one photograph cannot drift in appearance, so
+only drift of motion is measured (`benchmarks.motion.generator`, section c).
 """
 
 import argparse
@@ -43,11 +44,11 @@ from training.arguments import at_least, new_folder
 from training.data.synthetic.phonemes import Synthesiser
 
 LIPS = ("jaw", "pucker", "smile")
-SHOWN = 250  # frames of which pictures are made
+SHOWN = 250  # frames that are rendered
 
 
 class RollBench:
-    """Voices by kind, a held-out face for each seed, and the rolls of a variant as [seeds, voices, frames, 16]."""
+    """Voices by kind and a held-out face for each seed; rolls of a variant as [seeds, voices, frames, 16]."""
 
     def __init__(self, recordings: Path | None, faces: list[dict[str, float]], seeds: int, seconds: float) -> None:
         espeak = Synthesiser()
@@ -72,7 +73,7 @@ class RollBench:
         return np.stack([truth(one, self.seeds, frames) for one in self.cases], axis=1)
 
     def lips(self, tracks: FloatArray) -> Row:
-        """Correlation with the phonemes' own track, mean over voices of a kind, interval over seeds."""
+        """Correlation with the phonemes' lip tracks: mean over the voices of a kind, interval over seeds."""
         row: Row = {}
         for kind, cases in self.kinds.items():
             found = [[lip_figures(tracks[s, self.cases.index(one)], one) for one in cases] for s in range(self.seeds)]
@@ -92,18 +93,18 @@ class RollBench:
         }
 
     def flicker(self, tracks: FloatArray) -> FloatArray:
-        """Of one voice's tracks [seeds, frames, 16]: VBench's score [seeds], %."""
+        """VBench's temporal flickering [seeds], in %, of one voice's tracks [seeds, frames, 16]."""
         pictures = (show(self.codec, self.portrait, relative_to(self.codec, self.portrait, t[:SHOWN])) for t in tracks)
         return np.array([100 * temporal_flickering(list(frames)) for frames, _ in pictures])
 
 
 def over_seeds(values: Sequence[Sequence[float]]) -> Estimate:
-    """Rows are seeds, columns voices."""
+    """Mean of values by seed (rows) and voice (columns), with its interval over seeds."""
     return estimate(lambda rows: float(rows.mean()), np.array(values, np.float64))
 
 
 def run(arguments: argparse.Namespace) -> Section:
-    """Rows of figures: the data's own process, then every variant, then every variant with weights of its own."""
+    """Rows of figures: the data, then every variant, then every variant with its own weights."""
     candidate = BenchModel(arguments.weights_file, arguments.keep)
     faces = held_out_faces(arguments.portraits)
     bench = RollBench(arguments.voices, faces, arguments.seeds, arguments.seconds)
@@ -128,7 +129,7 @@ def named(name: str) -> RolloutVariant:
 
 
 def weights_of(text: str) -> tuple[str, Path]:
-    """NAME=PATH; a name may hold an equals sign (k = 0=runs/k0/dit.safetensors)."""
+    """Type of an argument: NAME=PATH, where a name may contain an equals sign (k = 0=runs/k0/dit.safetensors)."""
     name, _, path = text.rpartition("=")
     if not name:
         raise argparse.ArgumentTypeError("give NAME=PATH, the name of a variant and its weights")
@@ -137,17 +138,17 @@ def weights_of(text: str) -> tuple[str, Path]:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("ablation", __doc__)
-    parser.add_argument("--weights-file", type=Path, default=SHIPPED, help="of all rows; default: the shipped ones")
+    parser.add_argument("--weights-file", type=Path, default=SHIPPED, help="of all rows; default: the shipped weights")
     parser.add_argument(
         "--weights", type=weights_of, action="append", default=[], metavar="NAME=PATH",
-        help="one more row: this variant with weights of its own; may be given often",
+        help="one more row: this variant with its own weights; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="not all rows but these")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only this row; may be repeated")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--seeds", type=at_least(2), default=5)
     parser.add_argument("--seconds", type=at_least(8.0), default=40.0)
-    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls: an interrupted run goes on there")
+    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls, to continue an interrupted run")
     return parser.parse_args(words)
 
 

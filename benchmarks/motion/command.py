@@ -4,7 +4,7 @@ import argparse
 
 
 def make_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The command line of `benchmarks.motion.name`, described by the module's text; --json is in it."""
+    """Parser of `benchmarks.motion.name` with the option --json. doc: the module's docstring, its description."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, prog=f"benchmarks.motion.{name}"
     )

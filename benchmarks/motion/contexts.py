@@ -1,9 +1,9 @@
 """Overlap of the attention contexts of neighbouring latents, by rollout (the paper's Fig. 3).
 
-Computed exactly, from the passes that the rollouts themselves ask for; no model runs. The context of an emitted latent
-is everything that the denoising passes whose estimates enter it attend to: own frames, past latents, the reference. A
-fused knot is the mean of two estimates, so its context is that of two chunks: this is how the knot splits one abrupt
-change of context into two smaller ones.
+Computed exactly from the rollouts' passes, without a model. The context of an emitted latent is everything attended to
+by the denoising passes whose estimates it contains: own frames, past latents, the reference. A fused knot is the mean
+of two estimates, so its context is that of two chunks. In this way the knot splits one abrupt change of context into
+two smaller ones.
 
     python -m benchmarks.motion.contexts --svg contexts.svg
 """
@@ -20,9 +20,9 @@ from ground.files import replacing
 from models.config import EMBEDDED
 from training.arguments import at_least, new_file
 
-REFERENCE = -1  # stands for the reference in a context, wherever in time it is
+REFERENCE = -1  # the reference in a context, whatever its temporal index
 
-# The paper's (a) is the first, its (b), LongLive, attends like the second, its (c) is the fourth.
+# The paper's Fig. 3: (a) is the first; (b), LongLive, attends like the second; (c) is the fourth.
 STRATEGIES: tuple[RolloutVariant, ...] = (
     RolloutVariant("Self Forcing, all past kept", {"strategy": "self_forcing", "window": 24}),
     RolloutVariant("Self Forcing, L = 6, start image pinned", {"strategy": "self_forcing"}),
@@ -34,14 +34,14 @@ STRATEGIES: tuple[RolloutVariant, ...] = (
 
 
 def attended(work: Pass) -> tuple[tuple[int, ...], frozenset[int]]:
-    """A pass's own latents, and all it attends to, as absolute indices."""
+    """A pass's own latents, and all that they attend to, as absolute indices."""
     own = tuple(work.origin + at for at in work.positions)
     past = {REFERENCE if slot == REFERENCE_SLOT else work.origin + at for slot, at in work.reads}
     return own, frozenset(own) | past
 
 
 def contexts(rollout: Rollout, chunks: int = 7) -> list[frozenset[int]]:
-    """The context of every emitted latent, 3 a chunk. Only for rollouts that fuse their knots."""
+    """The context of every emitted latent, 3 a chunk. Valid only for rollouts that fuse their knots."""
     emitted = chunks * rollout.spec.chunk
     found: list[frozenset[int]] = [frozenset()] * emitted
     for passes in rehearse(rollout, chunks, EMBEDDED.latent_shape):

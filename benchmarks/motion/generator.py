@@ -1,12 +1,11 @@
-"""Diversity, seams and long-term behaviour of the embedded model, from the voice alone, beside the process that made
-its training data.
+"""Diversity, seams and long-term behaviour of the embedded model with the voice alone, beside the random process of its
+training data.
 
-(a) spread over seeds of head and blinks; (b) jerk across the chunk boundary (J0) and the next boundaries of latents
-(J1, J2), and steps there over those within latents, by what the knot is used for, as the network makes them and as the
-codec shows them, which smooths the steps between latents (models/codecs/deblocking.py); (c) the first span of a long
-roll against its last, by where the reference stands, and the pulse of its jumps; (d) number of steps. Low jerk alone
-says little (a half-dead head has little jerk): read it beside the spread. Intervals are 95 % over seeds, jackknifed, of
-one trained model.
+(a) Spread of head and blinks over seeds. (b) Seams by use of the knot: jerk across the chunk boundary (J0) and the next
+two boundaries of latents (J1, J2), and steps there over steps within latents; raw, and as shown after the codec's
+smoothing (models/codecs/deblocking.py). (c) First against last span of a long roll, by position of the reference, and
+the pulse of its jumps. (d) Number of denoising steps. Read jerk beside the spread, because a head that hardly moves has
+little jerk. Intervals are 95 % over seeds of one trained model, by the jackknife.
 
     python -m benchmarks.motion.generator --keep runs/generator --json > generator.json
     python -m benchmarks.motion.generator --sections d --weights student.safetensors --teacher causal.safetensors
@@ -86,7 +85,7 @@ def pulse_row(tracks: FloatArray) -> Row:
 
 
 class Experiment:
-    """One voice, one face, several seeds: each section rolls what it needs beside the data's own process."""
+    """Sections of the report for one voice and one face with several seeds."""
 
     def __init__(
         self, candidate: BenchModel, espeak: Synthesiser, face: dict[str, float], seeds: int, seconds: float
@@ -111,7 +110,7 @@ class Experiment:
         return {"data": jerk_row(data, data, data)} | rows
 
     def steps(self, teacher: BenchModel | None) -> Section:
-        """teacher: the causal model before ODE regression and distillation."""
+        """Section d. teacher: the causal model before ODE regression and distillation."""
         data = self.data()
         rows = {"data": steps_row(data, data)} | {v.name: steps_row(self.tracks(v, raw=True), data) for v in STEPS}
         if teacher is not None:
@@ -119,7 +118,7 @@ class Experiment:
         return rows
 
     def references(self, spans: int, seeds: int, names: Sequence[str]) -> Report:
-        """Rolls of `spans` times the seconds of the other sections: drift, and the pulse of the reference's jumps."""
+        """Section c: drift, and the pulse of the reference's jumps. spans: length of the rolls, in `self.seconds`."""
         seconds, span = spans * self.seconds, int(self.seconds * figures.FPS)
         speech = long_speech(self.espeak, seconds + 1)
         chosen = [variant for variant in REFERENCES if variant.name in names]
@@ -137,7 +136,7 @@ class Experiment:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Sections by title, each rows of figures."""
+    """Sections of rows of figures, by title."""
     espeak, candidate = Synthesiser(), BenchModel(arguments.weights, arguments.keep)
     teacher = None if arguments.teacher is None else BenchModel(arguments.teacher, arguments.keep)
     face = held_out_faces(arguments.portraits)[0]
@@ -155,7 +154,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def sections(text: str) -> str:
-    """An argument's type: letters of sections."""
+    """Type of an argument: letters of sections."""
     if not text or set(text) - set(SECTIONS):
         raise argparse.ArgumentTypeError(f"give one or more of {', '.join(SECTIONS)}, not {text!r}")
     return text
@@ -163,7 +162,7 @@ def sections(text: str) -> str:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("generator", __doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped weights")
     parser.add_argument("--teacher", type=Path, help="the causal weights before ODE regression, for (d)")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--seeds", type=at_least(2), default=20)
@@ -173,8 +172,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     names = [variant.name for variant in REFERENCES]
     parser.add_argument("--references", nargs="+", choices=names, default=names, help="rows of (c)")
     parser.add_argument("--sections", type=sections, default=SECTIONS, help="which of a, b, c, d")
-    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls: an interrupted run goes on there")
-    parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: to see that it runs, not to believe")
+    parser.add_argument("--keep", type=new_folder, help="folder for finished rolls, to continue an interrupted run")
+    parser.add_argument("--quick", action="store_true", help="3 seeds of 8 s: a trial whose figures mean nothing")
     arguments = parser.parse_args(words)
     if arguments.quick:
         arguments.seeds, arguments.long_seeds, arguments.seconds, arguments.spans = 3, 3, 8.0, 3

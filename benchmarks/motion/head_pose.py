@@ -1,12 +1,12 @@
-"""Head pose accuracy when only some angles are given. The voice speaks on; a call's pose records hold the named angles
-at zero, then, half-way, at 20 (yaw) or 10 degrees (pitch, roll) until the end.
+"""Head pose accuracy when only some angles are given.
 
     python -m benchmarks.motion.head_pose [--weights dit.safetensors] [--portraits landmarks.json] [--json]
 
-"reached": how far each angle moved between the means of the two halves, 1 = all the way; the first half second of a
-call and after the step is left out. "least", "most": of the first angle named, over calls. "rms": of what is made about
-what is told, degrees, over the angles that were told. One call a face, with a seed of its own; means over calls, 95 %
-intervals. Held-out portraits by their true landmarks. Needs libespeak-ng.
+While the voice goes on, pose records hold the given angles at zero, and from the middle of the call at 20 (yaw) or 10
+degrees (pitch, roll). "yaw", "pitch", "roll": share of the step that was reached, from the means of the two halves,
+without the first half second of each half. "least", "most": the same of the first given angle, over calls. "rms": error
+of the given angles, in degrees. Each call has a seed of its own; means over calls with 95 % intervals. Held-out
+portraits by their true landmarks. Needs libespeak-ng.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SETTLING = 13  # frames
 
 
 def told(names: Sequence[str], frames: int) -> FloatArray:
-    """Absolute controls [frames, 16]: the named angles at zero, then at their step; all else not given (NaN)."""
+    """Absolute controls [frames, 16]: the named angles at zero, then at their step; all others not given (NaN)."""
     controls = np.full((frames, len(NAMES)), np.nan)
     for name in names:
         controls[: frames // 2, INDEX[name]] = 0
@@ -40,7 +40,7 @@ def told(names: Sequence[str], frames: int) -> FloatArray:
 
 
 def row(made: FloatArray, wanted: FloatArray) -> Row:
-    """Figures of calls [S, T, 16] that were told `wanted` [T, 16]."""
+    """Figures of calls [S, T, 16] for which `wanted` [T, 16] was given."""
     half = len(wanted) // 2
     before, after = slice(SETTLING, half), slice(half + SETTLING, len(wanted))
     names = [name for name in DEGREES if not np.isnan(wanted[0, INDEX[name]])]
@@ -69,12 +69,12 @@ def run(arguments: argparse.Namespace) -> Report:
     rolled = roll(candidate.model, drives, features * len(TOLD), [*calls] * len(TOLD), chunks)
     made = shown(rolled).astype(np.float64).reshape(len(TOLD), len(calls), frames, -1)
     rows = {", ".join(names): row(own, wanted[names]) for names, own in zip(TOLD, made, strict=True)}
-    return {"what was told, and how much of it was done": rows}
+    return {"given angles: share of the step that was reached, and error in degrees": rows}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("head_pose", __doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped weights")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--calls", type=at_least(2), default=12, help="of each row")
     parser.add_argument("--seconds", type=at_least(3.0), default=9.0, help="of each call")

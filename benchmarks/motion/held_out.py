@@ -1,5 +1,6 @@
-"""Held-out voices and faces of the motion benchmarks, with the true lips and heads. Needs libespeak-ng (and soundfile
-for human recordings).
+"""Held-out voices and faces of the motion benchmarks, with their true lips and heads.
+
+Needs libespeak-ng, and soundfile for human recordings.
 """
 
 import sys
@@ -34,7 +35,7 @@ AVERAGE_FACE = {name: mean for name, (mean, _) in FEATURE_STATISTICS.items() if 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A voice that was kept from training, and what its lips should do."""
+    """A held-out voice and its true lips [T, 5] at 25 frames a second."""
 
     name: str
     speech: Speech
@@ -63,7 +64,7 @@ def synthetic_cases(espeak: Synthesiser) -> list[Case]:
 
 
 def flite_cases() -> list[Case]:
-    """Held-out sentences in the voice of flite that was kept from training; none where flite is not installed."""
+    """Held-out sentences in flite's held-out voice. Empty where flite is not installed."""
     try:
         program = flite.Flite()
     except MediaError as error:
@@ -76,8 +77,8 @@ def flite_cases() -> list[Case]:
 
 
 def festival_cases() -> list[Case]:
-    """Held-out Spanish and Italian sentences in the voice of Festival that was kept from training; none where Festival
-    is not installed with its voices."""
+    """Held-out Spanish and Italian sentences in Festival's held-out voice. Empty where Festival or its voices are not
+    installed."""
     try:
         program = festival.Festival()
     except MediaError as error:
@@ -89,12 +90,12 @@ def festival_cases() -> list[Case]:
 
 
 def silent_case(seconds: float) -> Case:
-    """A call in which nothing is said."""
+    """A case of silence."""
     return case("silence", pause(seconds))
 
 
 def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:
-    """The readers kept for testing; their truth is an aligner's. Raises RequestError."""
+    """The held-out readers; their true lips come from an aligner. Raises RequestError."""
     recordings = read_recordings(voices, for_testing)
     return [
         case(Path(recording.name).stem, join([pause(0.5), speech]))
@@ -103,13 +104,13 @@ def human_cases(espeak: Synthesiser, voices: Path) -> list[Case]:
 
 
 def held_out_faces(landmarks: Path | None) -> list[dict[str, float]]:
-    """Portraits that were never trained on, as landmarks; one average face when no file is given."""
+    """Landmarks of the held-out portraits; without a file, those of one average face."""
     return [AVERAGE_FACE] if landmarks is None else held_out_landmarks(landmarks)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutFace:
-    """A portrait nobody trained on, framed. found: as a call sees it. known: the same with true landmarks."""
+    """A held-out portrait, framed. found: with estimated landmarks, as in a call. known: with true landmarks."""
 
     name: str
     found: Portrait
@@ -121,7 +122,7 @@ class HeldOutFace:
 
 
 def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> HeldOutFace:
-    """Frame a square picture; its true landmarks are carried into the crop. Raises RequestError (no face)."""
+    """Frame a square picture, and transform its true landmarks into the crop. Raises RequestError (no face)."""
     framed = frame_portrait(rgb)
     side, crop = rgb.shape[0], framed.rgb.shape[0]
     true = framed.landmarks
@@ -131,7 +132,8 @@ def read_face(name: str, rgb: Image, landmarks: Mapping[str, float] | None) -> H
 
 
 def held_out_portraits(landmarks: Path | None, count: int) -> list[HeldOutFace]:
-    """Portraits that were never trained on, as many with closed lips as with teeth as far as there are."""
+    """Held-out portraits, if possible half with closed lips and half with teeth; without a file, the samples. Raises
+    MediaError."""
     if landmarks is None:
         return [read_face(path.stem, read_picture(path), None) for path in sorted(SAMPLES.glob("*.jpg"))[:count]]
     if not landmarks.exists():
@@ -150,7 +152,7 @@ def held_out_portraits(landmarks: Path | None, count: int) -> list[HeldOutFace]:
 
 
 def read_picture(path: Path) -> Image:
-    """RGB. Raises MediaError."""
+    """RGB [H, W, 3]. Raises MediaError."""
     picture = cv2.imread(str(path))
     if picture is None:
         raise MediaError("no_picture", f"cannot read {path}")
@@ -158,7 +160,7 @@ def read_picture(path: Path) -> Image:
 
 
 def long_speech(espeak: Synthesiser, seconds: float, seed: int = 11) -> Case:
-    """Held-out English sentences in plain voices, in random order with random pauses: nothing in it is periodic."""
+    """Held-out English sentences in plain voices, in random order with random pauses, so that nothing is periodic."""
     rng = np.random.default_rng(seed)
     sentences, parts, samples = held_out_sentences("en"), [pause(0.5)], 0
     while samples < seconds * SAMPLE_RATE:
@@ -170,15 +172,15 @@ def long_speech(espeak: Synthesiser, seconds: float, seed: int = 11) -> Case:
 
 
 def lengthened(one: Case, seconds: float) -> Case:
-    """The same voice again and again until it is long enough."""
+    """The same voice, repeated until it is long enough."""
     times = int(np.ceil(seconds * SAMPLE_RATE / len(one.speech.sound)))
     parts: list[Speech] = [one.speech, pause(0.8)] * times
     return case(one.name, join(parts))
 
 
 def truth(one: Case, seeds: int, frames: int) -> FloatArray:
-    """What the data's own process does with a voice, relative to a straight photograph [seeds, frames, 16]: heads at
-    random, lips by its phonemes."""
+    """Controls that the process of the training data generates for a voice [seeds, frames, 16], relative to a straight
+    photograph: random heads, and lips by the phonemes."""
     assert frames <= one.frames, f"{one.name} is shorter than the roll"
     decibels = loudness(one.speech.sound, one.frames)
     speaking = speaking_frames(one.speech.phonemes, one.frames)

@@ -1,10 +1,9 @@
 """Contribution of each context frame to a latent's attention (the paper's Fig. 5): the reason for a short knot.
 
-During a roll of the embedded model with voice only, every denoising pass is run again with one context frame after the
-other masked out of all layers. What is compared is each block's attention output (the input of its output projection,
-read by a forward hook): the norm of its change over the norm of the whole, by the distance of the frame from the
-latent that attends. The paper does not say whether its frames are left out of one layer or of all; here it is all, so
-a layer's change also holds what the layers before it passed on.
+In a roll of the embedded model with the voice alone, every denoising pass is run again with one context frame after the
+other masked out of all layers. The figure is the relative change (norm over norm) of each block's attention output, the
+input of its output projection, by the distance of the frame from the attending latent. The paper does not say whether
+frames are left out of one layer or of all. Here it is all, so a layer's change includes that of the layers before it.
 
     python -m benchmarks.motion.influence --svg influence.svg
 """
@@ -39,7 +38,7 @@ from training.arguments import at_least, new_file
 from training.data.synthetic.phonemes import Synthesiser
 
 TITLE = "relative change of attention output when a context frame is left out"
-WARM = 3  # chunks until the window is full and a knot has been given
+WARM = 3  # chunks after which the window is full and a knot has been given
 Changes = dict[tuple[str, int], list[np.ndarray]]  # (kind of frame, distance in latents) -> change of each seed
 
 
@@ -67,13 +66,13 @@ class AttentionOutputs:
 
 
 def without(work: Pass, left_out: int) -> Pass:
-    """The pass with one key frame hidden from every query; reads first, own frames after them."""
+    """The pass with one key frame masked for every query. left_out: its index; reads come first, then own frames."""
     keys = len(work.reads) + work.frames
     return replace(work, mask=(tuple(key != left_out for key in range(keys)),) * work.frames)
 
 
 def measure_pass(runner: ModelRunner, outputs: AttentionOutputs, works: Sequence[Pass], found: Changes) -> None:
-    """Leave out each context frame of one pass, which is the same for all seeds, and note what it changes."""
+    """Leave out each context frame of one pass, which all seeds have alike, and record the changes in ``found``."""
     first = works[0]
     runner.run([SlottedPass(slot, work) for slot, work in enumerate(works)])
     whole = outputs.frames(first.frames)
@@ -91,7 +90,7 @@ def measure_pass(runner: ModelRunner, outputs: AttentionOutputs, works: Sequence
 def influence(
     candidate: BenchModel, face: dict[str, float], seeds: int, chunks: int, variant: RolloutVariant
 ) -> dict[str, Estimate]:
-    """Mean relative change per context frame: 'ref', then distances '-6' .. '+3' in latents."""
+    """Mean relative change by context frame: 'ref', then distances '-6' .. '+3' in latents."""
     rollout = variant.rollout(EMBEDDED)
     runner = ModelRunner(candidate.model, slots=seeds, frames=rollout.cached_frames)
     speech = long_speech(Synthesiser(), 0.48 * (chunks + 2))
@@ -132,11 +131,11 @@ def plot(found: dict[str, Estimate], title: str) -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("influence", __doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped weights")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: an average face")
     parser.add_argument("--seeds", type=at_least(1), default=8)
     parser.add_argument("--chunks", type=at_least(WARM + 1), default=20)
-    parser.add_argument("--window", type=int, default=6, help="L; beyond 6 the shipped weights were not trained")
+    parser.add_argument("--window", type=int, default=6, help="L; the shipped weights were trained with 6")
     parser.add_argument("--svg", type=new_file, help="write the plot here")
     arguments = parser.parse_args(words)
     about = {"weights": arguments.weights.name, "seeds": arguments.seeds, "chunks": arguments.chunks}

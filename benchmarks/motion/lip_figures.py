@@ -1,4 +1,4 @@
-"""Lip figures: tracks against the lips that the phonemes ask for."""
+"""Lip figures: agreement of lip tracks with the true lips of the phonemes."""
 
 import numpy as np
 
@@ -10,8 +10,9 @@ from training.data.synthetic.visemes import LIP_CHANNELS, join_silences, viseme
 
 
 def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
-    """Of one call [T, 16]: correlation of each lip channel with its truth, the jaw's amplitude and lag in frames, lips
-    at p b m and in pauses, and how far vowels lie apart."""
+    """Figures of one call [T, 16]: correlation of each lip channel with its truth; the jaw's amplitude (ratio of
+    standard deviations) and lag in frames; jaw and press in the middle of p, b and m; jaw in pauses; and
+    ``vowels_apart``."""
     frames = min(len(motion), one.frames)
     made, truth = motion[:frames, LIPS], one.lips[:frames]
     jaw, press = made[:, LIP_CHANNELS.index("jaw")], made[:, LIP_CHANNELS.index("press")]
@@ -33,8 +34,8 @@ def lip_figures(motion: FloatArray, one: Case) -> dict[str, float]:
 
 
 def vowels_apart(lips: FloatArray, one: Case) -> float:
-    """d' of the lips' width (smile less pucker) [T, 5] in the middle of spread vowels and of rounded ones and w; nan
-    where there are too few."""
+    """d' (difference of means over the pooled standard deviation) of the lips' width, smile less pucker, between the
+    middles of spread vowels and those of rounded vowels and w. lips: [T, 5]. NaN with fewer than eight of a kind."""
     width = lips[:, LIP_CHANNELS.index("smile")] - lips[:, LIP_CHANNELS.index("pucker")]
     at = [(viseme(p.name), int((p.start + p.end) / 2 * FPS)) for p in one.speech.phonemes if p.name != SILENCE]
     spread = width[[frame for wanted, frame in at if wanted.smile > 0.3 and frame < len(width)]]

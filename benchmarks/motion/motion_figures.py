@@ -1,7 +1,7 @@
 """Motion figures of arrays: spread over seeds, jerk at the seams, blinks, the pulse of the reference.
 
 Tracks are absolute or relative controls [seeds, ..., frames, 16]; between the first and the last two axes there may be
-others (voices, say). Every interval is 95 % over seeds, by the jackknife. Knows no model.
+others, such as voices. Every interval is 95 % over seeds, by the jackknife. Independent of models.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,12 @@ LEAD = FRAMES_PER_LATENT - 1
 CYCLE = 7  # chunks between two jumps of a reference that counts down: 3.36 s
 POSE = tuple(INDEX[name] for name in ("yaw", "pitch", "roll"))
 BLINK = INDEX["blinkL"]
-SHUT = 0.4
+SHUT = 0.4  # control of a lid from which it counts as shut
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value and the half width of its 95 % interval over seeds (nan where there are fewer than three)."""
+    """A value and the half width of its 95 % interval over seeds (NaN with fewer than three seeds)."""
 
     value: float
     half: float
@@ -42,7 +42,7 @@ def student(freedom: int) -> float:
 
 
 def estimate(statistic: Statistic, tracks: FloatArray) -> Estimate:
-    """A statistic of all seeds with its jackknife interval: for a mean it is the ordinary one."""
+    """A statistic of all seeds with its jackknife interval; for a mean this is Student's interval."""
     seeds, value = len(tracks), statistic(tracks)
     if seeds < 3:
         return Estimate(value, float("nan"))
@@ -55,7 +55,8 @@ def estimate(statistic: Statistic, tracks: FloatArray) -> Estimate:
 
 
 def sd_over_seeds(channel: str) -> Statistic:
-    """What the voice leaves open: standard deviation over seeds at each frame, rms over frames."""
+    """Standard deviation over seeds at each frame, root mean square over frames: the variation that the voice does not
+    determine."""
     return lambda tracks: float(np.sqrt(tracks[..., INDEX[channel]].var(axis=0, ddof=1).mean()))
 
 
@@ -70,7 +71,7 @@ def mean_degrees(channel: str) -> Statistic:
 
 
 def seed_correlation(channel: str) -> Statistic:
-    """Mean correlation between two seeds' tracks: 1 = the seed does nothing."""
+    """Mean correlation between two seeds' tracks: 1 = the seed has no effect."""
 
     def statistic(tracks: FloatArray) -> float:
         rows = tracks[..., INDEX[channel]].reshape(len(tracks), -1)
@@ -91,15 +92,15 @@ def squared_jerk(tracks: FloatArray) -> FloatArray:
 
 
 def seams(frames: int) -> dict[str, NDArray[np.bool_]]:
-    """Which third differences (t spans frames t .. t + 3) lie across what: J0 the chunk boundary, J1 and J2 the next
-    two boundaries of latents, inside = within one latent."""
+    """Masks [frames - 3] of third differences (t spans frames t .. t + 3) by place: J0 = across the chunk boundary, J1
+    and J2 = across the next two boundaries of latents, inside = within one latent, all."""
     phase = (np.arange(frames - 3) + 3 - (CHUNK - LEAD)) % CHUNK  # 0, 1, 2: a chunk begins at t + 1, t + 2 or t + 3
     across = {f"J{i}": (phase >= 4 * i) & (phase < 4 * i + 3) for i in range(CHUNK // FRAMES_PER_LATENT)}
     return across | {"inside": phase % FRAMES_PER_LATENT == 3, "all": np.ones(len(phase), bool)}
 
 
 def jerk_ratios(made: FloatArray, truth: FloatArray) -> dict[str, Estimate]:
-    """Root mean square jerk of each kind of place over the data's of all places."""
+    """Root mean square jerk at each kind of place, over the truth's at all places."""
     of_truth = float(np.sqrt(squared_jerk(truth).mean()))
     squares = squared_jerk(made)
 
@@ -110,8 +111,8 @@ def jerk_ratios(made: FloatArray, truth: FloatArray) -> dict[str, Estimate]:
 
 
 def step_ratios(tracks: FloatArray) -> dict[str, Estimate]:
-    """Mean step of the head's pose from one frame to the next, in channel scales, at the chunk boundary and at the next
-    two boundaries of latents, over that within latents: 1 = the seams cannot be seen."""
+    """Mean step of the head's pose from one frame to the next, in channel scales, at the chunk boundary (step 0) and at
+    the next two boundaries of latents (1, 2), over that within latents: 1 = no visible seam."""
     scaled = tracks[..., POSE] / np.array([SCALES[i] for i in POSE])
     steps = np.abs(np.diff(scaled, axis=-2)).mean(-1)
     steps = steps.reshape(len(tracks), -1, steps.shape[-1]).mean(1)
@@ -128,7 +129,7 @@ def step_ratios(tracks: FloatArray) -> dict[str, Estimate]:
 
 
 def onsets(tracks: FloatArray) -> NDArray[np.bool_]:
-    """[seeds, ..., frames - 1] where a lid closes."""
+    """Mask [seeds, ..., frames - 1] of frames at which the left lid closes."""
     shut = tracks[..., BLINK] > SHUT
     return np.asarray(shut[..., 1:] & ~shut[..., :-1])
 
@@ -138,7 +139,8 @@ def blinks_a_minute(tracks: FloatArray) -> float:
 
 
 def nods_a_minute(tracks: FloatArray, depth: float = 0.04, reach: int = 8) -> float:
-    """How often the head dips: lower by `depth` (rad) than it is at most within `reach` frames on either side."""
+    """Dips of the head a minute: minima of pitch that lie more than `depth` rad below the greatest pitch within `reach`
+    frames on either side."""
     pitch = tracks[..., INDEX["pitch"]]
     windows = np.lib.stride_tricks.sliding_window_view(pitch, 2 * reach + 1, axis=-1)
     lowest = windows[..., reach]
@@ -148,15 +150,15 @@ def nods_a_minute(tracks: FloatArray, depth: float = 0.04, reach: int = 8) -> fl
 
 
 def blink_interval_variation(tracks: FloatArray) -> float:
-    """Standard deviation over mean of the time between blinks, nan below two intervals."""
+    """Standard deviation over mean of the time between blinks; NaN with fewer than two intervals."""
     rows = onsets(tracks).reshape(-1, tracks.shape[-2] - 1)
     gaps = np.concatenate([np.diff(np.flatnonzero(row)) for row in rows])
     return float(gaps.std() / gaps.mean()) if len(gaps) > 1 else float("nan")
 
 
 def blink_coincidence(tracks: FloatArray, window: int = 10) -> float:
-    """Variance, over windows of 0.4 s, of the number of seeds that blink, over the binomial's: 1 = independent over
-    seeds, the number of seeds = all at the same time."""
+    """Variance, over windows of 0.4 s, of the number of seeds that blink, over the binomial variance: 1 = independent
+    seeds; the number of seeds = all blink at the same time."""
     found = onsets(tracks)
     windows = found.shape[-1] // window
     blinking = found[..., : windows * window].reshape(*found.shape[:-1], windows, window).any(-1)
@@ -166,7 +168,7 @@ def blink_coincidence(tracks: FloatArray, window: int = 10) -> float:
 
 
 def blink_dispersion(tracks: FloatArray) -> float:
-    """Variance over seeds of a whole track's blinks, over the binomial's: below 1 = regular in time."""
+    """Variance over seeds of a track's number of blinks, over the binomial variance: below 1 = regular in time."""
     rows = onsets(tracks).reshape(len(tracks), -1)
     share = rows.mean()
     binomial = rows.shape[1] * share * (1 - share)
@@ -177,8 +179,8 @@ def blink_dispersion(tracks: FloatArray) -> float:
 
 
 def pulse(channel: str, neighbours: int = 8) -> Statistic:
-    """Spectral power at the period of 7 chunks (3.36 s) over its neighbours': 1 = no pulse. Hann window; neighbours are
-    the bins from 3 away on to either side, and the two sides' geometric mean lets the spectrum's slope cancel."""
+    """Spectral power at the period of 7 chunks (3.36 s) over that of its neighbours: 1 = no pulse. Hann window. The
+    neighbours are the bins from 3 away on either side; the sides' geometric mean cancels the slope of the spectrum."""
 
     def statistic(tracks: FloatArray) -> float:
         period = CYCLE * CHUNK
@@ -195,15 +197,15 @@ def pulse(channel: str, neighbours: int = 8) -> Statistic:
 
 
 def distance_by_phase(tracks: FloatArray, channel: str) -> FloatArray:
-    """[7] rms distance from the reference's pose (zero) for each chunk of the cycle."""
+    """[7] root mean square distance from the reference's pose (zero), for each chunk of the cycle."""
     track = tracks[..., INDEX[channel]]
     phase = (np.arange(track.shape[-1]) + LEAD) // CHUNK % CYCLE
     return np.array([np.sqrt((track[..., phase == i] ** 2).mean()) for i in range(CYCLE)])
 
 
 def phase_ratio(channel: str) -> Statistic:
-    """Least over greatest variance about the reference's pose over the 7 chunks of the cycle: 1 = no pulse. Its root is
-    the ratio of the distances."""
+    """Least over greatest variance about the reference's pose, over the 7 chunks of the cycle: 1 = no pulse. Its square
+    root is the ratio of the distances."""
 
     def statistic(tracks: FloatArray) -> float:
         squares = distance_by_phase(tracks, channel) ** 2
@@ -229,7 +231,7 @@ def shift_degrees(channel: str, frames: int) -> Statistic:
 
 
 def longest_stillness(tracks: FloatArray, step: float = 0.002) -> float:
-    """Seconds of the longest span in which no axis of the pose moves by `step` rad from one frame to the next."""
+    """Seconds of the longest span in which every angle of the pose moves by less than `step` rad a frame."""
     still = (np.abs(np.diff(tracks[..., POSE], axis=-2)) < step).all(-1).reshape(-1, tracks.shape[-2] - 1)
     edges = np.diff(np.pad(still.astype(int), ((0, 0), (1, 1))), axis=1)
     begins, ends = np.nonzero(edges == 1)[1], np.nonzero(edges == -1)[1]

@@ -1,25 +1,26 @@
-"""Accuracy of the embedded model when all sixteen controls are given, on held-out portraits and voices (three more
-controls than a pose record carries: the head's shift and breath, without which pictures cannot be compared).
+"""Accuracy of the embedded model when all sixteen controls are given, on held-out portraits and voices.
 
-Truth is the rig on the same portrait with its true landmarks and the given controls. What is made takes a call's way:
-the framed photograph with estimated landmarks, the controls given frame by frame, the model's own rollout, its codec.
-Two more rows tell the sources of error apart: true landmarks (what is left is the rollout's) and true controls (what is
-left is the landmarks'); the voice alone stands beside them. "truth" and "still" (the photograph itself) show what the
-measures say of a perfect and of a dead face.
+Three of the controls are not in pose records, the head's shift and breath; without them pictures could not be compared.
 
-Lip travel is measured in the pictures: how far the patch of the photograph that is the lower lip has moved down, less
-the nose's own movement (benchmarks.picture_figures). Its amplitude is a ratio of standard deviations. Mouth-box PSNR is
-gained over the photograph, in a box that stays where it is: a head a pixel away costs as much as a wrong mouth. Lids
-are measured in the pictures too, between the true rig's with lids open and shut at the head pose that was made; yaw,
-pitch and roll are slopes of the decoded controls on the given ones. The background is what truth never moves. Seams:
-how much more the picture changes at the first frame of a chunk, and of its other latents, than within latents. Means
-over portraits, 95 % intervals. Needs libespeak-ng.
+The truth is the rig on the same portrait with its true landmarks and the given controls. Row "given" works as a call
+does: framed photograph with estimated landmarks, controls given frame by frame, the model's own rollout, its codec. Two
+rows separate the sources of error: with "true landmarks" the rollout's error is left, with "true controls" that of the
+landmarks. "voice only" has no given controls. Rows "truth" and "still" (the photograph itself) give the figures of a
+perfect and of a motionless face.
+
+Figures: "lip" is the lower lip's movement in the pictures, less the nose's (benchmarks.motion.picture_figures); its
+amplitude is a ratio of standard deviations. "mouth dB" is the PSNR gained over the photograph in a fixed box, where a
+head one pixel away costs as much as a wrong mouth. "blink" is measured in the pictures too, between the true rig with
+open and with shut lids at the generated head pose. The slopes of yaw, pitch and roll are those of decoded controls
+against given ones. "background" covers the pixels that never move in the truth. "seam" is the change of the picture at
+the first frame of a chunk, and of its other latents, over the change within latents. Means over portraits with 95 %
+intervals. Needs libespeak-ng.
 
     python -m benchmarks.motion.obedience --portraits portraits/landmarks.json
     python -m benchmarks.motion.obedience --count 2 --seconds 4 --sheet sheet.png
 
-Without --portraits: the sample portraits, composites of faces that training knew, whose true landmarks nobody knows, so
-that the estimated ones stand for them.
+Without --portraits it uses the sample portraits, with estimated landmarks in place of the true ones, which are unknown.
+They are composites of faces of the training data.
 """
 
 import argparse
@@ -59,8 +60,8 @@ TILE = 144
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One portrait's truth: controls [T, 16], pictures [T, S, S, 3], the same with lids open and shut, and what is
-    measured in it: lip travel and lids [T]."""
+    """One portrait's truth: controls [T, 16], pictures [T, S, S, 3], the same with open and with shut lids, and its lip
+    travel and lid closure [T]."""
 
     face: HeldOutFace
     controls: FloatArray
@@ -75,14 +76,14 @@ Values = dict[str, float]
 
 
 def with_lids(codec: MotionCodec, face: HeldOutFace, controls: FloatArray, blink: float) -> Pictures:
-    """The true rig with absolute controls [T, 16], but for its lids."""
+    """Pictures of the true rig with absolute controls [T, 16], and both lids at ``blink``."""
     held = controls.copy()
     held[:, [INDEX["blinkL"], INDEX["blinkR"]]] = blink
     return show(codec, face.known, relative_to(codec, face.known, held))[0]
 
 
 def scene_of(codec: MotionCodec, face: HeldOutFace, controls: FloatArray) -> Scene:
-    """Truth for a face and absolute controls [T, 16]."""
+    """The truth for a face and absolute controls [T, 16]."""
     pictures = show(codec, face.known, relative_to(codec, face.known, controls))[0]
     opened, shut = (with_lids(codec, face, controls, blink) for blink in (0.0, 1.0))
     travel = figures.lip_travel(pictures, face.known.rgb, face.known.landmarks)
@@ -103,7 +104,7 @@ def seams(pictures: Pictures) -> Values:
 
 
 def others(pictures: Pictures, controls: FloatArray, lids: FloatArray, scene: Scene) -> Values:
-    """Everything but the lips' travel, of pictures, the absolute controls they show and their lids."""
+    """All figures but those of the lips. controls: absolute, of the pictures. lids: their closure."""
     face = scene.face.known
     still = np.broadcast_to(face.rgb, pictures.shape)
     rows, columns = figures.mouth_box(face.landmarks).cut(len(face.rgb))
@@ -122,8 +123,8 @@ def others(pictures: Pictures, controls: FloatArray, lids: FloatArray, scene: Sc
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What the model rolled for every face [faces, T, 16], relative: with estimated and with true landmarks, and from
-    the voice alone."""
+    """Relative controls of the model for every face [faces, T, 16]: with estimated landmarks, with true landmarks, and
+    from the voice alone."""
 
     found: FloatArray
     known: FloatArray
@@ -133,7 +134,7 @@ class Made:
 def roll_all(
     candidate: BenchModel, faces: Sequence[HeldOutFace], cases: Sequence[Case], given: Sequence[FloatArray], chunks: int
 ) -> Made:
-    """All calls as one batch; each face has its own voice, controls and seed."""
+    """Roll all calls out as one batch; each face has its own voice, controls and seed."""
     latents = 3 * chunks + 1
     told = [drive(one, controls, latents, candidate.estimator) for one, controls in zip(cases, given, strict=True)]
     heard = [drive(one, None, latents, candidate.estimator) for one in cases]
@@ -146,7 +147,7 @@ def roll_all(
 
 
 def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict[str, Values], Pictures]:
-    """Figures of one portrait by row, and the pictures of the call's own way."""
+    """Figures of one portrait by row, and the pictures of row "given"."""
     face = scene.face
     sources = {
         "given": (face.found, made.found[at]),
@@ -171,7 +172,7 @@ def measure(codec: MotionCodec, scene: Scene, made: Made, at: int) -> tuple[dict
 
 
 def sheet_rows(scene: Scene, made: Pictures) -> Pictures:
-    """Truth over what was made, at the frames that ask most of the face."""
+    """Truth above result, at the frames with the most extreme controls."""
 
     def far(name: str, sign: int) -> int:
         return int((sign * scene.controls[:, INDEX[name]]).argmax())
@@ -193,7 +194,7 @@ def write_sheet(path: Path, rows: Sequence[Pictures]) -> None:
 
 
 def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
-    """Means over portraits with their intervals, a figure that a portrait does not have left out of its mean."""
+    """Means over portraits with their intervals. A figure that a portrait lacks is left out of its mean."""
     section: Section = {"wanted": WANTED}
     for name in found[0]:
         row: Row = {}
@@ -207,7 +208,7 @@ def mean_rows(found: Sequence[Mapping[str, Values]]) -> Section:
 
 
 def run(arguments: argparse.Namespace) -> tuple[Section, list[Pictures]]:
-    """Rows of figures, and of the sheet."""
+    """Rows of figures, and rows of the sheet."""
     espeak, candidate = Synthesiser(), BenchModel(arguments.weights)
     codec, faces = MotionCodec(), held_out_portraits(arguments.portraits, arguments.count)
     if not faces:
@@ -230,11 +231,11 @@ def run(arguments: argparse.Namespace) -> tuple[Section, list[Pictures]]:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser("obedience", __doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped weights")
     parser.add_argument("--portraits", type=Path, help="landmarks.json beside its pictures; default: the samples")
     parser.add_argument("--count", type=at_least(1), default=12, help="portraits")
     parser.add_argument("--seconds", type=at_least(1.0), default=8.0, help="of each call")
-    parser.add_argument("--sheet", type=new_file, help="a PNG with truth over what was made")
+    parser.add_argument("--sheet", type=new_file, help="write a PNG with truth above result here")
     return parser.parse_args(words)
 
 

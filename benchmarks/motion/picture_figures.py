@@ -1,6 +1,6 @@
-"""Picture figures of arrays: position of the lower lip, closure of the lids, PSNR.
+"""Picture figures of arrays: position of the lower lip, closure of the lids, PSNR, seams.
 
-Pictures are uint8 RGB [T, S, S, 3], the photograph [S, S, 3], landmarks in its -1..1 units. Knows no model.
+Pictures are uint8 RGB [T, S, S, 3], the photograph [S, S, 3], landmarks in its -1..1 units. Independent of models.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from benchmarks.motion.motion_figures import FloatArray
 Pictures = NDArray[np.uint8]
 Landmarks = Mapping[str, float]
 
-ROUNDING = 1 / 12  # mean squared error of pictures that differ by their rounding alone: PSNR ends at 58.9 dB
+ROUNDING = 1 / 12  # mean squared error of pictures that differ by rounding only; it limits the PSNR to 58.9 dB
 LAGS = 4  # frames to either side
-ACROSS, UP, DOWN = 0.14, 0.16, 0.36  # how far a patch is looked for, picture units
+ACROSS, UP, DOWN = 0.14, 0.16, 0.36  # reach of the search for a patch, picture units
 SHUT, OPEN = 0.6, 0.05  # a lid's control from which it counts as shut, and below which as open
 
 
@@ -32,7 +32,7 @@ class PictureBox:
     bottom: float
 
     def cut(self, size: int) -> tuple[slice, slice]:
-        """Rows and columns of it in pictures of this side."""
+        """Its rows and columns in pictures of this side length."""
         rows, columns = (
             slice(max(0, round((a + 1) * size / 2)), min(size, round((b + 1) * size / 2)))
             for a, b in ((self.top, self.bottom), (self.left, self.right))
@@ -44,7 +44,7 @@ class PictureBox:
 
 
 def mouth_box(face: Landmarks) -> PictureBox:
-    """Both lips, open or closed, and what is beside them, down to the chin's fold."""
+    """Both lips, open or closed, and the skin around them down to the chin's fold."""
     top = face["my"] - face["th"] - face["ut"] - 0.2 * face["mw"]
     return PictureBox(
         face["mx"] - 1.3 * face["mw"], top, face["mx"] + 1.3 * face["mw"], face["my"] + 0.6 * face["chin"]
@@ -52,7 +52,7 @@ def mouth_box(face: Landmarks) -> PictureBox:
 
 
 def lip_patch(face: Landmarks) -> PictureBox:
-    """The lower lip's middle and the skin below it, but for the lip's upper edge, where teeth may begin."""
+    """The lower lip's middle and the skin below it, without the lip's upper edge, where teeth may begin."""
     bottom = face["my"] + face["lt"] + 0.6 * (face["chin"] - face["lt"])
     return PictureBox(
         face["mx"] - 0.5 * face["mw"], face["my"] + 0.25 * face["lt"], face["mx"] + 0.5 * face["mw"], bottom
@@ -60,17 +60,17 @@ def lip_patch(face: Landmarks) -> PictureBox:
 
 
 def nose_patch(face: Landmarks) -> PictureBox:
-    """The nose, which nothing but the head moves."""
+    """The nose, which moves only with the head."""
     x, eyes = (face["exl"] + face["exr"] + face["mx"]) / 3, (face["eyl"] + face["eyr"]) / 2
     height = face["my"] - eyes
     return PictureBox(x - 0.12, eyes + 0.12 * height, x + 0.12, eyes + 0.6 * height)
 
 
 def place(pictures: Pictures, photo: Pictures, box: PictureBox) -> FloatArray:
-    """How far below its place in the photograph a patch of it is found in each picture [T], picture units.
+    """Distance of a patch below its place in the photograph, in each picture [T], picture units.
 
-    Best normalised cross-correlation in colour (in grey a chin passes for a lip) within reach, to a part of a pixel by
-    the parabola through the best three rows.
+    Template matching by normalised cross-correlation in colour (in grey a chin is mistaken for a lip), with subpixel
+    accuracy by a parabola through the best row and its neighbours.
     """
     size = photo.shape[0]
     rows, columns = box.cut(size)
@@ -87,7 +87,7 @@ def place(pictures: Pictures, photo: Pictures, box: PictureBox) -> FloatArray:
 
 
 def _peak(values: NDArray[np.float32], best: int) -> float:
-    """Where beside the best of some values a parabola through it and its neighbours has its top, -0.5..0.5."""
+    """Offset of the vertex of the parabola through the best value and its neighbours, -0.5..0.5."""
     if not 0 < best < len(values) - 1:
         return 0.0
     before, at, after = (float(values[i]) for i in (best - 1, best, best + 1))
@@ -96,20 +96,21 @@ def _peak(values: NDArray[np.float32], best: int) -> float:
 
 
 def lip_travel(pictures: Pictures, photo: Pictures, face: Landmarks) -> FloatArray:
-    """How far the lower lip is below its place in the photograph, seen from the nose [T], mouth half widths."""
+    """Distance of the lower lip below its place in the photograph, relative to the nose [T], in half widths of the
+    mouth."""
     lip, nose = (place(pictures, photo, box) for box in (lip_patch(face), nose_patch(face)))
     return (lip - nose) / face["mw"]
 
 
 def correlation(made: FloatArray, truth: FloatArray) -> float:
-    """0 where one of them never changes."""
+    """Pearson correlation; 0 if one of the two is constant."""
     if made.std() < 1e-9 or truth.std() < 1e-9:
         return 0.0
     return float(np.corrcoef(made, truth)[0, 1])
 
 
 def lag(made: FloatArray, truth: FloatArray) -> float:
-    """Frames by which what is made comes after truth (at most LAGS), nan where they have nothing to do with another."""
+    """Frames by which ``made`` is later than ``truth`` (at most LAGS); NaN if they do not correlate."""
     middle = slice(LAGS, len(truth) - LAGS)
     found = {shift: correlation(np.roll(made, -shift)[middle], truth[middle]) for shift in range(-LAGS, LAGS + 1)}
     best = max(found, key=lambda shift: (found[shift], -abs(shift)))
@@ -117,14 +118,14 @@ def lag(made: FloatArray, truth: FloatArray) -> float:
 
 
 def slope(made: FloatArray, truth: FloatArray) -> float:
-    """Of the regression of what is made on truth: 1 = obeyed in full."""
+    """Slope of the regression of ``made`` on ``truth``: 1 = followed exactly."""
     return float(np.cov(made, truth)[0, 1] / truth.var(ddof=1))
 
 
 def shut_lids(pictures: Pictures, opened: Pictures, shut: Pictures) -> FloatArray:
-    """How far the lids are shut in each picture [T]: 0 as in the picture with open lids, 1 as in the one with shut.
+    """Closure of the lids in each picture [T]: 0 as in the picture with open lids, 1 as in the one with shut lids.
 
-    The projection of a picture's difference from `opened` on that of `shut`, over the pixels where those two differ.
+    Projection of a picture's difference from `opened` on the difference of `shut` from `opened`.
     """
     found = []
     for picture, zero, one in zip(pictures, opened, shut, strict=True):
@@ -134,14 +135,14 @@ def shut_lids(pictures: Pictures, opened: Pictures, shut: Pictures) -> FloatArra
 
 
 def blink_height(lids: FloatArray, truth: FloatArray) -> float:
-    """Mean rise of the lids' shutness from where truth's control (0..1) has them open to where it has them shut; nan
+    """Mean closure of the lids where the true control (0..1) has them shut, less that where it has them open; NaN
     without a blink."""
     shut, opened = truth > SHUT, truth < OPEN
     return float(lids[shut].mean() - lids[opened].mean()) if shut.any() and opened.any() else float("nan")
 
 
 def psnr(made: Pictures, truth: Pictures, where: NDArray[np.bool_] | None = None) -> float:
-    """Decibels of the error over all pictures together; `where` [S, S] chooses pixels. nan without any."""
+    """PSNR in dB, over all pictures together. where: [S, S], the pixels that count. NaN without any."""
     if where is not None and not where.any():
         return float("nan")
     errors = []
@@ -152,8 +153,8 @@ def psnr(made: Pictures, truth: Pictures, where: NDArray[np.bool_] | None = None
 
 
 def seam_ratios(pictures: Pictures) -> tuple[float, float]:
-    """Mean change of a picture from the one before at the first frame of a chunk, and at the first of its other
-    latents, over that within latents: 1 = the seams cannot be seen. A call's first chunk is 9 frames long."""
+    """Mean change from the picture before at the first frame of a chunk, and at the first frame of its other latents,
+    over that within latents: 1 = no visible seam. A call's first chunk has 9 frames."""
     change = np.array([cv2.absdiff(b, a).mean() for a, b in pairwise(pictures)])
     phase = (np.arange(1, len(pictures)) + 3) % 12
     within = change[phase % 4 > 0].mean()
@@ -161,6 +162,6 @@ def seam_ratios(pictures: Pictures) -> tuple[float, float]:
 
 
 def never_moved(truth: Pictures, photo: Pictures) -> NDArray[np.bool_]:
-    """[S, S] pixels that are the photograph's in every picture, to one level."""
+    """Mask [S, S] of pixels that differ from the photograph's by at most one level in every picture."""
     low, high = truth.min(0).astype(np.int16), truth.max(0).astype(np.int16)
     return np.asarray(((photo - low <= 1) & (high - photo <= 1)).all(-1))

@@ -1,4 +1,4 @@
-"""Rendering of controls by the codec's own rig."""
+"""Rendering of controls by the codec's rig."""
 
 import numpy as np
 import torch
@@ -11,13 +11,12 @@ from models.codecs.motion import MotionCodec
 
 
 def show(codec: MotionCodec, portrait: Portrait, relative: FloatArray) -> tuple[Pictures, FloatArray]:
-    """Controls relative to the photograph [T, 16] by the codec's own renderer: pictures, and the absolute controls that
-    they show."""
+    """Render controls relative to the photograph [T, 16]: pictures [T, S, S, 3] and their absolute controls."""
     reference = codec.encode_reference(portrait)
     absolute = codec.controls(torch.from_numpy(relative / np.array(SCALES)).float(), reference.payload)
     return codec.render(absolute, reference).numpy(), absolute.numpy().astype(np.float64)
 
 
 def relative_to(codec: MotionCodec, portrait: Portrait, controls: FloatArray) -> FloatArray:
-    """Absolute controls as distances from the photograph's own state."""
+    """Absolute controls [T, 16] as differences from the photograph's own state."""
     return controls - np.asarray(codec.encode_reference(portrait).payload.own.numpy(), np.float64)

@@ -18,8 +18,8 @@ Report = dict[str, Section]
 
 @contextmanager
 def measuring(name: str) -> Iterator[None]:
-    """Around the work of `benchmarks.motion.{name}`: an AvatarError ends it as one line. One thread: small batches gain
-    nothing from more, and the machine may be busy."""
+    """Context of the work of `benchmarks.motion.{name}`: prints an AvatarError as one line and exits with code 2. Sets
+    torch to one thread, because small batches gain nothing from more and the machine may be busy."""
     torch.set_num_threads(1)
     with one_line_errors(f"benchmarks.motion.{name}"):
         yield
@@ -38,7 +38,7 @@ def to_json(report: Report, **about: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """What JSON can hold: an estimate as its two numbers, null where there is none."""
+    """A value for JSON: an estimate as its two numbers, a number that is not finite as null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if not isinstance(value, Estimate):
@@ -47,7 +47,7 @@ def _plain(value: object) -> object:
 
 
 def table(title: str, rows: dict[str, dict[str, object]]) -> str:
-    """Rows of figures as text, with every column that any row has."""
+    """Table of rows as text, with every column that any row has."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     cells = [["", *columns]] + [[name, *(str(row.get(column, "")) for column in columns)] for name, row in rows.items()]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns) + 1)]

@@ -1,7 +1,7 @@
-"""Batched rollouts of the embedded model by the engine's own runner and cache.
+"""Batched rollouts of the embedded model ("rolls") by the engine's own runner and cache.
 
-Finished rolls are kept in a folder, so an interrupted run goes on where it was; a kept roll is found by weights,
-rollout, seeds, faces and the voice's very samples.
+Finished rolls can be kept in a folder, to continue an interrupted run. The key of a kept roll is a hash of weights,
+rollout, seeds, faces and the voice's samples.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ from models.encoders.visemes import WEIGHTS as VISEME_WEIGHTS
 from models.encoders.visemes import VisemeEstimator, load_viseme_estimator
 from models.registry import LoadedModel, load_weights
 
-BLOCK = EMBEDDED.fps  # frames that are given at a time
+BLOCK = EMBEDDED.fps  # frames that are pushed at a time
 SHIPPED = WEIGHTS / EMBEDDED.name / "dit.safetensors"
 
 
 def drive(
     one: Case, controls: FloatArray | None, latents: int, estimator: VisemeEstimator | None = None
 ) -> torch.Tensor:
-    """The tokens [latents, 4, d] of a call that says this, then nothing, and is given these controls [frames, 16] where
-    they are numbers (NaN = not given). estimator: None = the shipped one."""
+    """Drive tokens [latents, 4, d] of a call with this voice, followed by silence. controls: [frames, 16], absolute;
+    NaN = not given. estimator: None = the shipped one."""
     buffer, mel = DriveBuffer(EMBEDDED, estimator=estimator), LogMelConfig()
     step = mel.sample_rate // EMBEDDED.fps
     pcm = np.zeros(max(len(one.speech.sound), (4 * latents + 2 * BLOCK) * step), np.int16)
@@ -62,6 +62,7 @@ def drive(
 
 
 def load(weights: Path) -> LoadedModel:
+    """The embedded model without a codec, in fp32 on the CPU. Raises EngineError."""
     dit = CausalWanDiT.on_meta(EMBEDDED.dit)
     load_weights(dit, weights, torch.device("cpu"), torch.float32)
     return LoadedModel(EMBEDDED, dit.eval().requires_grad_(False), None, None, torch.device("cpu"), torch.float32)
@@ -71,8 +72,8 @@ def roll(
     model: LoadedModel, drives: Sequence[torch.Tensor], features: Sequence[NDArray[np.float32]], seeds: Sequence[int],
     chunks: int, rollout: Rollout | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
-    """Scaled controls [calls, 12 * chunks, 16] of several calls that run together, as their latents hold them, by the
-    model's own rollout or another."""
+    """Scaled controls [calls, 12 * chunks, 16] of several calls that run as a batch, as their latents hold them.
+    rollout: None = the model's own."""
     rollout = rollout or own_rollout(EMBEDDED)
     runner = ModelRunner(model, slots=len(drives), frames=rollout.cached_frames)
     assert isinstance(runner.cache, KVCache)
@@ -99,28 +100,28 @@ def roll(
 
 
 def unfiltered(rolled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What was rolled as relative controls from a call's first frame on [calls, 12 * chunks - 3, 16]."""
+    """Relative controls of a roll from the call's first frame on [calls, 12 * chunks - 3, 16]."""
     return np.asarray(rolled[:, FRAMES_PER_LATENT - 1 :] * np.array(SCALES, np.float32))
 
 
 def shown(rolled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same as the codec shows it, with the steps between latents smoothed."""
+    """The same after the codec's smoothing of the steps between latents."""
     return unfiltered(deblock(torch.from_numpy(rolled), None).numpy())
 
 
 def chunks_of(seconds: float) -> int:
-    """Chunks whose frames (12 each, the first 9) last about so long."""
+    """Number of chunks that last about this long, at least 2. A chunk has 12 frames, the first one 9."""
     return max(2, round((seconds * EMBEDDED.fps + 3) / 12))
 
 
 class BenchModel:
-    """A model on the bench, voice only. Beside its weights may lie the viseme estimator it was trained with, else it
-    has the shipped one. kept: where finished rolls are kept, None = in memory only. Raises EngineError where the
+    """A measured model, driven by the voice alone. It uses the viseme estimator in the folder of its weights if there
+    is one, else the shipped one. kept: folder of finished rolls, None = in memory only. Raises EngineError if the
     weights are missing or do not fit."""
 
     def __init__(self, weights: Path, kept: Path | None = None) -> None:
         if not weights.is_file():
-            raise EngineError("checkpoint_missing", f"no weights at {weights}: name a file that training.export wrote")
+            raise EngineError("checkpoint_missing", f"no weights at {weights}: name a file written by training.export")
         self.kept = kept
         self.model = load(weights)
         own = weights.with_name(VISEME_WEIGHTS.name)
@@ -133,8 +134,8 @@ class BenchModel:
         self, variant: RolloutVariant, cases: Sequence[Case], faces: Sequence[dict[str, float]], seeds: Sequence[int],
         seconds: float, *, raw: bool = False,
     ) -> FloatArray:  # fmt: skip
-        """Absolute controls of calls that run together [calls, frames, 16]; one case, face and seed for each. As the
-        codec shows them, or raw: as the network made them, before the steps between latents are smoothed."""
+        """Absolute controls [calls, frames, 16] of calls that run as a batch, with a case, a face and a seed each. raw:
+        without the codec's smoothing of the steps between latents."""
         rolled = self._rolled_or_kept(variant, cases, faces, seeds, chunks_of(seconds))
         motion = unfiltered(rolled) if raw else shown(rolled)
         opening = [[face["th"] / (JAW_SPAN * face["mw"])] for face in faces]
@@ -174,11 +175,12 @@ class BenchModel:
         *,
         raw: bool = False,
     ) -> FloatArray:
-        """One voice and face, several seeds: [seeds, frames, 16]."""
+        """Absolute controls [seeds, frames, 16] of one voice and face with several seeds. raw: as in ``roll``."""
         return self.roll(variant, [one] * seeds, [face] * seeds, range(100, 100 + seeds), seconds, raw=raw)
 
 
 def keep(place: Path, motion: NDArray[np.float32]) -> None:
+    """Save a roll atomically as .npy."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with replacing(place) as draft, draft.open("wb") as file:
         np.save(file, motion)

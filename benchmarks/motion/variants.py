@@ -1,8 +1,8 @@
 """Rollout variants with one mechanism of Knot Forcing removed or changed, for experiments only.
 
-What a ``RolloutSpec`` can say is said there; what it cannot is a small subclass here. Every variant runs on the same
-weights: a length of chunk, knot or window that they were not trained with is marked, and tells what a switch does, not
-what training with it would.
+A variant is a change of ``RolloutSpec``, or a small subclass where the spec has no field for it. All variants run with
+the same weights. Those with a chunk, knot, window or position of the reference that the weights were not trained with
+are marked: they show the effect of a switch, not of training with it.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,13 +21,15 @@ from models.config import ModelConfig
 
 @dataclass(slots=True)
 class FedState(RolloutState):
-    """condition: what this chunk is given as its knot, which need not be what its estimate is averaged with."""
+    """State of ``KnotSwitches``. condition: the knot that this chunk is given, None = none; ``knot`` is the one with
+    which its estimate is averaged."""
 
     condition: Tensor | None = None
 
 
 class KnotSwitches(KnotForcing):
-    """The knot's two uses apart. fed: given to the next chunk as a condition. fused: averaged with its estimate."""
+    """Knot Forcing with a switch for each use of the knot. fed: the next chunk is given it as a condition. fused: it is
+    averaged with the next chunk's estimate."""
 
     fed = True
     fused = True
@@ -50,40 +52,41 @@ class KnotSwitches(KnotForcing):
         return super().denoising_pass(state, noisy, sigma, state.condition, drive)
 
     def commit_pass(self, state: RolloutState, emitted: Tensor, drive: Tensor) -> Pass:
-        """Its condition follows the denoising passes'; the knot itself is replaced when the chunk ends."""
+        """The commit pass has the same condition as the denoising passes. It may replace the knot, because the chunk's
+        end does so anyway."""
         assert isinstance(state, FedState)
         state.knot = state.condition
         return super().commit_pass(state, emitted, drive)
 
 
 class FedUnfused(KnotSwitches):
-    """The next chunk is given the knot and makes its first latents alone."""
+    """The next chunk is given the knot; its estimate is not averaged with it."""
 
     fused = False
 
 
 class AveragedUnfed(KnotSwitches):
-    """The next chunk never sees the knot; its estimate is averaged with it all the same."""
+    """The next chunk is not given the knot; its estimate is averaged with it."""
 
     fed = False
 
 
 class KnotIgnored(KnotSwitches):
-    """The knot is denoised ahead and thrown away."""
+    """The knot is denoised and discarded."""
 
     fed = False
     fused = False
 
 
 class FixedReference(KnotForcing):
-    """The reference stays at its first index: the rollout comes near, passes it and leaves it behind."""
+    """The reference stays at its first index, which the rollout approaches and passes."""
 
     def run_ahead(self, state: RolloutState) -> None:
-        """Never."""
+        """Leave the reference where it is."""
 
 
 class DrawnStart(KnotForcing):
-    """Each call's countdown begins at another index, drawn by its seed between the nearest and the trained one."""
+    """The countdown of each call begins at a random index between the nearest possible and the trained one."""
 
     def new_state(self, reference: Tensor, features: Tensor, seed: int) -> RolloutState:
         state = super().new_state(reference, features, seed)
@@ -93,7 +96,7 @@ class DrawnStart(KnotForcing):
 
 
 class NoReference(KnotForcing):
-    """The reference is not attended. (Who it is still enters by the features' channels.)"""
+    """The reference is not attended to. Identity still enters through the features' channels."""
 
     def reads(self, state: RolloutState) -> tuple[tuple[int, int], ...]:
         return tuple(read for read in super().reads(state) if read[0] != REFERENCE_SLOT)
@@ -101,8 +104,8 @@ class NoReference(KnotForcing):
 
 @dataclass(frozen=True, slots=True)
 class RolloutVariant:
-    """changes: fields of the model's own ``RolloutSpec``. make: the strategy, None = the one the spec names.
-    untrained: asks for a span, a window or a place of the reference that the shipped weights were not trained with."""
+    """A named variant. changes: fields of the model's own ``RolloutSpec``. make: strategy, None = the spec's.
+    untrained: has a span, a window or a position of the reference that the shipped weights were not trained with."""
 
     name: str
     changes: Mapping[str, object] = field(default_factory=dict)
@@ -120,7 +123,7 @@ class RolloutVariant:
         return (self.make or STRATEGIES[spec.strategy])(spec, schedule)
 
 
-LEGEND = "* a span, window or place of the reference that the weights were not trained with"
+LEGEND = "* a span, window or position of the reference that the weights were not trained with"
 
 OWN = RolloutVariant("fed, fused")  # the model's own rollout
 KNOTS: tuple[RolloutVariant, ...] = (

@@ -1,12 +1,13 @@
 """Video quality by VBench's definitions (Huang et al., CVPR 2024), the columns of the paper's Table 1.
 
-Temporal flickering is computed here, for it needs no weights: the mean absolute difference of consecutive 8-bit frames
-over all pixels, channels and pairs, mapped to (255 - mean) / 255 and averaged over clips; 1 is a still. It cannot tell
-flicker from motion, so VBench takes it on clips that should stand still (prompts of static scenes, moving ones removed
-by optical flow). The paper's Table 1 gives it in per cent (98.50 for Knot Forcing, 97.23 for Self Forcing) over 300
-portrait prompts and does not say whether moving clips were removed. Compare only clips that move alike.
+Temporal flickering is computed here, because it needs no weights: the mean absolute difference of consecutive 8-bit
+frames over all pixels, channels and pairs, mapped to (255 - mean) / 255 and averaged over clips; 1 is a still picture.
+It does not distinguish flicker from motion, so VBench measures it on static clips (prompts of static scenes; moving
+clips are removed by optical flow). The paper's Table 1 gives it in per cent (98.50 for Knot Forcing, 97.23 for Self
+Forcing) over 300 portrait prompts, and does not say whether moving clips were removed. Compare only clips with similar
+motion.
 
-The other columns come from the `vbench` package with its own weights, when both are there; nothing is downloaded.
+The other columns come from the package `vbench` with its own weights, if both are installed; nothing is downloaded.
 
     python -m benchmarks.motion.video_quality clip.mp4
     python -m benchmarks.motion.video_quality CLIPS/ --vbench-weights ~/.cache/vbench --json
@@ -31,7 +32,7 @@ Frame = NDArray[np.uint8]
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 PICTURES = (".png", ".jpg", ".jpeg")
 
-# VBench's dimensions that judge any clip, and the files that its local mode expects below its cache.
+# VBench's dimensions that apply to any clip, and the files that its local mode expects below its cache.
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     "subject_consistency": ("dino_model/facebookresearch_dino_main", "dino_model/dino_vitbase16_pretrain.pth"),
     "background_consistency": ("clip_model/ViT-B-32.pt",),
@@ -55,7 +56,7 @@ def clips_in(path: Path) -> list[Path]:
 
 
 def frames_of(clip: Path) -> Iterator[Frame]:
-    """Frames [H, W, 3] in order."""
+    """Frames [H, W, 3], uint8 BGR, in order. Raises MediaError."""
     if clip.is_dir():
         for picture in sorted(each for each in clip.iterdir() if each.suffix.lower() in PICTURES):
             frame = cv2.imread(str(picture))
@@ -84,7 +85,7 @@ def temporal_flickering(frames: Iterator[Frame] | Sequence[Frame]) -> float:
 
 
 def missing(dimension: str, weights: Path) -> str:
-    """Why a dimension of VBench cannot be had here, empty when it can."""
+    """Reason why a dimension of VBench cannot be computed here; empty if it can."""
     if importlib.util.find_spec("vbench") is None:
         return "the package vbench is not installed (pip install vbench)"
     absent = [name for name in DIMENSIONS[dimension] if not (weights / name).exists()]
@@ -92,7 +93,7 @@ def missing(dimension: str, weights: Path) -> str:
 
 
 def vbench_scores(folder: Path, dimensions: Sequence[str], weights: Path) -> dict[str, float]:
-    """Run the package's own evaluation of a folder of clips, from local weights only."""
+    """Scores of a folder of clips by the package's own evaluation, with local weights only."""
     os.environ["VBENCH_CACHE_DIR"] = str(weights)  # read when the package is imported
     import torch
     import vbench  # type: ignore[import-not-found,unused-ignore]
@@ -109,13 +110,13 @@ def vbench_scores(folder: Path, dimensions: Sequence[str], weights: Path) -> dic
 
 
 def run(path: Path, weights: Path) -> dict[str, object]:
-    """Scores, the package's own as it gives them; a dimension that cannot be had says in a line what is missing."""
+    """Report of the scores. A dimension that cannot be computed has a line about what is missing."""
     clips = clips_in(path)
     flickering = float(np.mean([temporal_flickering(frames_of(clip)) for clip in clips]))
     report: dict[str, object] = {"clips": len(clips), "temporal_flickering": round(flickering, 5)}
     reasons = {dimension: missing(dimension, weights) for dimension in DIMENSIONS}
     if clips[0].is_dir():
-        reasons = dict.fromkeys(DIMENSIONS, "vbench wants clips, not a folder of pictures")
+        reasons = dict.fromkeys(DIMENSIONS, "vbench needs clips, not a folder of pictures")
     there = [dimension for dimension, reason in reasons.items() if not reason]
     scores = vbench_scores(path, there, weights) if there else {}
     return report | {name: round(scores[name], 5) if name in scores else reasons[name] for name in DIMENSIONS}

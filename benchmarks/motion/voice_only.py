@@ -1,11 +1,12 @@
-"""Lips against their phonemes and heads against the data, from the voice alone.
+"""Lips and heads from the voice alone, beside the phonemes' lips and the heads of the training data's process.
 
     python -m benchmarks.motion.voice_only [--weights dit.safetensors] [--voices DIR] [--portraits FILE] [--json]
 
-Voices (plain espeak-ng, and where they are installed one of flite's and one of Festival's, which speak with people's
-spectra), sentences, readers and portraits are held out. Human readers need --voices; their truth is an aligner's. One
-call a voice, each with a face and a seed of its own; the heads are one voice and face with several seeds, speaking and
-silent. Beside the model's lips stands what it was told of them: the estimator's, alone and as a call corrects them.
+Voices (plain espeak-ng, and where installed one of flite's and one of Festival's, which are made of people's
+recordings), sentences, readers and portraits are held out. Human readers need --voices; their true lips come from an
+aligner. Lips: one call a voice, with a face and a seed of its own. Heads: one voice and face with several seeds,
+speaking and silent. The first table has the viseme estimates that the transformer gets, by the estimator alone and with
+the call's level and speaker adaptation.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def told_lips(one: Case, estimator: VisemeEstimator, seconds: float) -> dict[str, float]:
-    """Of the estimator alone, and as a call is told them: at its level, its speaker's vowels learnt."""
+    """Lip figures of the estimates, by the estimator alone and ("told") with the call's level and speaker adaptation."""
     size, ahead = LogMelConfig().token_size, FRAMES_PER_LATENT - 1  # a call's first latent begins before it
     frames = min(one.frames, int(seconds * FPS))
     tokens = drive(one, None, frames // FRAMES_PER_LATENT + 2, estimator).flatten(0, 1)[: ahead + frames]
@@ -112,7 +113,7 @@ def rounded(found: Mapping[str, float]) -> Row:
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = make_parser("voice_only", __doc__)
-    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped ones")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="default: the shipped weights")
     parser.add_argument("--voices", type=Path, help="folder of human recordings with transcripts.json")
     parser.add_argument("--portraits", type=Path, help="landmarks.json; default: painted faces")
     parser.add_argument("--seconds", type=at_least(8.0), default=40.0)

@@ -1,6 +1,6 @@
-"""Chunk timing without a call: time, operations, memory, and the machine's ceilings.
+"""Chunk timing without a call: time, floating-point operations, memory, and the machine's peak rates.
 
-Runs on a bare GPU machine; the benchmarks of the engine's speed share it.
+Shared by the benchmarks of the engine's speed. Runs on a bare GPU machine.
 """
 
 import gc
@@ -35,13 +35,13 @@ NOT_PER_TOKEN = (
 
 
 def rollout_of(config: ModelConfig, strategy: str = "") -> Rollout:
-    """The model's own, or the strategy's. The reference jumps for the first time in chunk 2, so that this shape of pass
-    too is met while warming up."""
+    """The model's own rollout, or that of a strategy. Its reference jumps for the first time in chunk 2, so that the
+    warm-up meets this shape of pass too."""
     return early_jump(own_rollout(config, strategy), config)
 
 
 class ChunkMaker:
-    """One call's worth of state that makes chunk after chunk of the same length."""
+    """State of one call, which makes chunks of equal length one after the other."""
 
     def __init__(self, runner: ModelRunner, slot: int, rollout: Rollout, reference: Reference) -> None:
         self.runner, self.slot, self.rollout = runner, slot, rollout
@@ -49,6 +49,7 @@ class ChunkMaker:
         self.held: Pass | None = None
 
     def denoise(self, joined: bool = True) -> Tensor:
+        """Clean latents of the next chunk. joined: its commit runs with the next chunk's first pass, else at once."""
         config = self.runner.config.dit
         drive = torch.zeros(self.rollout.drive_latents, *config.drive_shape, device=self.runner.device)
         latents, self.held = self.runner.make_chunk(self.slot, self.rollout, self.state, drive, self.held)
@@ -60,32 +61,32 @@ class ChunkMaker:
 
 @torch.inference_mode()
 def reference_of(codec: Codec[Any]) -> Reference:
-    """A grey face's."""
+    """Reference of a grey face."""
     return codec.encode_reference(Portrait(grey_face(), average_landmarks()))
 
 
 def no_reference(model: LoadedModel) -> Reference:
-    """Zeros of a reference's shape, for a model without a codec."""
+    """Reference of zeros, for a model without a codec."""
     config = model.config
     latent = torch.zeros(config.latent_shape, device=model.device)
     return Reference(latent, latent.new_zeros(config.dit.reference_channels, *config.latent_size), payload=None)
 
 
 class Screen:
-    """What one call's latents become: I420 in host memory."""
+    """Decoding of one call's latents to I420 in host memory."""
 
     def __init__(self, codec: Codec[Any]) -> None:
         self.codec, self.reference, self.state = codec, reference_of(codec), codec.initial_state()
 
     @torch.inference_mode()
     def show(self, latents: Tensor) -> np.ndarray:
-        """The next chunk's pictures [N, H*3/2, W]."""
+        """Decode the next chunk: pictures [N, H*3/2, W]."""
         frames, self.state = self.codec.decode(latents, self.reference, self.state)
         return to_i420(frames)
 
 
 def codecs_of(model: LoadedModel) -> Iterator[tuple[str, Codec[Any]]]:
-    """Every decoder that the model's latents can be shown by, one after the other."""
+    """Every decoder of the model's latents, by name, each made when it is asked for."""
     if model.config.codec in DECODERS:
         yield from ((kind, codec_of(model, kind)) for kind in DECODERS)
     elif model.codec is not None:
@@ -93,7 +94,7 @@ def codecs_of(model: LoadedModel) -> Iterator[tuple[str, Codec[Any]]]:
 
 
 def codec_of(model: LoadedModel, kind: str) -> Codec[Any]:
-    """One of them; what the model was not loaded with has random weights."""
+    """A decoder by name. If the model was loaded without it, it has random weights."""
     if model.codec is not None and kind == model.config.codec:
         return model.codec
     made = build_codec(replace(model.config, codec=kind), model.device, model.dtype, None)
@@ -102,17 +103,17 @@ def codec_of(model: LoadedModel, kind: str) -> Codec[Any]:
 
 
 def average_landmarks() -> dict[str, float]:
-    """A benchmark needs a face's geometry, not a face."""
+    """Landmarks of the average face, in units of half the picture's width."""
     return {name: mean for name, (mean, _) in FEATURE_STATISTICS.items()}
 
 
 def grey_face(size: int = 256) -> np.ndarray:
-    """uint8 [size, size, 3]: texture enough that the decoder has work to do."""
+    """uint8 [size, size, 3]: grey noise, a texture for the decoder."""
     return np.random.default_rng(0).integers(64, 192, (size, size, 3), dtype=np.uint8)
 
 
 def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Milliseconds, with the device's queue empty before and after."""
+    """Milliseconds of the work, and its result. The device's queue is empty before and after."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
@@ -125,8 +126,8 @@ def timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 def in_turn(
     works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, ends: float = math.inf
 ) -> Iterator[dict[str, float]]:
-    """Milliseconds of each work, one after the other, every other round in the other order. No round but the first
-    begins after ``ends`` (monotonic seconds)."""
+    """Milliseconds of each work, interleaved; every other round runs in reverse order. After ``ends`` (seconds of the
+    monotonic clock) no round begins but the first."""
     for index in range(rounds):
         if index and time.monotonic() > ends:
             return
@@ -138,21 +139,21 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The ceiling of this machine in this run: a large square product, best of ten."""
+    """TFLOP/s of this machine in this run: a large square matrix product, best of ten."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / min(timed(lambda: a @ a, device)[0] for _ in range(10)) / 1e9
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """GB/s of a copy on the device, read and written bytes together; the best of ten."""
+    """GB/s of a copy on the device, bytes read plus bytes written; best of ten."""
     source = torch.empty(2**31 if device.type == "cuda" else 2**24, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
     return 2 * source.numel() / min(timed(lambda: target.copy_(source), device)[0] for _ in range(10)) / 1e6
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """What this machine can do, to hold the figures of the same run against."""
+    """Peak rates of this machine, for comparison with the figures of the same run."""
     return {
         "matmul_tflops": round(matmul_tflops(device, dtype), 3),
         "copy_gb_per_second": round(copy_bandwidth(device), 1),
@@ -161,8 +162,8 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
 
 def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
     """Floating-point operations of one chunk in the steady state, two a multiply-add: the denoising steps and the
-    clean pass. Weights that are not applied to every latent token are left out (AdaLN's projection, keys and values
-    of the text and of the drive): they are a per cent or are cached.
+    clean pass. Without the weights that are not applied to every latent token (AdaLN's projection, keys and values of
+    the text and of the drive): they are about one per cent, or cached.
     """
     per_token = sum(
         parameter.numel()
@@ -181,14 +182,14 @@ def chunk_flops(config: ModelConfig, rollout: Rollout) -> float:
 
 
 def memory_mb(device: torch.device) -> float:
-    """The peak: of the device's tensors since ``new_peak``, on the CPU of the process since its start."""
+    """Peak memory in MiB: of the GPU's tensors since ``new_peak``; on the CPU, of the process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def new_peak(device: torch.device) -> None:
-    """Free what nobody holds, and begin to look for the peak anew."""
+    """Free unused memory, and reset the peak."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Benchmark of the engine on this machine: chunks a second of one model, denoising only and with decoding.
+"""Benchmark of the engine on this machine: speed of one model, denoising only and with decoding.
 
 Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of the server's packages.
 
@@ -7,11 +7,11 @@ Runs on a bare GPU machine: needs torch, numpy, OpenCV and safetensors, none of 
     python -m benchmarks.speed.engine --chunks 2000 --json
     python -m benchmarks.speed.engine --ablation --json
 
-The third tells whether a long call stays flat in time and memory, the last what each part of the speed is worth. The
-commit of each chunk is joined with the next chunk's first pass (as in a call); the same chunks with the commit run
-apart, and for a model of Wan2.1's latents a textbook rollout (`benchmarks.speed.textbook`), are made in turn with them.
-Such a model is shown by each of its decoders. Figures exclude loading and warm-up. With --dtype float8 all of them, the
-textbook too, have linear layers in 8 bits.
+The third shows drift of time and memory over a long call, the last the effect of each optimisation. As in a call, the
+commit of each chunk is joined with the next chunk's first pass. Interleaved with these chunks, the same chunks run with
+a separate commit, and for a model of Wan2.1's latents also in a textbook rollout (`benchmarks.speed.textbook`). Such a
+model is measured with each of its decoders. Figures exclude loading and warm-up. With --dtype float8 the linear layers
+of all variants, the textbook's too, are in 8 bits.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from training.arguments import at_least
 
 
 def measure(bench: Bench, chunks: int) -> dict[str, Any]:
-    """Pictures first, by every decoder; then joined commits, commits apart and the baseline in turn. memory_mb: the
-    peak, of an engine with two slots, without the baseline."""
+    """Pictures by every decoder first; then joined commits, separate commits and the baseline, interleaved. memory_mb:
+    peak of an engine with two slots, without the baseline."""
     model = bench.model
     runner = bench.runner(Variant(execution_of(model)), slots=2)
     shown = {kind: pictures(bench, runner, codec, chunks) for kind, codec in codecs_of(model)}
@@ -79,11 +79,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     bench = Bench(model, arguments.rollout)
     if arguments.ablation and not bench.rollout.cached_frames:
-        raise RequestError("no_ablation", f"{model.config.name} has no textbook rollout to be compared with")
+        raise RequestError(
+            "no_ablation", f"{model.config.name} has no textbook rollout to compare with: leave out --ablation"
+        )
     choose_attention(model, bench.rollout)
     report = {**measure(bench, arguments.chunks), **ceilings(model.device, model.dtype)}
     report["fraction_of_matmul"] = round(report["denoise_tflops"] / report["matmul_tflops"], 3)
-    if has_presets(model.config) and not model.float8:  # which has another ceiling
+    if has_presets(model.config) and not model.float8:  # the peak rate of 8-bit floats is another one
         report["predicted_realtime_factor"] = consumer_cards(bench, report["fraction_of_matmul"])
     if arguments.ablation:
         report["ablation"] = ablation(bench, max(1, arguments.chunks // 10))
@@ -103,8 +105,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ablation(bench: Bench, rounds: int) -> dict[str, Any]:
-    """Every way to run the passes, its chunks in turn with those of a textbook rollout; one that does not run here (no
-    compiler, no 8-bit floats) says why."""
+    """Figures of every variant, interleaved with a textbook rollout. A variant that cannot run here (no compiler, no
+    8-bit floats) has the reason as ``error``."""
     found: dict[str, Any] = {}
     for name, variant in VARIANTS.items():
         try:
@@ -132,18 +134,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32", "float8"])
     parser.add_argument("--threads", type=at_least(1), default=None, help="default: all cores")
     parser.add_argument("--chunks", type=at_least(1), default=60)
-    parser.add_argument("--ablation", action="store_true", help="each part of the speed, against a textbook rollout")
+    parser.add_argument("--ablation", action="store_true", help="each optimisation, against a textbook rollout")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     if arguments.ablation and arguments.dtype == "float8":
-        parser.error("--ablation has a way in 8-bit floats of its own: leave out --dtype float8")
+        parser.error("--ablation has its own variant in 8-bit floats: leave out --dtype float8")
     with one_line_errors("knotcast"):
         try:
             report = run(arguments)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise EngineError("out_of_memory", "the device is full: choose a smaller --size, or --preset") from error
+            raise EngineError("out_of_memory", "the device is full: use a smaller --size or --preset") from error
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in report.items()))
 
 

@@ -1,9 +1,9 @@
 """GPU benchmark suite in one run of ten minutes: `python -m benchmarks.speed.gpu --out DIR`.
 
-Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. Writes
-DIR/gpu.json anew after every step; a step that fails leaves its traceback's last lines there, one that found no time
-left (--seconds) "not run", and the others go on. A run whose figures are to stay is copied as it is into
-`benchmarks/results/`, beside the others.
+Needs torch, numpy, OpenCV and safetensors. Groups of steps, most valuable first; --only runs some of them. DIR/gpu.json
+is written anew after every step. A step that fails leaves the last lines of its traceback there, one for which no time
+is left (--seconds) "not run", and the next steps run all the same. To keep a run, copy its gpu.json unchanged into
+`benchmarks/results/`.
 """
 
 import argparse
@@ -39,11 +39,11 @@ SIZES = ((832, 480), (512, 512))
 CARDS_GIB = (8, 12, 16, 24)
 PLAIN, RECORDED, COMPILED = "plain passes, joined", "graphs, fused", "all (compiled too)"
 CARD_COMMAND = (sys.executable, "-m", "benchmarks.speed.small_card")
-CHILD_S = 150  # within which a child has answered, or hangs
+CHILD_S = 150  # timeout of a child process, seconds
 
 
 class StepJournal:
-    """The report as it grows, and the time that is left."""
+    """Report that is saved after every step, and the end of the time for steps."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.report = path, {}  # type: Path, dict[str, Any]
@@ -51,7 +51,7 @@ class StepJournal:
         self.ends = time.monotonic() + seconds
 
     def step(self, name: str, work: Callable[[], Any]) -> Any:
-        """What the work gives, None where it failed or was not run."""
+        """Run a step and keep its result. None if it failed or was not run."""
         if time.monotonic() > self.ends:
             self.keep(name, "not run")
             print(f"{name}: not run", flush=True)
@@ -75,8 +75,8 @@ class StepJournal:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What all groups share. rounds: timed chunks of a variant. stand_in: a small model in place of each
-    full-size one, for a test; pictures are small then."""
+    """Settings and journal of all groups. rounds: timed chunks of a variant. chunks: of the long call. stand_in: a
+    small model with small pictures in place of each full-size one, for a test."""
 
     journal: StepJournal
     device: torch.device
@@ -85,8 +85,8 @@ class Measurement:
     stand_in: ModelConfig | None = None
 
     def load(self, name: str, config: ModelConfig) -> LoadedModel | None:
-        """With random weights, its seconds in the journal; None where that failed. A video's decoders are measured by
-        themselves."""
+        """A model with random weights; the journal gets the seconds. None if that failed. A video model comes without
+        its codec, because decoders are measured separately."""
         made: list[LoadedModel] = []
 
         def work() -> str:
@@ -103,18 +103,19 @@ class Measurement:
         return self.stand_in or config
 
     def bench(self, model: LoadedModel, label: str, size: tuple[int, int]) -> Bench:
-        """A video model at a size in pixels, with the attention that is fastest there."""
+        """A video model at a size in pixels, with the attention kernel that is fastest there."""
         bench = Bench(replace(model, config=model.config.at_size(*((32, 32) if self.stand_in else size))))
         self.journal.step(f"{label}: attention ms", partial(attention, bench))
         return bench
 
     def compared(self, bench: Bench, label: str, names: list[str], rounds: int) -> None:
-        """Denoise only, each beside the textbook."""
+        """Measure variants, denoising only, each beside the textbook."""
         for name in names:
             self.journal.step(f"{label}: {name}", partial(compare, bench, VARIANTS[name], rounds))
 
     def fastest(self, bench: Bench, label: str) -> str | None:
-        """The best variant so far; what named cards would do follows from it."""
+        """Name of the fastest variant so far. The journal gets the real-time factors predicted from it for other
+        cards."""
         report = self.journal.report
         best = bench.best(report, label)
         if best is not None and "matmul_tflops" in report["machine"]:
@@ -140,13 +141,13 @@ def attention(bench: Bench) -> dict[str, float]:
 
 
 def room(device: torch.device) -> float:
-    """GiB that this process still holds once it has let go of what it can."""
+    """GiB that this process still holds after it has freed unused memory."""
     new_peak(device)
     return round(memory_mb(device) / 1024, 2)
 
 
 def whole_chunks(bench: Bench) -> Bench:
-    """For a decoder that takes a chunk's latents at once."""
+    """The same with a decoder that takes all latents of a chunk at once."""
     config = bench.model.config
     vae = replace(config.vae, at_once=bench.rollout.spec.chunk)
     return Bench(replace(bench.model, config=replace(config, vae=vae), codec=None))
@@ -157,7 +158,7 @@ def shown(bench: Bench, variant: Variant, kind: str, rounds: int, ends: float) -
 
 
 def base(measurement: Measurement) -> None:
-    """The 1.3B: denoise only, then the whole way with each decoder."""
+    """The 1.3B: denoising only, then end to end with each decoder."""
     model = measurement.load("1.3B", measurement.video(WAN21_1_3B))
     if model is None:
         return
@@ -168,7 +169,7 @@ def base(measurement: Measurement) -> None:
         best = measurement.fastest(bench, label)
         if best is None:
             continue
-        bench, chunks = Bench(bench.model), 2 * measurement.rounds  # without the memory of a baseline
+        bench, chunks = Bench(bench.model), 2 * measurement.rounds  # a new bench, without the baseline's memory
         for kind in DECODERS:
             work = partial(shown, bench, VARIANTS[best], kind, chunks, measurement.journal.ends)
             measurement.journal.step(f"{label}: decoder {kind}, {best}", work)
@@ -177,8 +178,8 @@ def base(measurement: Measurement) -> None:
 
 
 def cards(measurement: Measurement) -> None:
-    """The smallest card of each preset. Begins with the one that the plan names; what held in less memory is not tried
-    in more, nor what failed in more in less."""
+    """The smallest card for each preset. The search begins with the card that the plan names. A card is not tried if a
+    smaller one was large enough, or a larger one too small."""
     measurement.journal.step("memory: this process beside the children, GiB", partial(room, measurement.device))
     config = measurement.video(WAN21_1_3B)
     for preset in ("realtime",) if measurement.stand_in else PRESETS:
@@ -193,7 +194,7 @@ def cards(measurement: Measurement) -> None:
 
 
 def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str, Any]:
-    """What `benchmarks.speed.small_card` says, in a process of its own, so that nothing else holds memory there."""
+    """Report of `benchmarks.speed.small_card`, run in a process of its own, so that nothing else holds its memory."""
     words = ["--model", model, "--preset", preset, "--gib", str(gib), "--device", str(device)]
     child = subprocess.run([*CARD_COMMAND, *words], capture_output=True, text=True, timeout=CHILD_S)
     if child.returncode != 0:
@@ -203,7 +204,7 @@ def on_card(model: str, preset: str, gib: int, device: torch.device) -> dict[str
 
 
 def endurance(measurement: Measurement) -> None:
-    """A long call as calls are run: as many chunks as the time lets be."""
+    """A long call with the engine's own execution, as many chunks as the time allows."""
     model = measurement.load("1.3B for long", measurement.video(WAN21_1_3B))
     if model is not None:
         label = "1.3B 512x512"
@@ -213,7 +214,7 @@ def endurance(measurement: Measurement) -> None:
 
 
 def large(measurement: Measurement) -> None:
-    """The 14B, denoise only."""
+    """The 14B, denoising only."""
     model = measurement.load("14B", measurement.video(WAN21_14B))
     if model is None:
         return
@@ -225,7 +226,7 @@ def large(measurement: Measurement) -> None:
 
 
 def ablation(measurement: Measurement) -> None:
-    """Every other way to run the 1.3B's passes."""
+    """The other variants of the 1.3B's passes."""
     model = measurement.load("1.3B for the ablation", measurement.video(WAN21_1_3B))
     if model is not None:
         label, names = "1.3B 832x480", [name for name in VARIANTS if name not in (RECORDED, COMPILED)]
@@ -266,9 +267,9 @@ def run(arguments: argparse.Namespace, stand_in: ModelConfig | None) -> None:
 
 def main(words: Sequence[str] | None = None, stand_in: ModelConfig | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=at_least(1.0), default=540.0, help="no step begins later")
+    parser.add_argument("--seconds", type=at_least(1.0), default=540.0, help="after them no further step begins")
     parser.add_argument("--out", type=new_folder, required=True)
-    parser.add_argument("--only", action="append", choices=GROUPS, default=[], help="not all groups but these")
+    parser.add_argument("--only", action="append", choices=GROUPS, default=[], help="only this group; may be repeated")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "--rounds", type=at_least(1), default=6, help="timed chunks of each variant, and of the baseline"

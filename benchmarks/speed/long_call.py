@@ -1,9 +1,9 @@
 """Endurance benchmark: one stream over thousands of chunks, for drift of time, memory and descriptors.
 
-Everything of a call but its sockets: 20 ms packets of a voice with pauses and 25 poses a second go into the drive
-buffer, chunks come out of the frame ring and are read back. Nothing waits for a clock, so two thousand chunks (16
-minutes of media at 25 frames a second) take as long as the machine needs. Needs the engine's packages (torch, numpy,
-OpenCV, safetensors, msgspec), none of the server's.
+A call without sockets: 20 ms packets of a voice with pauses and 25 poses a second go into the drive buffer, chunks come
+out of the frame ring and are read back. It does not wait for a clock, so two thousand chunks (16 minutes of media at 25
+frames a second) take as long as the machine needs. Needs the engine's packages (torch, numpy, OpenCV, safetensors,
+msgspec), none of the server's.
 
     python -m benchmarks.speed.long_call --json
     python -m benchmarks.speed.long_call --chunks 300 --random-weights
@@ -36,8 +36,8 @@ SENTENCE = Path(__file__).resolve().parents[2] / "client_web" / "samples" / "sen
 RATE = 16_000
 PACKET = RATE // 50
 PAUSE_SECONDS = 1.5
-POSE_HZ = 0.2  # the head turns to and fro
-RING_CHUNKS = 3  # as the gateway makes it
+POSE_HZ = 0.2  # of the head's turning to and fro
+RING_CHUNKS = 3  # size of the gateway's ring, in chunks
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Caller:
     sample: int = 0
 
     def speak(self, stream: Stream) -> None:
-        """The next 20 ms, and a pose every other time."""
+        """Push the next 20 ms, and a pose every 40 ms."""
         packet = self.turn[(self.sample + np.arange(PACKET)) % len(self.turn)]
         stream.push_voice(packet.astype("<i2").tobytes(), self.sample)
         if self.sample % (2 * PACKET) == 0:
@@ -64,8 +64,8 @@ class Caller:
 
 @dataclass(slots=True)
 class Trace:
-    """What was measured after every chunk. cpu_ms: processor time of all threads, which other programs on the machine
-    change less than they change chunk_ms. rss_mb: resident memory in MiB, up and down with the allocator."""
+    """Measurements after every chunk. cpu_ms: processor time of all threads, which other programs on the machine
+    disturb less than chunk_ms. rss_mb: resident memory in MiB, which varies with the allocator."""
 
     chunk_ms: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Trace:
 
 
 def read_sentence(path: Path = SENTENCE) -> NDArray[np.int16]:
-    """int16 [n] at 16 kHz: the sample's sentence and a pause."""
+    """int16 [n] at 16 kHz: the sample sentence and a pause. Raises MediaError."""
     with wave.open(str(path)) as file:
         if (file.getframerate(), file.getnchannels(), file.getsampwidth()) != (RATE, 1, 2):
             raise MediaError("invalid_audio", f"{path.name} must be 16 kHz mono, 16 bit")
@@ -90,7 +90,7 @@ def process_state() -> tuple[float, int]:
 
 
 def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
-    """A file's stream (no deadline: it takes no silence and never hurries) in slot 0. Takes over the ring."""
+    """Open a stream as for a file, without deadlines, in slot 0. The stream takes over the ring."""
     face = grey_face()
     height, width, _ = face.shape
     opened = OpenStream(
@@ -103,7 +103,7 @@ def open_stream(runner: ModelRunner, ring: FrameRing) -> Stream:
 
 
 def make_chunk(stream: Stream, device: torch.device) -> tuple[int, int]:
-    """Media frames [first, end) of the next chunk, which lies in the ring when this returns."""
+    """Make the next chunk and put it into the ring. Its media frames [first, end)."""
     stream.begin(time.perf_counter())
     while not stream.finished:
         stream.run_pending()
@@ -190,11 +190,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"])
     parser.add_argument("--threads", type=at_least(0), default=0)
     parser.add_argument("--chunks", type=at_least(4), default=2000)
-    parser.add_argument("--warmup", type=at_least(1), default=100, help="chunks after which memory is first looked at")
+    parser.add_argument("--warmup", type=at_least(1), default=100, help="chunks before memory is measured")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()
     if arguments.warmup > arguments.chunks:
-        parser.error("no more chunks to warm up than to make: fewer --warmup or more --chunks")
+        parser.error("--warmup must not exceed --chunks: fewer --warmup or more --chunks")
     with one_line_errors("benchmarks.speed.long_call"):
         report = run(arguments)
     print(json.dumps(report) if arguments.json else "\n".join(f"{key:26} {value}" for key, value in report.items()))

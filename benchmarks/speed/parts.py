@@ -1,6 +1,6 @@
-"""Ablation of the engine's speed: ways to run the same passes, each interleaved with the textbook's.
+"""Ablation of the engine's speed: variants of executing the same passes, each interleaved with the textbook rollout.
 
-Every variant has its own view of the same weights, so that fusing or compiling one changes no other.
+Every variant has modules of its own on the same weights, so that fusing or compiling one does not change another.
 """
 
 import math
@@ -35,14 +35,14 @@ from models.dit.float8 import in_float8
 from models.dit.transformer import CausalWanDiT
 from models.registry import LoadedModel
 
-WARM_UP = 5  # chunks at least, in which every shape of pass occurs
+WARM_UP = 5  # least number of chunks in which every shape of pass occurs
 CARDS = {"RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0}  # dense bf16 TFLOP/s with fp32 sums, data sheets
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """execution None: the textbook. joined: commits ride with the next chunk's first pass. kernel: '' = the chosen.
-    float8: linear layers in 8-bit floats."""
+    """How passes are executed. execution: None = the textbook. joined: a commit runs with the next chunk's first pass.
+    kernel: of attention, empty = the chosen one. float8: linear layers in 8-bit floats."""
 
     execution: Execution | None = Execution()
     joined: bool = True
@@ -52,7 +52,7 @@ class Variant:
 
 _PLAIN = Execution(graphs=False, fused=False, runs=False, spare=False)
 _BEST = Execution(compiled=True)
-# Most valuable first. What "all" is compared with: the same with one part taken away.
+# Most valuable first. "all but": the same as "all" without one part.
 VARIANTS: dict[str, Variant] = {
     "graphs, fused": Variant(),
     "all (compiled too)": Variant(_BEST),
@@ -70,7 +70,8 @@ VARIANTS: dict[str, Variant] = {
 
 
 class Bench:
-    """One model at one size, and its textbook baseline, warmed up once. strategy: of the rollout, empty = its own."""
+    """One model at one size with its textbook baseline, which is warmed up once. strategy: of the rollout, empty = the
+    model's own."""
 
     def __init__(self, model: LoadedModel, strategy: str = "") -> None:
         self.model = model
@@ -83,7 +84,7 @@ class Bench:
         self._baseline: Callable[[], Tensor] | None = None
 
     def twin(self) -> LoadedModel:
-        """A module of its own on the same memory, until its projections are fused."""
+        """The model with a transformer of its own that shares the weights' memory until its projections are fused."""
         dit = CausalWanDiT.on_meta(self.model.config.dit)
         if self.model.float8:
             in_float8(dit.blocks)
@@ -91,7 +92,7 @@ class Bench:
         return replace(self.model, dit=dit.eval().requires_grad_(False))
 
     def runner(self, variant: Variant, slots: int = 1) -> ModelRunner:
-        """On a twin; variant: not the textbook."""
+        """A runner on a twin. variant: not the textbook."""
         assert variant.execution is not None
         model = self.twin()
         if variant.float8:
@@ -102,7 +103,7 @@ class Bench:
         return ChunkMaker(runner, slot, self.rollout, self.reference)
 
     def start(self, variant: Variant) -> Callable[[], Tensor]:
-        """Makes the next chunk of a call whose window is full."""
+        """A warmed-up function that makes the next chunk of a call, whose window is full."""
         if variant.execution is None:
             return self.warmed(self.textbook())
         return self.warmed(partial(self.call(self.runner(variant)).denoise, variant.joined))
@@ -126,13 +127,14 @@ class Bench:
         return self._baseline
 
     def best(self, report: dict[str, Any], label: str) -> str | None:
-        """The fastest variant that was measured at this label; 8-bit floats have another ceiling."""
+        """Name of the fastest variant in the report at this label; without 8-bit floats, whose peak rate is another
+        one."""
         found = {name: report.get(f"{label}: {name}") for name, variant in VARIANTS.items() if not variant.float8}
         times = {name: entry["ms"]["p50"] for name, entry in found.items() if isinstance(entry, dict) and "ms" in entry}
         return min(times, key=lambda name: times[name]) if times else None
 
     def fps(self, times: list[float]) -> float:
-        """Frames a second at the median of chunks' milliseconds."""
+        """Frames a second at the median of the chunks' milliseconds."""
         return 1000 * self.frames / float(np.median(times))
 
     def figures(self, times: list[float]) -> dict[str, Any]:
@@ -145,7 +147,7 @@ class Bench:
 
 
 def compare(bench: Bench, variant: Variant, rounds: int) -> dict[str, Any]:
-    """Chunks of a variant and of the baseline in turn."""
+    """Figures of a variant, with its chunks and the baseline's interleaved."""
     device, dtype = bench.model.device, bench.model.dtype
     new_peak(device)  # without the graphs and caches of the variant before, also if it failed
     chosen = next(name for name, kernel in KERNELS.items() if kernel is kernel_for(device.type, dtype))
@@ -163,7 +165,7 @@ def compare(bench: Bench, variant: Variant, rounds: int) -> dict[str, Any]:
 
 
 def against(bench: Bench, ours: list[float], baseline: list[float]) -> dict[str, Any]:
-    """What the baseline took in the same rounds."""
+    """Figures of the baseline in the same rounds, and the ratio of the medians."""
     return {
         "baseline_ms": percentiles(baseline),
         "baseline_fps": round(bench.fps(baseline), 2),
@@ -174,9 +176,9 @@ def against(bench: Bench, ours: list[float], baseline: list[float]) -> dict[str,
 def pictures(
     bench: Bench, runner: ModelRunner, codec: Codec[Any], rounds: int, ends: float = math.inf
 ) -> dict[str, Any]:
-    """The whole way from noise to I420 in host memory, chunk after chunk of one call, and the decoding alone in turn
-    with it. Does it stay what it is? And the first chunk of a call on a warm engine, its portrait encoded too. ends:
-    monotonic seconds, see ``in_turn``."""
+    """Figures from noise to I420 in host memory, chunk after chunk of one call, interleaved with decoding alone; their
+    drift over the call; and the first chunk of a call on a warm engine, with the encoding of its portrait. ends: as of
+    ``in_turn``."""
     device = bench.model.device
     new_peak(device)
     runner.prepare(codec)
@@ -189,7 +191,7 @@ def pictures(
 
     screen, call = begin()
     latents = call.denoise()
-    for _ in range(bench.warm_up):  # a stream's first latents have shapes of their own
+    for _ in range(bench.warm_up):  # a stream's first latents have other shapes
         screen.show(call.denoise())
     works = {"whole": lambda: screen.show(call.denoise()), "decode": lambda: screen.show(latents)}
     rows, memory = [], []
@@ -212,7 +214,7 @@ def pictures(
 
 
 def consumer_cards(bench: Bench, fraction: float) -> dict[str, float]:
-    """Realtime factors, on the assumption that a card reaches the same fraction of its own bf16 ceiling, and that its
-    ceiling is its data sheet's."""
+    """Predicted real-time factors by card, on the assumption that each reaches this fraction of the bf16 rate on its
+    data sheet."""
     budget = bench.frames / bench.model.config.fps
     return {name: round(budget * fraction * tflops * 1e12 / bench.flops, 2) for name, tflops in CARDS.items()}

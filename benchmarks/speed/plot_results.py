@@ -1,11 +1,11 @@
-"""Plot of the runs in benchmarks/results: frames a second of each way, beside the textbook's and published figures.
+"""Plot of the runs in benchmarks/results: frames a second of each variant, beside the textbook's and published figures.
 
     python -m benchmarks.speed.plot_results --svg benchmarks/plots/speed.svg
 
 Every file there is one machine's run as `benchmarks.speed.gpu` wrote it, and is never changed afterwards. Where several
-are of one card, each figure is the last file's that has it, by name (h200, h200-2, ...). Two were put together by hand:
-a part of h200, `later`, was measured by other means, and h200-3 is of `benchmarks.speed.engine` and
-`benchmarks.speed.small_card`.
+files are of one card, each figure is taken from the newest file that has it, by name (h200, h200-2, ...). Two files
+were composed by hand: the part `later` of h200 was measured by another script, and h200-3 holds results of
+`benchmarks.speed.engine` and `benchmarks.speed.small_card`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 SIZES = ("832x480", "512x512")
 REAL_TIME = 25.0  # frames a second
 
-# How a step's name begins, after the model and size; what the plot calls it.
+# Beginning of a step's name after model and size, and its label in the plot.
 DENOISE = {
     "graphs, fused": "denoise only, CUDA graphs",
     "all (compiled too)": "denoise only, graphs, compiled",
@@ -44,33 +44,33 @@ Figures = dict[str, Any]
 
 
 def runs(folder: Path) -> dict[str, list[Figures]]:
-    """The files' steps by name, the newest first, of each card."""
+    """Steps by name of every file, newest file first, for each card. Raises RequestError ``bad_results``."""
     found: dict[str, list[Figures]] = defaultdict(list)
     for path in sorted(folder.glob("*.json"), key=_number, reverse=True):
         try:
             content = json.loads(path.read_text())
             found[content["gpu"]["machine"]["device"]].append({**content.get("later", {}), **content["gpu"]})
         except (ValueError, LookupError, TypeError) as error:
-            raise RequestError("bad_results", f"{path} is not a run of benchmarks.speed.gpu") from error
+            raise RequestError("bad_results", f"{path} is not a run of benchmarks.speed.gpu: move it away") from error
     if not found:
         raise RequestError("bad_results", f"no results in {folder}: name a folder of runs of benchmarks.speed.gpu")
     return dict(found)
 
 
 def _number(path: Path) -> tuple[str, int]:
-    """h200, h200-2, ..., h200-10."""
+    """Sort key for the order h200, h200-2, ..., h200-10."""
     card, _, number = path.stem.partition("-")
     return card, int(number) if number.isdecimal() else 1
 
 
 def newest(files: Sequence[Figures], figure: str, *beginnings: str) -> Figures | None:
-    """The first step whose name begins so and that has this figure."""
+    """The first step that has this figure and a name with one of these beginnings."""
     steps = (step for steps in files for name, step in steps.items() if name.startswith(beginnings))
     return next((step for step in steps if isinstance(step, dict) and figure in step), None)
 
 
 def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
-    """What was measured of one size, e.g. 832x480, and what others published of it; none where nothing was measured."""
+    """Bars of one size, such as 832x480: measurements, then published figures. Empty without a measurement."""
     found = []
     for name, label in DENOISE.items():
         if (step := newest(files, "fps", f"1.3B {size}: {name}")) is not None:
@@ -85,7 +85,7 @@ def bars_of(files: Sequence[Figures], size: str) -> list[Bar]:
 
 
 def plot(found: dict[str, list[Figures]]) -> str:
-    """A chart of each card and size, one under the other, as SVG."""
+    """SVG with a chart of each card and size, one below the other."""
     rows = {(card, size): bars_of(files, size) for card, files in found.items() for size in SIZES}
     shown = {about: bars for about, bars in rows.items() if bars}
     figure, axes = panels([(7.5, 0.9 + 0.33 * len(bars)) for bars in shown.values()])
@@ -100,7 +100,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="benchmarks.speed.plot_results"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs; default: those here")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs; default: benchmarks/results")
     parser.add_argument("--svg", type=new_file, required=True, help="write the plot here")
     arguments = parser.parse_args(words)
     with one_line_errors("benchmarks.speed.plot_results"):

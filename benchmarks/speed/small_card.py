@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.small_card --preset balanced --gib 8
 
-Prints one JSON object: whether it holds, and the peak in GiB or the reason. The limit is for tensors; what the CUDA
-context and libraries take of a card besides (`models.memory`) is left free below it. On the CPU nothing is limited.
+Prints one JSON object: whether it runs within the limit, and the peak in GiB or the reason. Tensors may take the card's
+memory less the share of the CUDA context and libraries (`models.memory`). On the CPU there is no limit.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from training.arguments import at_least
 
 
 def run(config: EngineConfig, gib: int) -> dict[str, Any]:
-    """One call's chunks, in which every shape of pass occurs."""
+    """Run as many chunks of one call as it takes to meet every shape of pass."""
     device = choose_device(config.device)
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory

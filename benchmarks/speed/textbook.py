@@ -1,11 +1,12 @@
 """Baseline of the speed figures: the same network and passes in plain eager PyTorch, with the cache of published
 rollouts.
 
-As in Self Forcing: keys are cached after rotation at absolute positions, the window moves by being copied, each commit
-is a pass of its own through all blocks and the head. Otherwise than there: window and chunk are concatenated anew in
-every layer of every pass (there the chunk is written into a buffer, and a slice of it attended to), no counters come
-back from the device (there in every layer), rotation is the engine's in fp32 (there complex numbers of fp64), and torch
-chooses the attention. A reference cached so cannot run ahead: this is for times, its pictures are not Knot Forcing's.
+As in Self Forcing, keys are cached after rotation at absolute positions, the window moves by copying, and a commit is a
+separate pass through all blocks and the head. Differences from its code: window and chunk are concatenated in every
+layer of every pass (there the chunk is written into a buffer, of which a slice is attended to); no counters are read
+back from the device (there in every layer); rotation is the engine's in fp32 (there in complex fp64); torch chooses the
+attention kernel. A reference with rotated keys cannot run ahead, so this serves to measure time only: its pictures are
+not those of Knot Forcing.
 """
 
 from typing import cast
@@ -21,7 +22,7 @@ from models.registry import LoadedModel
 
 
 class TextbookRunner:
-    """One call of one model. ``context``: latents that are remembered besides the reference, if it has one."""
+    """One call of one model. context: past latents in the cache, besides the reference if the model has one."""
 
     def __init__(self, model: LoadedModel, context: int) -> None:
         self.model, self.config, self.device = model, model.config, model.device
@@ -31,7 +32,7 @@ class TextbookRunner:
 
     @torch.inference_mode()
     def make_chunk(self, rollout: Rollout, state: RolloutState, drive: Tensor) -> Tensor:
-        """Clean latents [c, C, h, w]; their commit has been run."""
+        """Clean latents [c, C, h, w] of the next chunk. Also runs their commit."""
         job = ChunkJob(rollout.denoise(state, drive))
         while job.next_pass is not None:
             prediction = self.forward(job.next_pass)
@@ -41,7 +42,7 @@ class TextbookRunner:
         return job.latents
 
     def forward(self, work: Pass) -> Tensor:
-        """[F, C, h, w] in fp32; a commit pass also moves the window on."""
+        """Run a pass: prediction [F, C, h, w] in fp32. A commit pass also moves the window."""
         dit = self.model.dit
         positions = torch.tensor([[at + work.origin for at in work.positions]], device=self.device)
         x, grid = dit.embed(work.latents[None], work.condition[None] if dit.config.condition_channels else None)
@@ -67,7 +68,8 @@ class TextbookRunner:
         return dit.unpatchify(dit.head(x, time), grid)[0].float()
 
     def commit(self, written: list[tuple[Tensor, Tensor]]) -> None:
-        """The reference comes first and stays, the window keeps its last latents."""
+        """Add keys and values to the cache. The reference, the first commit, stays; the window keeps its last
+        latents."""
         if not self.cache:
             self.cache = written
             return
