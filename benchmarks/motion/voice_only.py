@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def told_lips(one: Case, estimator: VisemeEstimator, seconds: float) -> dict[str, float]:
-    """Lip figures of the estimates, by the estimator alone and ("told") with the call's level and speaker adaptation."""
+    """Lip figures of the estimates: by the estimator alone, and ("told") after the level and speaker adaptation."""
     size, ahead = LogMelConfig().token_size, FRAMES_PER_LATENT - 1  # a call's first latent begins before it
     frames = min(one.frames, int(seconds * FPS))
     tokens = drive(one, None, frames // FRAMES_PER_LATENT + 2, estimator).flatten(0, 1)[: ahead + frames]

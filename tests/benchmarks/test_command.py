@@ -1,4 +1,4 @@
-"""What a benchmark cannot use it refuses before it works, in a line that names the option."""
+"""Command lines of the benchmarks: a bad argument is refused before any work, in one line that names the option."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The arithmetic of the live call benchmark: a repeat is no new frame, a freeze is a gap, a beep meets its picture."""
+"""Arithmetic of the live call benchmark: repeated frames, freezes, and the offset of beeps from their frames."""
 
 import pytest
 

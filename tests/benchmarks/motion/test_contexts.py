@@ -1,4 +1,5 @@
-"""The paper's Fig. 3 against tables made by hand, and Fig. 5's masking against passes that do not read a frame."""
+"""Contexts (the paper's Fig. 3) against tables made by hand, and the masks of influence (Fig. 5) against passes that do
+not read a frame."""
 
 import json
 from collections import defaultdict
@@ -26,8 +27,8 @@ def test_knot_forcing_c3_k1_l6_by_hand() -> None:
     found = contexts(RolloutVariant("own").rollout(EMBEDDED), chunks=4)
     assert found == [
         REF | set(range(4)), REF | set(range(4)), REF | set(range(4)),
-        REF | set(range(7)), REF | set(range(7)), REF | set(range(7)),  # 3: of both chunks
-        REF | set(range(10)), REF | set(range(3, 10)), REF | set(range(3, 10)),  # 6: of both chunks
+        REF | set(range(7)), REF | set(range(7)), REF | set(range(7)),  # latent 3 is estimated by both chunks
+        REF | set(range(10)), REF | set(range(3, 10)), REF | set(range(3, 10)),  # latent 6 likewise
         REF | set(range(3, 13)), REF | set(range(6, 13)), REF | set(range(6, 13)),
     ]  # fmt: skip
     assert overlaps(found) == pytest.approx([1, 1, 5 / 8, 1, 1, 8 / 11, 8 / 11, 1, 8 / 11, 8 / 11, 1])
@@ -43,7 +44,7 @@ def test_without_a_knot_the_change_comes_at_once() -> None:
     found = contexts(RolloutVariant("none", {"knot": 0}).rollout(EMBEDDED), chunks=7)
     assert overlaps(found)[-3:] == pytest.approx([4 / 10, 1, 1])
     two = contexts(RolloutVariant("two", {"knot": 2}).rollout(EMBEDDED), chunks=7)
-    assert overlaps(two)[-3:] == pytest.approx([9 / 12, 1, 9 / 12])  # both latents of the knot are of both chunks
+    assert overlaps(two)[-3:] == pytest.approx([9 / 12, 1, 9 / 12])  # both chunks estimate both latents of the knot
 
 
 def test_the_plot_is_well_formed() -> None:
@@ -61,7 +62,7 @@ def test_the_command_prints_its_figures_and_writes_the_plot(tmp_path: Path, caps
 
 
 def steady_pass(runner: ModelRunner) -> Pass:
-    """A denoising pass whose window is full; the cache is left as it finds it."""
+    """A denoising pass whose window is full."""
     _, trace = record(runner, toy_rollout(), 4)
     return [work for work, _ in trace if any(work.sigmas)][-1]
 

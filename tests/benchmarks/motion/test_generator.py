@@ -1,4 +1,4 @@
-"""The experiments on motion: their figures in closed form, their variants by the passes they ask for, one short run."""
+"""Motion benchmarks: figures in closed form, variants by the passes they request, and short runs."""
 
 import ctypes.util
 import json
@@ -42,7 +42,7 @@ def test_a_jump_is_found_at_its_boundary_and_nowhere_else(first: int, where: str
     for frame in range(first % 12, 105, 12):
         made[:, frame:, INDEX["pitch"]] += 0.5 * SCALES[INDEX["pitch"]]
     ratios = figures.jerk_ratios(made, data)
-    # A step of h gives third differences h, -2h, h: root mean square h sqrt(2). The track may begin within one.
+    # A step of h has the third differences h, -2h, h: root mean square h sqrt(2). The track may begin within a step.
     assert ratios[where].value == pytest.approx(0.5 * np.sqrt(2), rel=0.02)
     assert ratios[where].half == pytest.approx(0, abs=1e-9)
     assert [ratios[name].value for name in ("J0", "J1", "J2", "inside") if name != where] == pytest.approx([0, 0, 0])
@@ -146,7 +146,8 @@ def test_a_knot_is_given_only_where_it_is_fed(variant: RolloutVariant) -> None:
 
 
 def emitted(rollout: Rollout, answers: tuple[float, ...]) -> torch.Tensor:
-    """First channel of the second chunk's latents when the model answers with these values, ten times them at first."""
+    """First channel of the second chunk's latents when the model answers with these values, in the first chunk ten
+    times as large."""
     state = rollout.new_state(torch.zeros(EMBEDDED.latent_shape), torch.zeros(1, 2, 2), 0)
     out = torch.zeros(0)
     for scale in (10.0, 1.0):
@@ -178,7 +179,7 @@ def test_both_switches_on_is_knot_forcing_itself() -> None:
 
 
 def reference_indices(rollout: Rollout) -> list[int]:
-    """Where in time the reference stands, for each chunk of nine; empty when it is not attended."""
+    """Temporal index of the reference in each of nine chunks; empty if it is not attended to."""
     firsts = [next(work for work in chunk if any(work.sigmas)) for chunk in passes_of(rollout, 9)]
     return [work.origin + at for work in firsts for slot, at in work.reads if slot == REFERENCE_SLOT]
 
@@ -226,7 +227,7 @@ def test_raw_rolls_are_what_the_network_made_and_shown_ones_what_the_codec_shows
     codec, own = MotionCodec(), torch.zeros(16)
     payload = MotionPayload(rig=None, own=own, gain=torch.ones(16))  # type: ignore[arg-type]
     latents = pack_controls(torch.from_numpy(rolled[0]))
-    inside = slice(INDEX["yaw"], INDEX["breath"])  # both signs: no clamping of these
+    inside = slice(INDEX["yaw"], INDEX["breath"])  # these have both signs and are not clamped at 0
     smooth = deblock(unpack_controls(latents), None)
     np.testing.assert_allclose(codec.controls(smooth, payload)[3:, inside], seen[0][:, inside], atol=1e-6)
     assert not np.allclose(raw[..., inside], seen[..., inside], atol=1e-3)
@@ -267,7 +268,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_quick_run_tells_its_variants_apart_and_goes_on_where_it_was(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generator, "long_speech", cache(generator.long_speech))  # one process says nothing twice alike
+    monkeypatch.setattr(generator, "long_speech", cache(generator.long_speech))  # espeak-ng's sound differs by call
     monkeypatch.setattr(generator, "Synthesiser", cache(generator.Synthesiser))
     words = ["--weights", str(weights), "--seeds", "3", "--seconds", "4", "--sections", "b", "--keep", str(tmp_path)]
     words.append("--json")

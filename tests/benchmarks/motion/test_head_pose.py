@@ -1,4 +1,4 @@
-"""What is measured of a told head: one that obeys, one that half obeys, one that does not; one short run."""
+"""Figures of a head with some angles given: followed exactly, by half, and not at all; and a short run."""
 
 import ctypes.util
 import json
@@ -33,7 +33,7 @@ def test_an_obedient_a_lazy_and_a_free_head() -> None:
     found = head_pose.row(lazy, wanted)
     assert found["least"] == 0.5 and found["most"] == 1
     assert value(found["yaw"]) == pytest.approx(2.5 / 3)
-    assert value(found["rms"]) == pytest.approx(np.sqrt(10**2 / 12))  # one of three calls, one of two halves and angles
+    assert value(found["rms"]) == pytest.approx(np.sqrt(10**2 / 12))  # one call of 3, one half, one angle of 2
 
     free = 0.1 + 0 * obedient
     assert value(head_pose.row(free, wanted)["yaw"]) == pytest.approx(0)

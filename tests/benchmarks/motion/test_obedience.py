@@ -1,4 +1,4 @@
-"""What is measured of a given signal: perfect, dead, halved and late faces get the figures they must; one short run."""
+"""Figures of given controls for perfect, motionless, halved and late faces; and a short run."""
 
 import ctypes.util
 import json
@@ -22,7 +22,7 @@ from models.dit.transformer import CausalWanDiT, randomise_
 from training.data.synthetic.phonemes import Speech
 
 FRAMES = 33
-MEL = EMBEDDED.dit.drive_dim - 32  # where given controls begin
+MEL = EMBEDDED.dit.drive_dim - 32  # index in a token at which the given controls begin
 espeak = pytest.mark.skipif(ctypes.util.find_library("espeak-ng") is None, reason="needs libespeak-ng")
 
 
@@ -32,7 +32,7 @@ def face() -> HeldOutFace:
 
 
 def speaking() -> NDArray[np.float64]:
-    """Absolute controls: a mouth that opens and shuts, one blink, a head that turns."""
+    """Absolute controls of a mouth that opens and shuts, one blink, and a head that turns."""
     t, controls = np.arange(FRAMES), np.zeros((FRAMES, 16))
     controls[:, INDEX["jaw"]] = 0.5 * np.clip(np.sin(t / 2.5), 0, 1)
     controls[8:12, [INDEX["blinkL"], INDEX["blinkR"]]] = 1
@@ -156,7 +156,7 @@ def test_a_short_run_knows_truth_from_a_still(tmp_path: Path, capsys: pytest.Cap
     assert rows["truth"]["yaw slope"] == pytest.approx(1) and rows["still"]["yaw slope"] == 0
     assert rows["still"]["lip r"] == rows["still"]["lip amplitude"] == 0
     assert rows["truth"]["background dB"] == pytest.approx(58.92, abs=0.01)
-    assert rows["true controls"]["lip r"] > 0.99  # with the same landmarks the rest is the network's
+    assert rows["true controls"]["lip r"] > 0.99  # estimated and true landmarks are the same here
     assert "yaw slope" not in rows["voice only"]
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None and sheet.shape == (2 * obedience.TILE, 10 * obedience.TILE, 3)
@@ -166,7 +166,7 @@ def test_the_table_is_printed_before_the_sheet_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(obedience, "run", lambda arguments: ({"truth": {"lip r": 1.0}}, []))
-    with pytest.raises(ValueError):  # there is nothing to draw
+    with pytest.raises(ValueError):  # the sheet has no rows
         obedience.main(["--sheet", str(tmp_path / "sheet.png"), "--json"])
     (section,) = json.loads(capsys.readouterr().out)["sections"].values()
     assert section == {"truth": {"lip r": 1.0}} and list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Temporal flickering in closed form, and what is said and done where the vbench package is absent or there."""
+"""Temporal flickering in closed form, and the report with and without the package vbench."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Figures of lips with voice only: perfect, late, small and flapping lips get what they must; one short run."""
+"""Lip figures with the voice alone, for perfect, late, small and flapping lips; and a short run."""
 
 import ctypes.util
 import json
@@ -66,7 +66,7 @@ def test_a_mouth_that_flaps_with_loudness_is_told_from_one_that_speaks(cases: li
 
 
 def test_what_a_call_is_told_of_lips_stands_beside_what_the_estimator_says_alone(cases: list[Case]) -> None:
-    """A plain voice of the synthesiser, which it knows well: the call's level and vowels do it no harm."""
+    """For a plain voice of the synthesiser, which the estimator knows well, level and speaker adaptation do no harm."""
     found = told_lips(cases[0], load_viseme_estimator(), 20.0)
     assert found["jaw r, alone"] > 0.9 and found["vowels apart, alone"] > 4
     assert found["press r, told"] == pytest.approx(found["press r, alone"])
@@ -103,7 +103,7 @@ SAID = "The nearest frame matters most."
 
 
 def write_voices(folder: Path, name: str, rate: int = SAMPLE_RATE, **entry: str) -> None:
-    """Two recordings and their texts, one of them to be trained on."""
+    """Two recordings with their texts, one of them for training."""
     speech = Synthesiser().speak(SAID, Voice("en-us", 150))
     for file in ("lj_01.flac", name):
         soundfile.write(folder / file, speech.sound, rate)

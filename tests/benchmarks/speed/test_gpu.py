@@ -1,4 +1,4 @@
-"""The script for a GPU machine runs whole, on the CPU and a tiny model, and a failed step stops no other."""
+"""GPU benchmark suite on the CPU with a tiny model: every step runs, and a failed step stops no other."""
 
 import json
 import sys
@@ -90,7 +90,7 @@ def test_a_child_that_fails_is_told_in_its_last_line() -> None:
 
 
 def test_a_card_is_held_to_its_memory_less_what_is_not_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch limits the present device, or one by number; "cuda" it refuses."""
+    """The limit is set without a device: torch refuses "cuda" there, and takes the current device or a number."""
     held: list[float] = []
     whole = SimpleNamespace(total_memory=32 * GIB)
     monkeypatch.setattr(small_card, "choose_device", lambda name: torch.device("cuda"))
@@ -169,7 +169,7 @@ def test_works_take_turns_in_both_orders_until_the_time_is_over() -> None:
 
 
 def test_predictions_name_the_cards() -> None:
-    """A chunk of 12 frames at 25 a second lasts 0.48 s: 165 TFLOP/s at half their ceiling do 39.6 TFLOP in it."""
+    """A chunk of 12 frames at 25 a second lasts 0.48 s, in which half of 165 TFLOP/s makes 39.6 TFLOP."""
     bench = tiny_bench()
     bench.flops, bench.model = 39.6e12, replace(bench.model, config=replace(bench.model.config, fps=25))
     assert consumer_cards(bench, 0.5) == {"RTX 4090": 1.0, "RTX 5090": 1.27, "RTX 3090": 0.43}

@@ -1,4 +1,4 @@
-"""The long-call measurement: it really speaks, moves the head, reads every picture, and says what it saw."""
+"""Endurance benchmark: voice and poses reach the stream, every picture is read, and the command reports the figures."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The plot in the README is what the committed runs say, and a later run of a card stands before an earlier one."""
+"""Plot of the GPU runs: it equals the committed runs, and a newer run of a card overrides an older one."""
 
 import json
 from pathlib import Path
