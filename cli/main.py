@@ -133,7 +133,9 @@ def animate(
 def train(
     stage: Annotated[Literal["base", "causal", "distill"], typer.Argument(help="in this order")],
     config: Annotated[str, typer.Option(help="preset; an unknown name lists those of the stage")],
-    data: Annotated[Path | None, typer.Option(help="corpus .npz of training.make_data, or a folder of clips")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="corpus .npz of training.data.synthetic.make_data, or a folder of clips")
+    ] = None,
     portraits: Annotated[
         Path | None, typer.Option(help="folder of portraits, or its landmarks.json; none: painted faces")
     ] = None,

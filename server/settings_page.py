@@ -4,7 +4,7 @@ python -m server.settings_page > docs/settings.md
 """
 
 import json
-import re
+from typing import Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
@@ -49,9 +49,8 @@ def _default(field: FieldInfo) -> str:
 
 
 def _range(field: FieldInfo) -> str:
-    choices = re.findall(r"'([^']+)'", str(field.annotation)) if "Literal" in str(field.annotation) else []
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation) if choice)
     bounds = []
     for bound in field.metadata:
         match bound:

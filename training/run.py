@@ -20,8 +20,8 @@ from training.trainer import Trainer
 
 
 def open_clips(config: StageConfig, data: Path, portraits: Path | None, visemes: Path | None) -> Clips:
-    """The embedded model's corpus (.npz of training.make_data) on portraits or painted faces, with visemes by an
-    estimator (None = the shipped one), or encoded clips. Raises RequestError, EngineError."""
+    """The embedded model's corpus (.npz of training.data.synthetic.make_data) on portraits or painted faces, with
+    visemes by an estimator (None = the shipped one), or encoded clips. Raises RequestError, EngineError."""
     if config.model.codec != "motion":
         if visemes is not None:
             raise RequestError("not_taken", f"{config.model.name} has no visemes in its drive: leave out --visemes")

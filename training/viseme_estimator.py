@@ -63,7 +63,7 @@ def learn(
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="training.viseme_estimator", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help=".npz of training.make_data")
+    parser.add_argument("--data", type=Path, required=True, help=".npz of training.data.synthetic.make_data")
     parser.add_argument("--out", type=new_file, required=True)
     parser.add_argument("--steps", type=at_least(1), default=2000)
     parser.add_argument("--batch", type=at_least(1), default=64)

@@ -111,7 +111,7 @@ async def create_session(body: NewSession, owner: OwnerDep, services: ServicesDe
 
 @router.get("/{session_id}", summary="State of a session", responses=refused(SESSION))
 async def get_session(session: SessionDep) -> SessionShown:
-    """An ended session is remembered for a minute."""
+    """An ended session is remembered for ten minutes."""
     return _shown(session)
 
 
