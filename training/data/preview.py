@@ -28,7 +28,7 @@ from ground.motion import INDEX
 from models.codecs.rig import own_state, render
 from training.arguments import at_least, spoken
 from training.data import sheets
-from training.data.faces.landmark_samples import load, read_notes
+from training.data.faces.folder import load, read_notes
 from training.data.synthetic.corpus import speaking_frames
 from training.data.synthetic.phonemes import Speech, Synthesiser, Voice
 from training.data.synthetic.portraits import paint_portrait

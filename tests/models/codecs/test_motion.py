@@ -1,5 +1,7 @@
 """The embedded codec: zero is the photograph, chunked equals whole, and nothing but latents moves the picture."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ LANDMARKS = {
     "lt": 0.047, "ut": 0.025, "th": 0.05, "chin": 0.3, "exl": -0.21, "eyl": -0.1, "exr": 0.21, "eyr": -0.1,
     "ea": 0.09, "eb": 0.029, "bh": 0.095, "tl": 0.8, "lum": 0.57,
 }  # fmt: skip
+
+SAMPLE = Path(__file__).resolve().parents[3] / "client_web" / "samples" / "portrait_1.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +152,17 @@ def test_a_larger_picture_moves_alike(side: int) -> None:
     apart = np.abs(shown[side].astype(int) - shown[256]).mean()
     moved = np.abs(shown[256].astype(int) - still).mean()
     assert apart < 0.25 * moved, (apart, moved)
+
+
+@pytest.mark.parametrize("tone", [(1.0, 1.0, 1.0), (1.0, 0.86, 0.66)], ids=["grey", "sepia"])
+def test_what_is_drawn_in_a_picture_of_one_hue_has_it(codec: MotionCodec, tone: tuple[float, float, float]) -> None:
+    colour = np.asarray(Image.open(SAMPLE).convert("RGB"))
+    light = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float64)
+    framed = frame_portrait(np.round(light * tone).astype(np.uint8))
+    assert framed.landmarks["grey"] == 1 and frame_portrait(colour).landmarks["grey"] == 0
+    reference = codec.encode_reference(framed)
+    opened = reference.payload.own.clone()
+    opened[INDEX["jaw"]] = 1.0
+    drawn = codec.render(opened[None], reference)[0].double()
+    balance = drawn / drawn.mean(-1, keepdim=True).clamp(min=40)
+    assert (balance - torch.tensor(tone) / np.mean(tone))[drawn.mean(-1) > 40].abs().max() < 0.1

@@ -224,7 +224,7 @@ def test_a_photograph_on_its_side_or_head_is_put_upright(quarters: int) -> None:
     framed = frame_picture(picture)
     assert framed.confidence > 0.9 and framed.warnings == ()
     assert framed.landmarks["my"] == pytest.approx(upright.landmarks["my"], abs=0.02)
-    assert np.abs(framed.rgb.astype(int) - upright.rgb)[100:400, 100:400].mean() < 4
+    assert np.abs(framed.rgb.astype(int) - upright.rgb)[100:400, 100:400].mean() < 5
     assert (picture.width, picture.height) == tall.shape[1::-1], "the file's own size"
     eye = np.linalg.inv(framed.crop[:, :2]) @ (np.array([201.5, 232.3]) - framed.crop[:, 2])
     assert ((eye > 0) & (eye < (picture.width, picture.height))).all(), "the crop is in the file's own pixels"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from engine.drive.buffer import DriveBuffer
-from engine.portrait.framing import frame_portrait
-from engine.portrait.landmarks import canonical_crop, default_estimator
+from engine.portrait.face_nets import detect
+from engine.portrait.face_reading import LOOKS, followed, read_face
+from engine.portrait.framing import eye_centres, frame_portrait
+from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, canonical_crop
 from ground.errors import AvatarError, MediaError, RequestError
 from models.codecs.carry import StreamState
 from models.codecs.wan import build_encoder
@@ -48,7 +50,6 @@ from training.data.video.prepare import Preparation, Totals, find_sources, parse
 from training.data.video.progress import Lines
 from training.data.video.shots import ShotDetector
 from training.data.video.source import ClipFormat, process
-from training.data.video.track import CANONICAL
 from training.latents import LatentFolder, write_clip
 
 SECONDS, FPS = 4.0, 25
@@ -181,30 +182,39 @@ def test_a_clip_held_sideways_is_upright(tmp_path: Path) -> None:
 # --- what becomes a clip ---
 
 
+CANONICAL = (np.array([[-EYE_X, EYE_Y], [EYE_X, EYE_Y]]) + 1) * (CROP / 2) - 0.5  # eye places in a crop, pixels
+
+
+def eyes_through(frames: Sequence[Frames]) -> list[np.ndarray]:
+    """Eye centres in each frame, where the one before says where to look."""
+    found, eyes = detect(frames[0])[0], []
+    for frame in frames:
+        face = read_face(frame, found, LOOKS[:2])
+        found = followed(face)
+        eyes.append(eye_centres(face))
+    return eyes
+
+
 def test_a_talking_head_becomes_a_clip(tmp_path: Path, base: Frames, voice: Sound) -> None:
     (clip,), rejected = run(tmp_path, base, voice)
     assert rejected == []
     assert (clip["start_frame"], clip["frames"], clip["fps"], clip["size"]) == (0, COUNT, FPS, 256)
     assert clip["quality"]["sync_score"] > 0.35
     # The clip is the source under one similarity, in the framing that a photograph gets.
-    eyes = []
-    near = CANONICAL + (SIDE, TOP)
-    for frame in base:
-        near = default_estimator().align(frame, near, 2)
-        eyes.append(near)
+    eyes = eyes_through(base)
     middle = np.median(eyes, axis=0)
     wanted = np.stack([canonical_crop(frame, middle)[0] for frame in base])
     made = [p for _, p in decode.frames(decode.probe(tmp_path / "out" / clip["clip"]), FPS)]
     error = (np.stack(made).astype(float) - wanted) ** 2
     assert len(made) == COUNT and 10 * np.log10(255**2 / error.mean()) > 33
-    seen = np.median([default_estimator().align(frame, CANONICAL, 2) for frame in made], axis=0)
+    seen_eyes = eyes_through(made)
+    seen = np.median(seen_eyes, axis=0)
     assert np.abs(seen - CANONICAL).max() < 2.0
     track = FaceTrack(**load_file(tmp_path / "out" / clip["faces"]))
     assert track.eyes.shape == (COUNT, 2, 2) and track.turn.shape == (COUNT, 2)
     apart = []  # of eyes and of landmarks; a frame of a blink or of closing lips may be read otherwise after coding
     for number in range(0, COUNT, 10):
-        seen = default_estimator().align(made[number], CANONICAL, 2)
-        straight = default_estimator().measure(canonical_crop(base[number], eyes[number])[0]).landmarks
+        seen, straight = seen_eyes[number], frame_portrait(base[number]).landmarks
         marks = track.landmarks[number] - [straight[name] for name in LANDMARKS]
         apart.append((np.abs((seen + 0.5) / 128 - 1 - track.eyes[number]).max(), np.abs(marks).max()))
     assert (np.median(apart, axis=0) < 0.02).all() and np.max(apart) < 0.06, apart
@@ -237,7 +247,7 @@ def broken(rule: str, base: Frames, voice: Sound) -> tuple[Frames, Sound | None]
         case "face_leaves_the_picture":
             return shifted(base, 150), voice
         case "head_turned_away":
-            return talking(2, FPS, count / FPS, yaw=-0.5), voice
+            return talking(2, FPS, count / FPS, yaw=0.9), voice
         case "too_dark":
             return (base * 0.13).astype(np.uint8), voice
         case "overexposed":

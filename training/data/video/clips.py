@@ -69,8 +69,8 @@ def write_sound(path: Path, sound: Sound) -> None:
 @dataclass(frozen=True, slots=True)
 class FaceTrack:
     """The face in each of n frames; NaN where it was not found. eyes [n, 2, 2]: their centres, -1..1 of the clip's
-    picture. landmarks [n, 20]: engine.landmarks by LANDMARKS, each frame in the canonical framing about its own eyes,
-    as a photograph's are. turn [n, 2]: yaw and pitch of training.data.video.turn."""
+    picture. landmarks [n, 20]: LANDMARKS of engine.portrait, each frame in the canonical framing about its own eyes,
+    as a photograph's are. turn [n, 2]: yaw and pitch of the head, radians."""
 
     eyes: Floats
     landmarks: Floats

@@ -24,7 +24,7 @@ REPEATED = 0.25  # change relative to the neighbours' below which a picture repe
 @dataclass(frozen=True, slots=True)
 class QualityLimits:
     """shortest_s, longest_s: of a clip; a longer span is cut there. enlarged: how much a face may be
-    enlarged at most. turned, nodded: rad of training.data.video.turn. light, glare, sharpness: of track.Reading.
+    enlarged at most. turned, nodded: of the head, rad. light, glare, sharpness: of track.Reading.
     still_s: how long a face may stand still to the grey level `still`. new: least share of pictures that repeat none.
     outside: share of the face's box beyond the picture's edge; made_up: the same of the crop. wander: how far the eyes
     may go from their middle place, and lean: by how much their distance may change, before a span is cut in two.
@@ -109,7 +109,7 @@ def _frame_rules(table: Mapping[str, Doubles], limits: QualityLimits, fps: int, 
     """In the order in which they are asked; a frame is refused for the first that it breaks."""
     eyes = table["eyes"]
     distance = np.hypot(*(eyes[:, 1] - eyes[:, 0]).T)
-    steady = {name: _median(values) for name, values in table.items() if name != "eyes"}
+    steady = {name: _median(values) for name, values in table.items() if values.ndim == 1}
     return [
         FrameRule("no_face", steady["face"], limits.face, least=True),
         FrameRule("several_faces", table["second"], limits.second),

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.portrait.landmarks import canonical_crop, default_estimator
+from engine.portrait.landmarks import canonical_crop
 from ground.errors import MediaError
 from training.data.video import decode
-from training.data.video.clips import LANDMARKS, ClipWriter, FaceTrack, write_faces, write_sound
+from training.data.video.clips import ClipWriter, FaceTrack, write_faces, write_sound
 from training.data.video.quality import Finding, QualityLimits, Stretch, flatness, loudness, new_pictures, span_findings
 from training.data.video.shots import ShotDetector
 from training.data.video.spans import Span, find_spans
@@ -151,33 +151,22 @@ def _write(
         span, figures = good[index]
         name = f"{index:04d}"
         if number == span.first:
-            writer, landmarks = ClipWriter(out / f"{name}.mp4", size=form.size, fps=form.fps), list[Doubles]()
+            writer = ClipWriter(out / f"{name}.mp4", size=form.size, fps=form.fps)
         crop, affine = canonical_crop(picture, span.eyes, form.size)
         writer.write(crop)
-        landmarks.append(_landmarks(picture, examined.readings["eyes"][number]))
         if number == span.end - 1:
             writer.close()
             write_sound(out / f"{name}.flac", _heard(examined.sound, span, form.fps))
-            write_faces(out / f"{name}.safetensors", _faces(examined.readings, span, affine, landmarks, form.size))
+            write_faces(out / f"{name}.safetensors", _faces(examined.readings, span, affine, form.size))
             entries.append(_entry(name, span, form) | {"quality": figures})
     return entries
 
 
-def _landmarks(picture: decode.Image, eyes: Doubles) -> Doubles:
-    """[20], measured as a photograph's are."""
-    if np.isnan(eyes).any():
-        return np.full(len(LANDMARKS), np.nan)
-    found = default_estimator().measure(canonical_crop(picture, eyes)[0]).landmarks
-    return np.array([found[name] for name in LANDMARKS])
-
-
-def _faces(
-    readings: dict[str, Doubles], span: Span, affine: NDArray[np.float32], landmarks: list[Doubles], size: int
-) -> FaceTrack:
+def _faces(readings: dict[str, Doubles], span: Span, affine: NDArray[np.float32], size: int) -> FaceTrack:
     """affine: pixels of the source to pixels of the clip."""
     placed = readings["eyes"][span.frames] @ affine[:, :2].T + affine[:, 2]
     turn = np.stack([readings["yaw"][span.frames], readings["pitch"][span.frames]], axis=1)
-    tracks = ((placed + 0.5) * (2 / size) - 1, np.stack(landmarks), turn)
+    tracks = ((placed + 0.5) * (2 / size) - 1, readings["landmarks"][span.frames], turn)
     return FaceTrack(*(np.ascontiguousarray(track, np.float32) for track in tracks))
 
 

@@ -1,7 +1,7 @@
 """Face track through a video, with its readings in every frame.
 
-Faces are searched for once a second (to find newcomers) and where the face was lost; between, the eyes are followed by
-the last stages of the landmark cascade. Framing is the one of engine.landmarks. Decides nothing.
+Faces are searched for once a second (to find newcomers) and where the face was lost; in between the mesh of one frame
+says where the next frame's is read. Framing is the one of engine.portrait. Decides nothing.
 """
 
 from dataclasses import dataclass, fields
@@ -10,25 +10,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.portrait.framing import FACE_CONFIRMED, FACE_PIXELS, SECOND_CONFIRMED, FaceCandidate, find_faces, sharpness
-from engine.portrait.landmarks import CROP, EYE_X, EYE_Y, LandmarkEstimator, canonical_crop, default_estimator
-from engine.portrait.patches import Image
-from training.data.video.turn import TurnEstimator, default_turn_estimator
+from engine.portrait.face_nets import Detection
+from engine.portrait.face_reading import LOOKS, followed, read_face
+from engine.portrait.framing import CONFIRMED, FACE_PIXELS, eye_centres, find_faces, presence, sharpness
+from engine.portrait.landmarks import EYE_X, EYE_Y, Image, canonical_crop, measures, to_crop
+from training.data.video.clips import LANDMARKS
 
 Doubles = NDArray[np.float64]
 
 SEARCH_EVERY = 25  # frames between two searches of the whole picture
-FOLLOW_FROM = 2  # stage of the cascade from which the eyes of the frame before are improved
-FAR = 0.12  # eye distances the eyes may move in one frame before the crop is cut anew
-CANONICAL = (np.array([[-EYE_X, EYE_Y], [EYE_X, EYE_Y]]) + 1) * (CROP / 2) - 0.5  # eye places in a crop, pixels
+SECOND_CONFIRMED = 0.9  # presence from which another face counts
 FACE_BOX = (-0.45, -0.62, 0.45, 0.68)  # left, top, right, bottom of a usual head's face, -1..1
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One frame. eyes: centres [2, 2], pixels of the picture, NaN without a face. face: probability that this is one.
-    second: size of the largest other face relative to this one. yaw, pitch: training.data.video.turn. opening: of the
-    lips, -1..1 units, from the lower lip's lower edge to the upper teeth. sharpness: of engine.framing. light: what 5 %
+    second: size of the largest other face relative to this one. yaw, pitch: of the head, radians. opening: of the
+    lips, -1..1 units, from the lower lip's lower edge to the upper teeth. landmarks [20]: by clips.LANDMARKS, in the
+    canonical framing, NaN without a face. sharpness: of engine.portrait.framing. light: what 5 %
     of the face exceed in brightness; glare: share of it that is burnt out, 0..1. change: mean difference from the frame
     before about the face, grey levels. outside: share of the face's box beyond the picture's edge."""
 
@@ -43,10 +43,11 @@ class Reading:
     glare: float
     change: float
     outside: float
+    landmarks: Doubles
 
 
 def table(readings: list[Reading]) -> dict[str, Doubles]:
-    """Readings by name: eyes [n, 2, 2], everything else [n]."""
+    """Readings by name: eyes [n, 2, 2], landmarks [n, 20], everything else [n]."""
     return {f.name: np.array([getattr(r, f.name) for r in readings], np.float64) for f in fields(Reading)}
 
 
@@ -54,9 +55,7 @@ class FaceTracker:
     """Fed with every frame in turn."""
 
     def __init__(self) -> None:
-        self._landmarks: LandmarkEstimator = default_estimator()
-        self._turn: TurnEstimator = default_turn_estimator()
-        self._eyes: Doubles | None = None
+        self._face: Detection | None = None
         self._second = 0.0
         self._since_search = SEARCH_EVERY
         self._patience = 1  # frames until the next search while there is no face; doubles
@@ -65,73 +64,64 @@ class FaceTracker:
     def add(self, picture: Image, *, jumped: bool = False) -> Reading:
         """jumped: this frame looks like the first of another shot, so the face is searched for anew."""
         self._since_search += 1
-        if jumped or self._since_search >= (SEARCH_EVERY if self._eyes is not None else self._patience):
+        if jumped or self._since_search >= (SEARCH_EVERY if self._face is not None else self._patience):
             self._search(picture, jumped)
         reading = self._follow(picture)
-        if reading.face < FACE_CONFIRMED and self._since_search and self._eyes is not None:
+        if reading.face < CONFIRMED and self._since_search and self._face is not None:
             self._search(picture, lost=True)
             reading = self._follow(picture)
-        if reading.face < FACE_CONFIRMED:
-            self._eyes = None
+        if reading.face < CONFIRMED:
+            self._face = None
         self._before = picture
         return reading
 
     def _search(self, picture: Image, lost: bool) -> None:
         """Find all faces; follow the one that was followed, or the largest."""
         self._since_search = 0
-        faces = find_faces(picture, self._landmarks)
+        faces = [(face, presence(picture, face)) for face in find_faces(picture)]
+        faces = [(face, sure) for face, sure in faces if sure >= CONFIRMED]
         if not faces:
             if lost:
-                self._eyes = None
+                self._face = None
             self._second = 0.0
             self._patience = min(2 * self._patience, SEARCH_EVERY)
             return
         self._patience = 1
-        before = None if lost else self._eyes
-        main = max(faces, key=lambda face: face.distance * face.probability)
+        before = None if lost else self._face
+        main = max((face for face, _ in faces), key=lambda face: face.size * face.score)
         if before is not None:
-            near = min(faces, key=lambda face: _apart(face, before))
-            main = near if _apart(near, before) < near.distance else main
-        others = [face for face in faces if face is not main and face.probability > SECOND_CONFIRMED]
-        self._second = max((face.distance / main.distance for face in others), default=0.0)
-        if before is None or _apart(main, before) > 0.5 * main.distance:
-            self._eyes = main.eyes
+            near = min((face for face, _ in faces), key=lambda face: _apart(face, before))
+            main = near if _apart(near, before) < 0.5 * near.size else main
+        others = [face for face, sure in faces if face is not main and sure > SECOND_CONFIRMED]
+        self._second = max((face.size / main.size for face in others), default=0.0)
+        if before is None or _apart(main, before) > 0.25 * main.size:
+            self._face = main
 
     def _follow(self, picture: Image) -> Reading:
-        if self._eyes is None:
+        if self._face is None:
             return _missing(self._second)
-        crop, eyes, seen = self._aligned(picture, self._eyes)
-        if np.abs(seen - CANONICAL).max() > FAR * 2 * EYE_X * CROP / 2:
-            crop, eyes, seen = self._aligned(picture, eyes)
-        distance, before = (float(np.hypot(*(e[1] - e[0]))) for e in (eyes, self._eyes))
-        if not 0.7 < distance / before < 1.4:
+        face = read_face(picture, self._face, LOOKS[:2])
+        found = followed(face)
+        if face.presence < CONFIRMED or not 0.5 < found.size / self._face.size < 2:
             return _missing(self._second)
-        self._eyes = eyes
-        return self._read(picture, crop, eyes)
-
-    def _aligned(self, picture: Image, near: Doubles) -> tuple[Image, Doubles, Doubles]:
-        """Crop about rough eyes, the eyes in the picture, and in that crop."""
-        crop, affine = canonical_crop(picture, near)
-        seen = self._landmarks.align(crop, CANONICAL, FOLLOW_FROM)
-        linear = affine[:, :2].astype(np.float64)
-        return crop, np.asarray((seen - affine[:, 2]) @ np.linalg.inv(linear).T), seen
-
-    def _read(self, picture: Image, crop: Image, eyes: Doubles) -> Reading:
-        marks = self._landmarks.read(crop)
-        yaw, pitch = self._turn.read(crop)
+        self._face = found
+        eyes = eye_centres(face)
+        crop, affine = canonical_crop(picture, eyes)
+        marks = measures(to_crop(face.points[:, :2], affine), crop)
         grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[FACE_PIXELS]
         return Reading(
             eyes=eyes,
-            face=self._landmarks.judge(crop, "face"),
+            face=face.presence,
             second=self._second,
-            yaw=yaw,
-            pitch=pitch,
+            yaw=face.yaw,
+            pitch=face.pitch,
             opening=marks["th"] + marks["lt"],
             sharpness=sharpness(crop),
             light=float(np.percentile(grey, 95)) / 255,
             glare=float((grey >= 250).mean()),
             change=_change(picture, self._before, eyes),
             outside=outside(picture.shape, eyes, FACE_BOX),
+            landmarks=np.array([marks[name] for name in LANDMARKS]),
         )
 
 
@@ -156,13 +146,13 @@ def _change(picture: Image, before: Image | None, eyes: Doubles) -> float:
     return float(cv2.absdiff(part, before[top:bottom, left:right]).mean())
 
 
-def _apart(face: FaceCandidate, eyes: Doubles) -> float:
-    return float(np.hypot(*(face.eyes.mean(0) - eyes.mean(0))))
+def _apart(one: Detection, other: Detection) -> float:
+    return float(np.hypot(*(one.centre - other.centre)))
 
 
 def _missing(second: float) -> Reading:
     nan = float("nan")
     return Reading(
         eyes=np.full((2, 2), nan), face=0.0, second=second, yaw=nan, pitch=nan, opening=nan, sharpness=nan, light=nan,
-        glare=nan, change=nan, outside=nan,
+        glare=nan, change=nan, outside=nan, landmarks=np.full(len(LANDMARKS), nan),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Random identities to paint: landmarks and everything else that tells one person and one photograph from another.
 
-All is drawn from wide distributions on purpose, wider than official portraits: what the landmark cascade and the
-motion model have seen is what they can do. Left and right are the picture's.
+All is drawn from wide distributions on purpose, wider than official portraits: what the motion model has
+seen is what it can do. Left and right are the picture's.
 """
 
 from dataclasses import dataclass
