@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from engine.portrait.extension import extended
 from engine.portrait.mesh_points import (
     CHIN,
     LEFT_BROW,
@@ -57,17 +58,27 @@ SEAM_REACH = 0.03  # how far from the mesh's line the seam of closed lips is loo
 def canonical_crop(image: Image, eyes: npt.NDArray[np.float64], size: int = CROP) -> tuple[Image, Floats]:
     """Crop [size, size, 3] that puts the eye centres [2, 2] (pixels) at their canonical places, and its affine [2, 3].
 
-    The affine maps picture pixels to crop pixels. Edge pixels are repeated outside the picture. A picture much larger
-    than the crop is first shrunk by area averaging, so that the crop does not alias.
+    The affine maps picture pixels to crop pixels. Beyond its edge the picture is continued smoothly. A picture much
+    larger than the crop is first shrunk by area averaging, so that the crop does not alias.
     """
     outer = _similarity(eyes, size)
+    known = _covered(outer, image.shape, size)
     scale = float(np.hypot(outer[0, 0], outer[1, 0]))
     inner = outer
     if scale < SHRINK_BELOW:
         image, shrink, corner = _shrunk(image, outer, scale / SHRINK_BELOW, size)
         inner = _similarity((eyes - corner + 0.5) * shrink - 0.5, size)
     crop = cv2.warpAffine(image, inner, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(crop, np.uint8), outer.astype(np.float32)
+    picture = np.asarray(crop, np.uint8)
+    return picture if known.all() or not known.any() else extended(picture, known), outer.astype(np.float32)
+
+
+def _covered(affine: npt.NDArray[np.float64], shape: tuple[int, ...], size: int) -> npt.NDArray[np.bool_]:
+    """Pixels of a crop [size, size] whose centres lie in the picture."""
+    inverse = np.linalg.inv(affine[:, :2])
+    row = np.arange(size)
+    x, y = (turn[0] * (row[None] - affine[0, 2]) + turn[1] * (row[:, None] - affine[1, 2]) for turn in inverse)
+    return np.asarray((x >= -0.5) & (x <= shape[1] - 0.5) & (y >= -0.5) & (y <= shape[0] - 0.5))
 
 
 def _shrunk(
