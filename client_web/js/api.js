@@ -3,7 +3,7 @@
 
 /**
  * @typedef {{code: string, message: string}} Warning
- * @typedef {{id: string, warnings: Warning[], preview_url: string}} Portrait
+ * @typedef {{id: string, warnings: Warning[], preview_url: string, face: {outlines: Record<string, number[][]>}}} Portrait
  * @typedef {{max_bytes: number, max_pixels: number, types: string[]}} PortraitLimits
  * @typedef {{id: string, token: string, ice_servers: RTCIceServer[]}} Session
  * @typedef {{state: string, reason: string|null, message?: string|null}} SessionState

@@ -15,6 +15,7 @@ export class PortraitPicker extends EventTarget {
     this.file = element("file", HTMLInputElement);
     this.verdict = part("verdict");
     this.poster = element("poster", HTMLImageElement);
+    this.found = element("found", SVGSVGElement);
     /** @type {Map<string, Portrait>} */
     this.known = new Map(); // sample address -> accepted portrait
     this.enabled = true;
@@ -96,6 +97,7 @@ export class PortraitPicker extends EventTarget {
       const portrait = await (choice.file ? this.#send(choice.file) : this.#sendSample(choice.sample));
       if (this.choice !== choice) return portrait;
       if (portrait.preview_url) this.#show(fromServer(portrait.preview_url));
+      if (choice.file) this.#showFound(portrait.face.outlines);
       this.#accepted(portrait, choice);
       this.#enter("accepted");
       return portrait;
@@ -129,7 +131,22 @@ export class PortraitPicker extends EventTarget {
 
   /** @param {string} address */
   #show(address) {
+    this.found.replaceChildren();
     this.poster.src = address;
+  }
+
+  /**
+   * Draws what was found in the face over its crop; the style lets it fade.
+   * @param {Record<string, number[][]>} outlines
+   */
+  #showFound(outlines) {
+    const drawn = Object.entries(outlines).map(([name, points]) => {
+      const polygon = document.createElementNS("http://www.w3.org/2000/svg", "polygon");
+      polygon.setAttribute("points", points.map((point) => point.join(",")).join(" "));
+      polygon.dataset.part = name;
+      return polygon;
+    });
+    this.found.replaceChildren(...drawn);
   }
 
   /**

@@ -32,7 +32,9 @@ LOOKS: tuple[Look, ...] = (
     (0.02, -0.04, 1.1, -0.08, False),
     (-0.02, 0.04, 0.9, 0.08, True),
 )
-ASKEW, MOST_TURNS = 0.05, 3  # radians of tilt that are left between square and mesh, and how often the square is turned
+# A detector's box fits a tilted or turned face badly: from so many radians between their tilts, or of yaw, the square
+# is placed by the mesh, several times.
+ASKEW, ASIDE, MOST_AIMS = 0.05, 0.35, 4
 DEPTH = 1.35  # by which the mesh's depth falls short: heads turned by known angles are read as less turned
 LEVEL = -0.13  # radians of pitch that the mesh reads in faces that look straight ahead
 
@@ -56,12 +58,13 @@ class FaceReading:
 def read_face(rgb: Image, found: Detection, looks: Sequence[Look] = LOOKS) -> FaceReading:
     """Read the face of a detection in a picture uint8 [H, W, 3]."""
     centre, side, angle = found.centre, MESH_MARGIN * found.size, found.tilt
-    for _ in range(MOST_TURNS):
+    for _ in range(MOST_AIMS):
         first = mesh_of(rgb, centre, side, angle).points
-        roll = head_pose(first)[2]
-        if abs(np.angle(np.exp(1j * (roll - angle)))) < ASKEW:
+        yaw, _, roll = head_pose(first)
+        if abs(np.angle(np.exp(1j * (roll - angle)))) < ASKEW and abs(yaw) < ASIDE:
             break
-        angle, centre = roll, (first[:, :2].min(0) + first[:, :2].max(0)) / 2
+        low, high = first[:, :2].min(0), first[:, :2].max(0)
+        centre, side, angle = (low + high) / 2, MESH_MARGIN * float((high - low).max()), roll
     meshes, presence = [], 1.0
     for right, down, scale, turn, mirror in looks:
         mesh = mesh_of(rgb, centre + side * np.array([right, down]), side * scale, angle + turn, mirror=mirror)

@@ -26,7 +26,7 @@ from engine.portrait.landmarks import (
     measures,
     to_crop,
 )  # fmt: skip
-from engine.portrait.mesh_points import LEFT_LIDS, LIPS_OUTER, RIGHT_LIDS
+from engine.portrait.mesh_points import LEFT_LIDS, LIPS_OUTER, OUTLINES, RIGHT_LIDS
 from engine.portrait.portrait import Portrait
 from ground.errors import RequestError
 
@@ -54,10 +54,13 @@ class FramedPortrait(Portrait):
 
     warnings: stable codes, the keys of ``portrait_warnings.WORDING``.
     crop: float32 [2, 3], affine map from upload pixels to portrait pixels.
+    outlines: contours that were found, as points (x, y) in 0..1 of the portrait, by `mesh_points.OUTLINES`; empty where
+    landmarks were given.
     """
 
     warnings: tuple[str, ...]
     crop: Floats
+    outlines: dict[str, list[tuple[float, float]]]
 
 
 def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
@@ -75,9 +78,11 @@ def frame_portrait(rgb: Image, *, size: int = CROP) -> FramedPortrait:
     landmarks = measures(points, small)
     landmarks |= tones(small, landmarks)
     crop, outer = canonical_crop(rgb, eyes, size)
+    places = np.round((points + 1) / 2, 4).tolist()
+    outlines = {name: [(places[i][0], places[i][1]) for i in contour] for name, contour in OUTLINES.items()}
     eyes_show = contrast(small, points, (LEFT_LIDS, RIGHT_LIDS)) >= PLAIN_EYES
     warnings = (*_picture_warnings(small, _distance(eyes), landmarks), *_face_warnings(face, eyes_show))
-    return FramedPortrait(crop, landmarks, round(confidence(face), 3), warnings=warnings, crop=outer)
+    return FramedPortrait(crop, landmarks, round(confidence(face), 3), warnings=warnings, crop=outer, outlines=outlines)
 
 
 def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP) -> FramedPortrait:
@@ -100,7 +105,7 @@ def frame_given(rgb: Image, landmarks: Mapping[str, float], *, size: int = CROP)
     small, _ = canonical_crop(rgb, eyes)
     placed = tones(small, placed) | placed
     warnings = tuple(_picture_warnings(small, _distance(eyes), placed))
-    return FramedPortrait(crop, placed, warnings=warnings, crop=affine)
+    return FramedPortrait(crop, placed, warnings=warnings, crop=affine, outlines={})
 
 
 def find_faces(rgb: Image) -> list[Detection]:

@@ -11,6 +11,11 @@ LOWER_LIP = (87, 14, 317, 314, 17, 84)
 LEFT_LIDS = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
 RIGHT_LIDS = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
 LEFT_BROW, RIGHT_BROW = (52, 105), (282, 334)  # lower and upper edge in the brow's middle
+OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377,
+    152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+OUTLINES = {"face": OVAL, "lips": LIPS_OUTER, "left_eye": LEFT_LIDS, "right_eye": RIGHT_LIDS}
 FOREHEAD, CHIN = 10, 152
 LEFT_CHEEK, RIGHT_CHEEK = 234, 454
 # Those that a portrait's measures depend on: lips, lids, brows, jaw, nose.

@@ -22,6 +22,10 @@ class Face(BaseModel):
         description="Affine 2x3: pixels of the upload to those of the crop.",
         examples=[[[0.5, 0.0, -20.0], [0.0, 0.5, -12.0]]],
     )
+    outlines: dict[str, list[tuple[float, float]]] = Field(
+        description="Contours found: `face`, `lips`, `left_eye`, `right_eye`, as points x, y from 0 to 1 of the crop.",
+        examples=[{"lips": [[0.41, 0.68], [0.5, 0.7], [0.59, 0.68]]}],
+    )
 
 
 class PortraitAnswer(BaseModel):

@@ -11,7 +11,7 @@ class FrameRequest(msgspec.Struct, frozen=True):
 class FrameReply(msgspec.Struct, frozen=True, kw_only=True):
     """Either ``code`` and ``message``, or the rest. framed: RGB bytes, height x width x 3. width, height: of the
     upload, upright. source: the upload re-encoded as JPEG, without metadata. preview: the crop as JPEG. crop: affine
-    2x3 from the upload's pixels to the crop's."""
+    2x3 from the upload's pixels to the crop's. outlines: contours (x, y) in 0..1 of the crop."""
 
     code: str = ""
     message: str = ""
@@ -27,3 +27,4 @@ class FrameReply(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.0
     warnings: list[str] = []
     crop: list[list[float]] = []
+    outlines: dict[str, list[tuple[float, float]]] = {}

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -51,6 +51,7 @@ class StoredPortrait:
     warnings: list[str]
     crop: list[list[float]]
     preview_key: str
+    outlines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # empty in those of older versions
 
     @property
     def preview_url(self) -> str:
@@ -186,4 +187,5 @@ def _record(reply: FrameReply, content: str, owner: str) -> StoredPortrait:
         warnings=reply.warnings,
         crop=reply.crop,
         preview_key=secrets.token_urlsafe(16),
+        outlines=reply.outlines,
     )

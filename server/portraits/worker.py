@@ -41,6 +41,7 @@ def answer(request: FrameRequest) -> FrameReply:
         confidence=float(framed.confidence),
         warnings=list(framed.warnings),
         crop=framed.crop.tolist(),
+        outlines=framed.outlines,
     )
 
 

@@ -154,7 +154,7 @@ def _shown(portrait: StoredPortrait, services: Services) -> PortraitAnswer:
         id=portrait.id,
         width=portrait.width,
         height=portrait.height,
-        face=Face(confidence=round(portrait.confidence, 3), crop=portrait.crop),
+        face=Face(confidence=round(portrait.confidence, 3), crop=portrait.crop, outlines=portrait.outlines),
         warnings=[Warned(code=code, message=WORDING[code]) for code in portrait.warnings],
         preview_url=services.settings.root_path + portrait.preview_url,
     )
