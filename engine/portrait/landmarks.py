@@ -28,6 +28,7 @@ from engine.portrait.mesh_points import (
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
+Correction = Mapping[str, npt.NDArray[np.float32]]
 
 CROP = 256  # side of the crop on which a portrait is judged, pixels
 EYE_X, EYE_Y = 67.5 / 320, 145.3 / 160 - 1  # iris centres of the canonical framing: (-EYE_X, EYE_Y), (EYE_X, EYE_Y)
@@ -106,10 +107,10 @@ def _similarity(eyes: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.floa
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
 
-def measures(points: Points, crop: Image) -> dict[str, float]:
+def measures(points: Points, crop: Image, weights: Correction | None = None) -> dict[str, float]:
     """Landmarks of a framed portrait. points [468, 2]: mesh in its units. crop: uint8 [S, S, 3], which tells a gap
-    between the lips from a closed mouth."""
-    face, weights = read_mesh(points), _correction()
+    between the lips from a closed mouth. weights: of the correction, None = the shipped ones."""
+    face, weights = read_mesh(points), weights or _correction()
     correction = weights["weight"] @ points[list(MEASURED)].ravel() + weights["bias"]
     for name, value in zip(CORRECTED, correction.clip(-MOST_CORRECTION, MOST_CORRECTION).tolist(), strict=True):
         face[name] += value
@@ -145,9 +146,9 @@ def read_mesh(points: Points) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def _correction() -> dict[str, npt.NDArray[np.float64]]:
+def _correction() -> Correction:
     """weight [18, 2 x points], bias [18]."""
-    return {name: value.astype(np.float64) for name, value in load_file(WEIGHTS).items()}
+    return load_file(WEIGHTS)
 
 
 def _gap_shows(points: Points, crop: Image) -> bool:

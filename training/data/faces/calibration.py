@@ -17,7 +17,17 @@ from safetensors.numpy import save_file
 
 from engine.portrait.face_reading import read_face
 from engine.portrait.framing import eye_centres, find_faces
-from engine.portrait.landmarks import CORRECTED, Image, canonical_crop, carried, measures, mirrored, read_mesh, to_crop
+from engine.portrait.landmarks import (
+    CORRECTED,
+    Correction,
+    Image,
+    canonical_crop,
+    carried,
+    measures,
+    mirrored,
+    read_mesh,
+    to_crop,
+)
 from engine.portrait.mesh_points import MEASURED, MIRROR
 from ground.errors import one_line_errors
 from training.arguments import new_file
@@ -80,9 +90,9 @@ def _ridge(seen: Floats, gaps: Floats) -> tuple[Floats, Floats]:
     return weight, level - weight @ middle
 
 
-def report(portraits: list[Measured]) -> list[str]:
-    """Errors of the landmarks in use, a line each."""
-    found = [(measures(one.points, one.crop), one.truth) for one in portraits]
+def report(portraits: list[Measured], weights: Correction | None = None) -> list[str]:
+    """Errors of the landmarks, a line each. weights: None = the shipped ones."""
+    found = [(measures(one.points, one.crop, weights), one.truth) for one in portraits]
     lines = []
     for name in CORRECTED:
         errors = [50 * abs(said[name] - truth[name]) for said, truth in found]
@@ -96,11 +106,12 @@ def train(portraits: Path, out: Path | None) -> None:
     known = load(portraits)
     apart = set_apart(known)
     framed = {name: measured(*one) for name, one in known.items()}
+    weights = None
     if out is not None:
         weights = fit([one for name, one in framed.items() if one is not None and name not in apart])
         save_file(weights, out)
         out.chmod(0o644)  # safetensors makes files that only their owner can read
-    print("\n".join(report([one for name, one in framed.items() if one is not None and name in apart])))
+    print("\n".join(report([one for name, one in framed.items() if one is not None and name in apart], weights)))
 
 
 def main() -> None:
