@@ -48,15 +48,18 @@ def chromium_path() -> str | None:
     return next((path for name in names if (path := shutil.which(name)) is not None), None)
 
 
-def launch_chromium(playwright: Playwright, microphone: Path | None) -> Browser:
-    """Start headless Chromium. microphone: 48 kHz WAV that plays in a loop as the caller's voice; None: a machine
-    without a microphone. Raises MediaError ``no_chromium``."""
+def launch_chromium(playwright: Playwright, microphone: Path | None, camera: Path | None = None) -> Browser:
+    """Start headless Chromium. microphone: 48 kHz WAV that plays in a loop as the caller's voice; camera: MJPEG file
+    that it shows in a loop; both None: a machine without either. Raises MediaError ``no_chromium``."""
     path = chromium_path()
     if path is None:
         raise MediaError("no_chromium", "no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM")
     args = list(CHROMIUM_ARGS)
-    if microphone is not None:
+    if microphone is not None or camera is not None:
         args += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    if camera is not None:
+        args.append(f"--use-file-for-fake-video-capture={camera.resolve()}")
+    if microphone is not None:
         args.append(f"--use-file-for-fake-audio-capture={microphone.resolve()}")
     return playwright.chromium.launch(executable_path=path, headless=True, args=args)
 

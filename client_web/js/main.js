@@ -51,6 +51,7 @@ function show(state) {
   for (const each of document.querySelectorAll(".before")) each.toggleAttribute("hidden", busy);
   for (const each of document.querySelectorAll(".during")) each.toggleAttribute("hidden", !busy);
   picker.enabled = !busy;
+  if (busy) picker.camera.close();
   sayButton.disabled = state !== "live";
   pad.setEnabled(state === "live");
   talk.setLive(busy);

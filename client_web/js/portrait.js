@@ -1,5 +1,6 @@
 // Portrait picker: a sample, a chosen file or a dropped one, its upload, and the server's verdict. Knows nothing of calls.
 import { ApiError, fromServer, getLimits, sentence, uploadPortrait } from "./api.js";
+import { Camera } from "./camera.js";
 import { element, part } from "./dom.js";
 import { fitPicture } from "./picture.js";
 
@@ -26,6 +27,7 @@ export class PortraitPicker extends EventTarget {
     /** @type {Promise<Portrait|null>|null} */
     this.work = null;
     this.shown = ""; // address of the chosen file
+    this.camera = new Camera((file) => this.#choose({ file }), (problem) => this.#say(problem, "warned"));
     this.#listen();
     this.#choose(this.choice); // so that Call has nothing left to wait for
   }
@@ -64,6 +66,7 @@ export class PortraitPicker extends EventTarget {
 
   /** @param {Choice} choice */
   #choose(choice) {
+    this.camera.close();
     this.choice = choice;
     for (const button of this.samples) {
       button.setAttribute("aria-pressed", String(sampleOf(button) === choice.sample));

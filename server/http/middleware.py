@@ -94,7 +94,7 @@ class Gate:
                 if api:
                     headers.setdefault("Cache-Control", "no-store")
                 else:
-                    headers["Permissions-Policy"] = "microphone=(self), camera=(), geolocation=()"
+                    headers["Permissions-Policy"] = "microphone=(self), camera=(self), geolocation=()"
                     headers["Cache-Control"] = "no-cache"  # revalidated by ETag: a new version is seen at once
                 if self._settings.tls == "self-signed":
                     headers["Strict-Transport-Security"] = "max-age=0"  # a self-signed name must never be pinned
