@@ -108,6 +108,7 @@ export class PortraitPicker extends EventTarget {
       if (this.choice === choice) {
         this.work = null;
         this.#say(error instanceof ApiError ? error.message : "This picture could not be read.", "refused");
+        if (choice.file && isRefusal(error)) this.verdict.append(example());
         this.#enter(isRefusal(error) ? "refused" : "failed");
       }
       return null;
@@ -190,6 +191,14 @@ export class PortraitPicker extends EventTarget {
     }
     this.verdict.append(list);
   }
+}
+
+/** What would work, beside the reason of a refusal. */
+function example() {
+  const line = Object.assign(document.createElement("p"), { className: "example" });
+  const image = Object.assign(new Image(56, 56), { src: "samples/portrait_1.jpg", alt: "" });
+  line.append(image, "A picture like this one works.");
+  return line;
 }
 
 /** @param {HTMLButtonElement} button */

@@ -97,6 +97,7 @@ def test_refused_picture_shows_the_reason(open_page: PageOpener, tmp_path: Path)
     page.get_by_label("Portrait").set_input_files(tmp_path / "wall.png")
     verdict = page.locator("#verdict.refused")
     expect(verdict).to_contain_text("face")
+    expect(verdict.get_by_text("A picture like this one works")).to_be_visible()
     expect(page.get_by_role("button", name="Call")).to_be_disabled()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
