@@ -35,7 +35,7 @@ if "HEIF" in FORMATS:
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes address space, which is limited in the picture process
 
 KEPT_SIDE = 1280  # pixels of the longer side that are looked at, and kept for a later, finer framing
-DECODED_SIDE = 2 * KEPT_SIDE  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while this is left
+DECODED_SIDE = 3 * KEPT_SIDE // 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 of its size while this is left
 FRAMED_SIDE = 512  # of the crop that is kept, as the largest preset shows it; a codec scales it to its own
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
