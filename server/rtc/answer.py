@@ -1,6 +1,6 @@
-"""Checks of our SDP answer against the offer (RFC 8829, 8843): an answer that breaks them is never sent.
+"""Checks of the server's SDP answer against the offer (RFC 8829, 9143); a faulty answer is never sent.
 
-A browser throws on such an answer, or plays nothing.
+A browser rejects a faulty answer with an exception, or plays nothing.
 """
 
 import re
@@ -48,21 +48,21 @@ def _bundle_faults(ours: Sdp, theirs: Sdp) -> Iterator[str]:
     sections = [section for section in ours.sections if section.value("mid") in bundled]
     numbers = [codec.payload_type for section in sections for codec in section.codecs]
     for number in sorted({number for number in numbers if numbers.count(number) > 1}):
-        yield f"payload type {number} stands twice in one bundle"
+        yield f"payload type {number} is used twice in one bundle"
 
 
 def _section_faults(mine: Section, offered: Section, ours: Sdp, theirs: Sdp) -> Iterator[str]:
     if mine.value("mid") != offered.value("mid"):
-        yield "another mid"
+        yield "mid differs from the offer's"
     if mine.profile != offered.profile:
-        yield "another profile"
+        yield "profile differs from the offer's"
     setup = offered.value("setup") or theirs.session.value("setup") or ""
     if mine.value("setup") not in _SETUP.get(setup, ()):
-        yield "a DTLS role that the offer has taken"
+        yield "DTLS role (a=setup) conflicts with the offer's"
     if mine.kind == "application":
         return
     if not (mine.has("rtcp-mux") and offered.has("rtcp-mux")):
-        yield "rtcp-mux is not agreed"
+        yield "rtcp-mux is missing in offer or answer"
     direction, wanted = ours.direction(mine), theirs.direction(offered)
     if direction in ("sendrecv", "sendonly") and wanted not in ("sendrecv", "recvonly"):
         yield "sends what the offer does not receive"
@@ -80,7 +80,7 @@ def _codec_faults(mine: Section, offered: Section) -> Iterator[str]:
             yield f"payload type {codec.payload_type} was not offered as {codec.name}"
     for value in mine.values("fmtp"):
         if (match := re.search(r"\bapt=(\d+)", value)) and int(match[1]) not in numbers:
-            yield f"retransmission of payload type {match[1]}, which is not there"
+            yield f"retransmission (rtx) of payload type {match[1]}, which the answer lacks"
     extensions = {tuple(value.split()[:2]) for value in offered.values("extmap")}
     plain = {(number.partition("/")[0], uri) for number, uri in (pair for pair in extensions if len(pair) == 2)}
     for value in mine.values("extmap"):

@@ -1,7 +1,7 @@
 """The data channel ``knotcast``: JSON messages of bounded size and rate, and a guard against malformed SCTP messages.
 
 In aiortc 1.16 a text that is not UTF-8, a second open on one stream, or an exception in a plain message handler closes
-the whole connection, and nothing bounds what arrives. The guard stands where SCTP hands messages up.
+the whole connection, and nothing bounds what arrives. So the guard filters messages before aiortc's data channel code.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from ground.clock import Clock, monotonic
 logger = logging.getLogger(__name__)
 
 LABEL = "knotcast"
-MAX_MESSAGE = 16 * 1024
+MAX_MESSAGE = 16 * 1024  # bytes
 MAX_CHANNELS = 4
-MAX_WAITING = 64
+MAX_WAITING = 64  # messages kept until the call listens; the oldest are dropped
 MAX_BUFFERED = 256 * 1024  # most bytes held for a peer that does not read
-RATE, BURST = 60.0, 120.0  # messages a second: 25 poses and a ping fit twice
+RATE, BURST = 60.0, 120.0  # messages a second (twice 25 poses and a ping fit), and messages at once
 
 
 class TokenBucket:
@@ -42,8 +42,8 @@ class TokenBucket:
 
 
 def guard_sctp(sctp: RTCSctpTransport, flood: Callable[[], None]) -> None:
-    """Drop messages that would close the connection. Call ``flood`` when a peer overruns the window or the number of
-    channels."""
+    """Drop messages that would close the connection. Call ``flood`` when a peer overruns the SCTP receive window or
+    opens more than ``MAX_CHANNELS`` channels."""
     receive, receive_chunk = sctp._data_channel_receive, sctp._receive_data_chunk
 
     async def guarded_receive(stream_id: int, pp_id: int, data: bytes) -> None:
@@ -54,7 +54,7 @@ def guard_sctp(sctp: RTCSctpTransport, flood: Callable[[], None]) -> None:
                 flood()
                 return
         elif len(data) > MAX_MESSAGE or not _is_utf8(data):
-            # Handed on as an empty message, so that the call can answer that it could not be read.
+            # Passed on as an empty message, which the call answers with an error.
             data = b""
         try:
             await receive(stream_id, pp_id, data)
@@ -80,9 +80,10 @@ def _is_utf8(data: bytes) -> bool:
 
 
 class Channel:
-    """Messages in and out once the browser has opened the channel. ``heard`` is called for each that arrives."""
+    """Messages in and out once the browser has opened the channel."""
 
     def __init__(self, heard: Callable[[], None]) -> None:
+        """heard: called for each message that arrives, also for one above the rate, which is dropped."""
         self._heard = heard
         self._channel: RTCDataChannel | None = None
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
@@ -93,7 +94,7 @@ class Channel:
         self.open = asyncio.Event()
 
     def adopt(self, channel: RTCDataChannel) -> None:
-        """The first channel with our label counts; any other is closed."""
+        """Use the first channel with the label ``knotcast``; close any other."""
         if channel.label != LABEL or self._channel is not None:
             channel.close()
             return
@@ -110,19 +111,20 @@ class Channel:
             self._opened()
 
     def on_open(self, opened: Callable[[], None]) -> None:
-        """Call ``opened`` once the channel is there, or now."""
+        """Call ``opened`` once the channel is open, at once if it already is."""
         self._opened = opened
         if self._channel is not None:
             opened()
 
     def deliver_to(self, receive: Callable[[str], None]) -> None:
-        """From now on messages go to ``receive``, those that came early first."""
+        """Pass messages to ``receive`` from now on, starting with those that wait."""
         self._receive = receive
         while self._waiting:
             receive(self._waiting.popleft())
 
     def send(self, kind: str, t_ms: int, **fields: object) -> bool:
-        """One JSON message ``{v, type, seq, t_ms, ...}``; False if the channel is not open or not read."""
+        """Send one JSON message ``{v, type, seq, t_ms, ...}``. Returns False if the channel is not open, or the browser
+        does not read it and ``MAX_BUFFERED`` bytes wait."""
         channel = self._channel
         if channel is None or channel.readyState != "open" or channel.bufferedAmount > MAX_BUFFERED:
             return False

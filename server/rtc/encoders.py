@@ -1,8 +1,8 @@
-"""Video encoders whose bitrate moves in few, wide steps.
+"""Video encoders whose bitrate changes rarely and in large steps.
 
-aiortc 1.16 destroys and re-creates an encoder whenever the receiver's estimate moves by 10 %, and every new encoder
-begins with a keyframe: six bursts in the first fourteen seconds. These follow the estimate only when it differs much
-and for long.
+aiortc 1.16 destroys and re-creates an encoder whenever the receiver's bandwidth estimate moves by 10 %, and every new
+encoder begins with a keyframe: six bursts in the first fourteen seconds. These encoders change the bitrate only when
+the estimate is a quarter lower or a third higher, and at most every 3 s.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,14 @@ KEYFRAME_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class BitrateRange:
-    """Bits per second. A talking head of this size looks good at ``start`` and cannot use more than ``most``."""
+    """Bitrates in bits per second. A talking head of the given size looks good at ``start`` and cannot use more than
+    ``most``."""
 
     start: int
     most: int
 
 
-_BY_SIZE = (  # pixels of the largest picture, and its range
+_BY_SIZE = (  # largest number of pixels, and the range up to it
     (256 * 256, BitrateRange(500_000, 1_000_000)),
     (512 * 512, BitrateRange(1_000_000, 2_000_000)),
     (832 * 480, BitrateRange(1_500_000, 2_500_000)),
@@ -36,14 +37,14 @@ _LARGER = BitrateRange(2_000_000, 4_000_000)
 
 
 def bitrate_for(width: int, height: int, most: int = 0) -> BitrateRange:
-    """The range for pictures of this size. most: the highest bitrate in bits per second, 0 = by size."""
+    """Bitrate range for pictures of this size. most: highest bitrate in bits per second; 0: by size."""
     fitting = next((limits for pixels, limits in _BY_SIZE if width * height <= pixels), _LARGER)
     return BitrateRange(min(fitting.start, most), most) if most else fitting
 
 
 class BitrateSteps:
-    """Encoder bitrate for the receiver's estimates: changes below 3/4 or above 4/3 of the present one, at most every 3
-    s."""
+    """Encoder bitrate in bits per second, ``now``: changes for an estimate of at most 0.75 or at least 1.33 times
+    itself, and only ``HOLD_S`` seconds after the last change."""
 
     HOLD_S = 3.0
 
@@ -53,6 +54,7 @@ class BitrateSteps:
         self._since = clock()
 
     def estimate(self, bitrate: int) -> int:
+        """Take the receiver's estimate, in bits per second. Returns the bitrate to encode at."""
         wanted = max(MIN_BITRATE, min(int(bitrate), self._limits.most))
         if self._clock() - self._since >= self.HOLD_S and not 0.75 < wanted / self.now < 1.33:
             self.now, self._since = wanted, self._clock()
@@ -60,10 +62,10 @@ class BitrateSteps:
 
 
 class SteadyVp8Encoder(Vp8Encoder):
-    """VP8, the default: cheapest as shipped.
+    """VP8, the default, because it is the cheaper codec with aiortc's own settings.
 
-    aiortc clamps the bitrate to 1.5 Mb/s in its setter, from whose private field it also sizes the encoder's rate
-    buffer. Both are set here without the clamp.
+    aiortc's setter clamps the bitrate to 1.5 Mb/s and keeps it in a private field, which also sizes the encoder's rate
+    buffer. This setter writes the field without the clamp.
     """
 
     def __init__(self, limits: BitrateRange) -> None:
@@ -102,7 +104,7 @@ def make_encoder(mime_type: str, limits: BitrateRange) -> Encoder:
 
 
 class KeyframeGate:
-    """Passes at most one keyframe request a second on, whatever the receiver asks for."""
+    """Rate limit on the receiver's keyframe requests (PLI, FIR): at most one a second is passed on."""
 
     def __init__(self, send: Callable[[], None], clock: Clock = monotonic) -> None:
         self._send, self._clock = send, clock

@@ -1,7 +1,7 @@
 """ICE policy: the addresses and ports that are offered and accepted, and a guard between ICE and DTLS.
 
-aioice 0.13 leaves loopback out, has no port range, and hands every datagram that is not STUN up whatever its source.
-The policy is put on each connection object, never on the library.
+aioice 0.13 leaves loopback out, has no port range, and passes every non-STUN datagram up, whatever its source. The
+policy is installed on each connection object; the library is not changed.
 """
 
 import asyncio
@@ -20,14 +20,18 @@ from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_SOCKET_BUFFER = 1 << 20
-_PORT_TRIES = 64
-_MAX_CHECKED = 64  # source addresses remembered as answered or refused
+_SOCKET_BUFFER = 1 << 20  # bytes
+_PORT_TRIES = 64  # random ports of the range that are tried for one socket
+_MAX_CHECKED = 64  # addresses remembered as having answered a check
 
 
 @dataclass(frozen=True, slots=True)
 class IcePolicy:
-    """local: addresses sockets are bound to. loopback: only this machine may call. ports: inclusive range or None."""
+    """Addresses and ports of this server, and the remote candidates it accepts.
+
+    local: addresses that sockets are bound to. loopback: only this machine may call. advertised: address to put into
+    candidates in place of a bound one of the same family (1:1 NAT), or None. ports: inclusive range, or None for any.
+    """
 
     local: tuple[str, ...]
     loopback: bool
@@ -36,8 +40,8 @@ class IcePolicy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "IcePolicy":
-        """Bound to loopback we offer it first, and the machine's own addresses too, since some browsers pair loopback
-        with loopback only; datagrams from elsewhere are dropped then."""
+        """A server on loopback offers 127.0.0.1 first and then the machine's other addresses, because some browsers
+        pair loopback candidates only with each other. It drops datagrams from other machines."""
         others = tuple(own_addresses())
         local = ("127.0.0.1", *others) if settings.loopback else others or ("127.0.0.1",)
         ports = (max(1, settings.udp_port_min), settings.udp_port_max) if settings.udp_port_max else None
@@ -49,7 +53,7 @@ class IcePolicy:
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            return False  # .local names: resolving them is awaited for a second each, and the browser finds us anyway
+            return False  # an mDNS name: resolving one may take a second, and the browser's own checks connect anyway
         if not 1024 <= port < 65_536 or address.is_multicast or address.is_unspecified:
             return False
         if self.loopback:
@@ -67,7 +71,7 @@ class IcePolicy:
 
 
 class GuardedProtocol(ice.StunProtocol):
-    """Passes media and DTLS up only from addresses that answered a connectivity check."""
+    """Datagram endpoint that passes media and DTLS up only from addresses that answered a connectivity check."""
 
     def __init__(self, connection: ice.Connection, policy: IcePolicy, heard: Callable[[], None]) -> None:
         super().__init__(connection)
@@ -97,7 +101,8 @@ class GuardedProtocol(ice.StunProtocol):
 
 
 def govern(connection: ice.Connection, policy: IcePolicy, heard: Callable[[], None]) -> None:
-    """Make this connection gather candidates under ``policy`` and report each datagram from its peer."""
+    """Make this connection gather candidates under ``policy``, and call ``heard`` for each media or DTLS datagram from
+    its peer."""
 
     async def gather(component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:
         candidates = []
@@ -120,7 +125,7 @@ def govern(connection: ice.Connection, policy: IcePolicy, heard: Callable[[], No
             )
             connection._protocols.append(protocol)
             candidates.append(protocol.local_candidate)
-        # Servers for reflexive and relayed candidates are for the browser's side; ours is told its public address.
+        # Host candidates only: STUN and TURN are the browser's business, and ``advertised`` is the public address.
         return candidates
 
     replacement: Callable[..., Awaitable[list[Candidate]]] = gather
@@ -142,7 +147,7 @@ async def _bind(
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
         return protocol
     family = "ipv6" if ":" in address else "ipv4"
-    logger.warning("no UDP socket could be bound family=%s; widen KNOTCAST_UDP_PORT_MIN to _MAX", family)
+    logger.warning("no UDP port could be bound family=%s; widen KNOTCAST_UDP_PORT_MIN to KNOTCAST_UDP_PORT_MAX", family)
     return None
 
 

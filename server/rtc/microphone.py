@@ -1,7 +1,7 @@
-"""The caller's voice: a jitter buffer that drains, and the decoded track as mono samples on an unbroken time line.
+"""Microphone input of a call: a jitter buffer that drains, and the decoded track as mono samples.
 
 aiortc 1.16's own buffer adds 80 ms, and 300 ms for good after one lost packet (it fills up and never drains). This one
-releases in order, waits for at most two packets more than the missing one, and then gives out everything it holds.
+releases packets in order. When more than two wait behind a missing packet, that one counts as lost.
 """
 
 from typing import Any
@@ -26,13 +26,14 @@ class PromptJitterBuffer:
     """Replaces ``aiortc.jitterbuffer.JitterBuffer`` for audio, where every packet is a frame."""
 
     def __init__(self, receiver: Any = None) -> None:
-        """receiver: where frames beyond the one that ``add`` can return are put; None in a test of the order alone."""
+        """receiver: its decoder queue gets the frames beyond the one that ``add`` can return; None drops them."""
         self._receiver = receiver
         self._next: int | None = None
         self._held: dict[int, RtpPacket] = {}
         self.lost = 0
 
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
+        """As in aiortc's buffer: (whether to send a PLI, here always False; a frame for the decoder or None)."""
         frames = self.release(packet)
         if not frames:
             return False, None
@@ -41,12 +42,12 @@ class PromptJitterBuffer:
         return False, frames[-1]
 
     def release(self, packet: RtpPacket) -> list[JitterFrame]:
-        """Every frame that may go to the decoder now, in order."""
+        """Take a packet. Returns the frames that may go to the decoder now, in order."""
         number = packet.sequence_number
         if self._next is None or min(_distance(self._next, number), _distance(number, self._next)) > RESTART_GAP:
             self._next, self._held = number, {}
         if uint16_gt(self._next, number):
-            return []  # too late: its place has been passed
+            return []  # too late: later packets were already released
         self._held[number] = packet
         ready = self._in_order()
         if not ready and len(self._held) > WAIT_PACKETS:
@@ -72,20 +73,21 @@ class PromptJitterBuffer:
 
 
 def replace_jitter_buffer(receiver: RTCRtpReceiver) -> None:
-    """Replace it by aiortc's private name, which a test checks; the version is pinned."""
+    """Give the receiver a ``PromptJitterBuffer``. aiortc has no public hook for it; a test checks the private name, and
+    aiortc's minor version is pinned."""
     assert hasattr(receiver, "_RTCRtpReceiver__jitter_buffer"), "aiortc has changed: see server/rtc/microphone.py"
     receiver._RTCRtpReceiver__jitter_buffer = PromptJitterBuffer(receiver)
 
 
 class MicrophoneSource:
-    """Reads the remote track as int16 mono 48 kHz. Losses are concealed by the decoder, so time stays true."""
+    """Reads the remote track as int16 mono, 48 kHz. The decoder fills gaps of up to ``opus.MAX_FILL`` samples."""
 
     def __init__(self, track: MediaStreamTrack) -> None:
         self._track = track
         self._downmix = Downmix(2, PLAYOUT_RATE)
 
     async def read(self) -> NDArray[np.int16]:
-        """The next samples, a packet's or those of a loss. Raises aiortc's MediaStreamError when the track ends."""
+        """The next decoded or concealed samples, int16 [N]. Raises aiortc's MediaStreamError when the track ends."""
         frame = await self._track.recv()
         assert isinstance(frame, AudioFrame)
         return self._mono(frame)

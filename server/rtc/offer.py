@@ -1,8 +1,8 @@
-"""Checks and rewriting of a stranger's SDP offer before aiortc parses it.
+"""Validation and rewriting of an untrusted SDP offer before aiortc parses it.
 
-Size, sections, bundling, directions, codecs and candidates are checked. What passes is written anew from the
-attributes that aiortc acts on, each in the one shape that it reads, so an unknown or oddly written attribute refuses
-no offer.
+Size, sections, bundling, directions, codecs and candidates are checked. A valid offer is then rewritten from the
+attributes that aiortc acts on, each in the form that aiortc reads. So no unknown or oddly written attribute makes an
+offer fail.
 """
 
 import re
@@ -28,13 +28,12 @@ _PROFILES = re.compile(r"(?:(?:UDP|TCP)/)?(?:TLS/)?RTP/S?AVPF?")
 _DATA_PROFILES = re.compile(r"(?:(?:UDP|TCP)/)?DTLS/SCTP")
 _EXTENSION = re.compile(r"(\d{1,3})(?:/\w+)? (\S+)(?: .*)?")
 _FEEDBACK = re.compile(r"(\*|\d{1,3}) (\S+)(?: (\S.*))?")
-_NUMBERS = (*range(64), *range(96, 128))  # the others look like RTCP (RFC 5761)
+_NUMBERS = (*range(64), *range(96, 128))  # payload types; 64 to 95 collide with RTCP (RFC 5761)
 _SHOWN = 12  # codec names in a message
 
 
 def clean_offer(sdp: str, policy: IcePolicy) -> str:
-    """The offer as aiortc gets it, without unusable candidates. Raises RequestError
-    ``invalid_offer``."""
+    """The offer in the form that aiortc gets, without unusable candidates. Raises RequestError ``invalid_offer``."""
     if len(sdp.encode("utf-8", "replace")) > MAX_BYTES:
         raise _invalid(f"the SDP is larger than {MAX_BYTES // 1024} KiB")
     if len(sdp.splitlines()) > MAX_LINES or not sdp.startswith("v=0"):
@@ -49,7 +48,7 @@ def clean_offer(sdp: str, policy: IcePolicy) -> str:
     _check_sections(offer)
     _check_codecs(offer)
     tagged = _tagged(offer)
-    # aiortc stops the transport it goes on to use if the group is in another order than the sections.
+    # The group is in the order of the sections: for any other, aiortc stops the transport that the bundle uses.
     mids = " ".join(section.value("mid") or "" for section in offer.sections)
     lines = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0", f"a=group:BUNDLE {mids}"]
     lines += ["a=msid-semantic:WMS *"] + (["a=ice-lite"] if offer.session.has("ice-lite") else [])
@@ -78,7 +77,7 @@ def _check_sections(offer: Sdp) -> None:
 
 
 def _check_codecs(offer: Sdp) -> None:
-    """Raises RequestError without a common codec for sound and picture."""
+    """Raises RequestError if audio or video has no codec in common with the server, or both share a payload type."""
     owner: dict[int, str] = {}
     for section in offer.sections:
         if section.kind == "application":
@@ -87,16 +86,17 @@ def _check_codecs(offer: Sdp) -> None:
         common = find_common_codecs(CODECS[section.kind], SessionDescription.parse(text).media[0].rtp.codecs)
         if not common:
             names = dict.fromkeys(codec.name for codec in section.codecs)
-            offered = ", ".join(list(names)[:_SHOWN]) or "none that it describes"
-            raise _invalid(f"no {section.kind} codec in common: offered {offered}; we take {OURS[section.kind]}")
+            offered = ", ".join(list(names)[:_SHOWN]) or "none with an a=rtpmap line"
+            raise _invalid(f"no {section.kind} codec in common: offered {offered}; offer {OURS[section.kind]}")
         for codec in common:
             assert codec.payloadType is not None
             if owner.setdefault(codec.payloadType, section.kind) != section.kind:
-                raise _invalid(f"payload type {codec.payloadType} is both audio and video; number the codecs apart")
+                raise _invalid(f"payload type {codec.payloadType} is both audio and video; give each codec its own")
 
 
 def _tagged(offer: Sdp) -> Section:
-    """The tagged section, whose transport all sections use: the first in the one BUNDLE group."""
+    """The tagged section (RFC 9143), whose transport all sections use: the first one of the BUNDLE group that holds
+    every section."""
     mids = [section.value("mid") or "" for section in offer.sections]
     if len(set(mids)) != len(mids) or not all(0 < len(mid) <= MAX_MID and " " not in mid for mid in mids):
         raise _invalid(f"each section needs an a=mid of its own, of at most {MAX_MID} characters")
@@ -123,7 +123,7 @@ def _transport(offer: Sdp, tagged: Section, policy: IcePolicy) -> list[str]:
         ):
             raise _invalid(f"the offer needs a usable a={name}; send localDescription.sdp as it is")
         lines.append(f"a={name}:{value}")
-    # Without end-of-candidates, as none may be left: then the browser's own checks find the way.
+    # a=end-of-candidates is left out: if no candidate is usable, ICE then waits for the browser's own checks.
     return lines + [f"a=candidate:{text}" for text in tagged.values("candidate") if candidate_is_usable(text, policy)]
 
 
@@ -179,12 +179,13 @@ def _data(section: Section) -> list[str]:
 
 def _sctp_port(text: str) -> int:
     if not text.isdecimal() or len(text) > 5 or not 0 < int(text) < 65_536:
-        raise _invalid("the data section's SCTP port is none; send localDescription.sdp as it is")
+        raise _invalid("the data section has no valid SCTP port; send localDescription.sdp as it is")
     return int(text)
 
 
 def candidate_is_usable(candidate: str, policy: IcePolicy) -> bool:
-    """``candidate:foundation component transport priority address port typ ...`` over UDP, at an address we may try."""
+    """Whether a candidate (``candidate:foundation component transport priority address port typ ...``) is readable,
+    over UDP, and at an address that the policy accepts."""
     try:
         read = candidate_from_sdp(candidate.removeprefix("candidate:"))
     except (AssertionError, ValueError):

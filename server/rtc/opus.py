@@ -1,8 +1,8 @@
-"""Opus decoder that conceals lost packets and keeps the sample count exact.
+"""Opus decoder with packet loss concealment that keeps the sample count exact.
 
-A gap in the timestamps is filled by libopus' own packet loss concealment, which a packet without a payload asks for
-(RFC 6716, 3.2.1). It fades to silence as in G.711 Appendix I, and what returns is faded in. In-band FEC cannot be
-reached through FFmpeg, so it is not asked for in the answer.
+A gap of up to 200 ms in the RTP timestamps is filled by libopus' packet loss concealment, which decodes a packet
+without a payload (RFC 6716, section 3.2.1). The concealment fades out as in G.711 Appendix I, and the returning voice
+fades in. FFmpeg gives no access to in-band FEC, so the answer does not ask for it.
 """
 
 import logging
@@ -29,7 +29,8 @@ RETURN = PLAYOUT_RATE // 200  # samples over which a returning voice is faded in
 
 
 class ConcealingDecoder(OpusDecoder):
-    """Frames are int16, packed stereo, 48 kHz, each beginning where the last one ended."""
+    """Frames are int16, packed stereo, 48 kHz. Each begins where the last one ended, except after a gap of more than
+    ``MAX_FILL`` samples or a timestamp that goes back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class ConcealingDecoder(OpusDecoder):
         self._gain = 1.0
 
     def decode(self, encoded_frame: JitterFrame) -> list[Frame]:
-        """Sound of the gap before a packet, then of the packet. An unreadable packet counts as lost."""
+        """Frames of the gap before a packet, then of the packet. An unreadable packet counts as lost."""
         if not encoded_frame.data:
             return []
         start = encoded_frame.timestamp
@@ -74,7 +75,7 @@ class ConcealingDecoder(OpusDecoder):
         return frames
 
     def _sound(self, data: bytes) -> NDArray[np.int16]:
-        """int16 [N, 2] of one packet; none if it cannot be read."""
+        """Samples of one packet, int16 [N, 2]; N is 0 if it cannot be read."""
         try:
             decoded = self.codec.decode(Packet(data))
         except FFmpegError as error:
@@ -84,7 +85,7 @@ class ConcealingDecoder(OpusDecoder):
 
 
 def fade(start: int, count: int) -> NDArray[np.float64]:
-    """Gains of ``count`` concealed samples, the first of which is ``start`` samples after the last good one."""
+    """Gains of ``count`` concealed samples, float64 [count], the first one ``start`` samples into the gap."""
     at = np.arange(start, start + count)
     return np.clip((SILENT - 1 - at) / (SILENT - 1 - FULL), 0.0, 1.0)
 
@@ -100,7 +101,8 @@ def _decoder_for(codec: RTCRtpCodecParameters) -> Decoder:
 
 
 def _empty(toc: int, long: bool) -> int:
-    """The first byte of a packet of one empty frame, 20 ms if ``long``, else 10 ms, in the mode of a packet ``toc``."""
+    """TOC byte (RFC 6716, section 3.1) of a packet with one empty frame in the mode of the packet ``toc``: 20 ms if
+    ``long``, else 10 ms."""
     config = toc >> 3
     if config < 12:  # SILK: 10, 20, 40, 60 ms
         config = config & ~3 | int(long)

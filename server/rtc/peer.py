@@ -1,6 +1,6 @@
-"""A WebRTC peer connection: aiortc's, with the limits, addresses and encoders of this server.
+"""WebRTC peer connection as a call's transport: aiortc's, with the limits, addresses and encoders of this server.
 
-It is a call's transport (server/call/transport.py) and knows nothing of portraits, engines or playout.
+It implements ``server/call/transport.py`` and knows nothing of portraits, engines or playout.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 limit_datagrams()
 conceal_losses()
-# aiortc takes only 96 to 127 for numbers that an offer may choose, and answers with its own for any other. Browsers
-# also choose from 35 up, where a static number means the same on both sides.
+# aiortc takes only payload types 96 to 127 for dynamic ones and answers with its own number for any other. Browsers
+# also assign dynamic ones from 35 up. A static payload type means the same codec on both sides.
 rtp.DYNAMIC_PAYLOAD_TYPES = range(128)
 
 CLOSE_S = 3.0
@@ -55,13 +55,13 @@ _BAD_OFFER = (
 
 
 class Peer:
-    """``accept`` once, ``close`` any number of times."""
+    """One peer connection, a ``Transport``. Call ``accept`` once; ``close`` may be called any number of times."""
 
     def __init__(self, policy: IcePolicy, size: tuple[int, int], most_bitrate: int = 0) -> None:
-        """size: width and height of the pictures. most_bitrate: of the video, in bits per second; 0 = by size."""
+        """size: width and height of the pictures. most_bitrate: highest of the video in bits per second; 0: by size."""
         self._policy = policy
         self._bitrate = bitrate_for(*size, most_bitrate)
-        # An empty list, not None: aiortc's default asks a public STUN server.
+        # iceServers is an empty list, not None: aiortc's default asks a public STUN server.
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._audio, self._video = AudioTrack(), VideoTrack()
         self._channel = Channel(self._hear)
@@ -76,7 +76,7 @@ class Peer:
         self._pc.on("datachannel", self._on_channel)
 
     async def accept(self, sdp: str) -> str:
-        """Answer an offer. Raises RequestError ``invalid_offer``, CapacityError ``no_port``."""
+        """The SDP answer to an SDP offer. Raises RequestError ``invalid_offer``, CapacityError ``no_port``."""
         offer = RTCSessionDescription(sdp=clean_offer(sdp, self._policy), type="offer")
         try:
             await self._pc.setRemoteDescription(offer)
@@ -104,7 +104,8 @@ class Peer:
         return text
 
     async def add_candidates(self, candidates: list[tuple[str, str | None, int | None]]) -> None:
-        """Trickled candidates as (text, sdpMid, sdpMLineIndex). Raises RequestError ``too_many_candidates``."""
+        """Add trickled candidates, each (text, sdpMid, sdpMLineIndex); unusable ones are ignored. Raises RequestError
+        ``too_many_candidates`` or ``invalid_candidate``."""
         self._trickled += len(candidates)
         if self._trickled > MAX_TRICKLED:
             raise RequestError("too_many_candidates", _TOO_MANY, param="candidates")
@@ -118,7 +119,7 @@ class Peer:
                     text = "a candidate cannot be read; send RTCIceCandidate.toJSON(), with sdpMid or sdpMLineIndex"
                     raise RequestError("invalid_candidate", text, param="candidates") from error
 
-    # A call's transport
+    # The interface Transport
 
     @property
     def open(self) -> asyncio.Event:
@@ -132,7 +133,7 @@ class Peer:
             self._video.put(picture, tick)
 
     async def microphone(self) -> AsyncIterator[NDArray[np.int16]]:
-        """48 kHz mono, until the browser's track ends."""
+        """48 kHz mono int16 [N], until the browser's track ends."""
         source = MicrophoneSource(await self._microphone)
         while True:
             try:
@@ -149,7 +150,7 @@ class Peer:
         return self._channel.send(kind, t_ms, **fields)
 
     async def close(self) -> None:
-        """Close everything, in bounded time; twice is fine."""
+        """Close everything within ``CLOSE_S``. May be called again."""
         if self._closing:
             return
         self._closing = True
@@ -167,7 +168,7 @@ class Peer:
         try:
             await self._pc.close()
         except _BAD_OFFER:
-            # An offer that broke off half way can leave sections without transport, over which aiortc's close trips.
+            # An offer that failed half way can leave sections without a transport; aiortc's close raises on them.
             pc = cast(Any, self._pc)
             for transport in (*pc._RTCPeerConnection__dtlsTransports, *pc._RTCPeerConnection__iceTransports):
                 await transport.stop()

@@ -13,7 +13,7 @@ DIRECTIONS = ("sendrecv", "recvonly", "sendonly", "inactive")
 
 @dataclass(frozen=True, slots=True)
 class PayloadType:
-    """One payload type of a section. channels: of audio, 1 if the text names none."""
+    """One payload type of a section, from its ``rtpmap``. rate: clock rate in Hz. channels: 1 if the text has none."""
 
     payload_type: int
     name: str
@@ -22,13 +22,13 @@ class PayloadType:
 
     @property
     def same(self) -> tuple[str, int, int]:
-        """What two sides must agree on."""
+        """Name, clock rate and channels, on which both sides must agree."""
         return self.name.lower(), self.rate, self.channels
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A media section, or the lines before the first one with kind ``session``."""
+    """A media section, or the session-level lines before the first one (kind ``session``)."""
 
     kind: str
     port: int
@@ -40,7 +40,7 @@ class Section:
         return [value for key, value in self.attributes if key == name]
 
     def value(self, name: str) -> str | None:
-        """The last one, as in aiortc; None if there is none."""
+        """The attribute's last value, which aiortc uses too; None if there is none."""
         return next(iter(reversed(self.values(name))), None)
 
     def has(self, name: str) -> bool:
@@ -52,7 +52,7 @@ class Section:
 
     @property
     def codecs(self) -> list[PayloadType]:
-        """Those that the ``m=`` line lists and an ``rtpmap`` describes, in the ``m=`` line's order of preference."""
+        """Payload types that the ``m=`` line lists and an ``rtpmap`` describes, in the order of the ``m=`` line."""
         described = {}
         for value in self.values("rtpmap"):
             if match := _RTPMAP.fullmatch(value):
@@ -74,14 +74,14 @@ class Sdp:
         return [group[1:] for group in groups if group and group[0] == "BUNDLE"]
 
     def direction(self, section: Section) -> str:
-        """A section's own direction, else the session's, else ``sendrecv``."""
+        """The section's direction, else the session's, else ``sendrecv``."""
         return section.direction or self.session.direction or "sendrecv"
 
 
 def read_sdp(text: str) -> Sdp:
-    """Raises ValueError for text whose ``m=`` lines cannot be read."""
+    """Parse SDP text. Raises ValueError if an ``m=`` line cannot be read."""
     parts: list[list[str]] = [[]]
-    # Exactly as aiortc splits it, which is at more than line feeds.
+    # str.splitlines splits at more than line feeds, and so does aiortc: both must see the same lines.
     for line in (line.rstrip() for line in text.splitlines()):
         if line.startswith("m="):
             parts.append([])

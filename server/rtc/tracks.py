@@ -1,7 +1,7 @@
-"""The two outgoing media tracks, which aiortc's senders read. Their time is the call's ticks; they have no clock.
+"""The two outgoing media tracks, which aiortc's senders read. PTS come from the call's ticks; the tracks have no clock.
 
-aiortc reads a track until ``recv`` raises, encodes in the loop's default executor and stamps the RTCP pair with the
-moment of sending, so sound and picture that belong together must be put here in the same instant.
+aiortc reads a track until ``recv`` raises and encodes in the loop's default executor. Its RTCP sender reports pair the
+RTP timestamp with the time of sending. So sound and picture that belong together must be put here at the same moment.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class AudioTrack(MediaStreamTrack):
         self._news = asyncio.Event()
 
     def put(self, pcm: NDArray[np.int16], tick: int) -> None:
-        """pcm: int16 [BLOCK]; tick: its place on the call's clock, 20 ms each."""
+        """pcm: int16 [BLOCK]. tick: number of its 20 ms on the call's clock."""
         assert pcm.shape == (BLOCK,), "an audio frame holds exactly 20 ms"
         frame = AudioFrame.from_ndarray(np.ascontiguousarray(pcm).reshape(1, -1), format="s16", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = PLAYOUT_RATE, TIME_BASE, tick * BLOCK
@@ -52,7 +52,7 @@ class AudioTrack(MediaStreamTrack):
 
 
 class VideoTrack(MediaStreamTrack):
-    """The newest picture only: a late sender skips pictures and never sends a burst."""
+    """Only the newest picture is kept: a late sender skips pictures and never sends a burst."""
 
     kind = "video"
 
@@ -62,7 +62,7 @@ class VideoTrack(MediaStreamTrack):
         self._news = asyncio.Event()
 
     def put(self, picture: NDArray[np.uint8], tick: int) -> None:
-        """picture: I420, uint8 [H*3/2, W]; tick: its place on the call's clock, 20 ms each."""
+        """picture: I420, uint8 [H*3/2, W]. tick: number of its 20 ms on the call's clock."""
         self._newest = (picture, tick)
         self._news.set()
 
@@ -73,7 +73,7 @@ class VideoTrack(MediaStreamTrack):
             self._news.clear()
             await self._news.wait()
         (picture, tick), self._newest = self._newest, None
-        # A new object each time: aiortc marks a frame as keyframe on the object itself and never takes it back.
+        # A new object each time: aiortc marks a frame object as a keyframe and never unmarks it.
         frame = VideoFrame.from_ndarray(picture, format="yuv420p")
         frame.color_range = ColorRange.MPEG
         frame.time_base, frame.pts = TIME_BASE, tick * BLOCK

@@ -1,4 +1,4 @@
-"""Offers of browsers and of other stacks: each is answered with what it allows, or refused with the remedy."""
+"""SDP offers of browsers and other WebRTC stacks: answered within what they allow, or refused with the remedy."""
 
 import asyncio
 import re
@@ -65,7 +65,7 @@ async def test_the_answer_keeps_the_offered_number_of_vp8() -> None:
 
 
 async def test_media_is_sent_with_the_offered_number() -> None:
-    """A call with VP8 as 35: what goes over the wire, and what the viewer decodes."""
+    """VP8 with payload type 35: in the RTP packets, and decoded by the viewer."""
     viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(POLICY, (256, 256))
     viewer.addTrack(AudioStreamTrack())
     viewer.addTransceiver("video", direction="recvonly")
@@ -81,7 +81,7 @@ async def test_media_is_sent_with_the_offered_number() -> None:
     send = transport._send_rtp
 
     async def send_rtp(data: bytes) -> None:
-        if len(data) > 200:  # a picture's packets; sound is shorter
+        if len(data) > 200:  # video; audio packets are shorter
             numbers.add(data[1] & 0x7F)
         await send(data)
 
@@ -136,7 +136,7 @@ def test_what_cannot_work_is_refused_with_the_remedy() -> None:
     assert "packetization-mode=1" in h264
 
 
-# Legal lines that say nothing to us, for any place but before "v=0"
+# Legal lines that change nothing, for any place after "v=0"
 ANYWHERE = [
     "a=extmap-allow-mixed", "a=x-unknown", "a=x-unknown:with value", "a=ice-options:trickle renomination ice2",
     "b=AS:500", "b=TIAS:500000", "b=X-YZ:128", "i=a description", "k=prompt", "a=tool:libavformat 60.3", "z=0 0",
@@ -159,7 +159,7 @@ def test_unknown_lines_and_line_endings_change_nothing(name: str, extra: list[tu
     lines = GOOD[name].splitlines()
     for line, at in extra:
         lines.insert(min(at, len(lines)), line)
-    # A header extension with an attribute is one that we know how to read.
+    # The header extension with an attribute is kept, because it can be read.
     cleaned = clean_offer(ending.join(lines) + ending, POLICY).replace("a=extmap:9 urn:x:y\r\n", "")
     plain = re.sub(r"a=rtcp-fb:\* x-new nothing known\r\n", "", cleaned)
     assert plain == clean_offer(GOOD[name], POLICY)
@@ -225,7 +225,7 @@ def test_payload_types_that_the_section_does_not_list_are_none() -> None:
     assert "VP8" not in clean_offer(offer, POLICY) and "H264" in clean_offer(offer, POLICY)
 
 
-# The check itself, on answers that are wrong in one thing
+# Faults, in answers that are wrong in one thing
 
 
 WRONG = {

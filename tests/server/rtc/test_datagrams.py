@@ -21,13 +21,13 @@ LONG = "m" * 150_000
 
 
 def noise(seed: int) -> NDArray[np.uint8]:
-    """A picture that no codec compresses, so that each takes many packets."""
+    """A picture that no codec compresses, so that it takes many packets."""
     return np.random.default_rng(seed).integers(0, 255, (384, 256), np.uint8)
 
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Every datagram that our side sends, as UDP gets it."""
+    """Every datagram that the server's peer sends, as passed to UDP."""
     sent: list[bytes] = []
     connect = GuardedProtocol.connection_made
 
@@ -46,7 +46,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 class _Recording:
-    """A transport whose ``sendto`` is another."""
+    """A datagram transport with its ``sendto`` replaced."""
 
     def __init__(self, transport: Any, sendto: Any) -> None:
         self._transport, self.sendto = transport, sendto
@@ -84,6 +84,6 @@ async def test_no_datagram_is_larger_than_the_smallest_mtu_takes(codec: str, sen
     assert LONG in arrived[0] and len(LONG) < MAX_BUFFERED
     video_sizes = [len(data) for data in sent if 128 <= data[0] < 192]
     chunk_sizes = [len(data) for data in sent if 20 <= data[0] < 64]
-    assert len([size for size in video_sizes if size > MAX_PAYLOAD]) > 20  # packets are filled, not only small
+    assert len([size for size in video_sizes if size > MAX_PAYLOAD]) > 20  # packets are filled up to the limit
     assert len([size for size in chunk_sizes if size > MAX_PAYLOAD]) > 100
     assert max(len(data) for data in sent) <= MAX_DATAGRAM

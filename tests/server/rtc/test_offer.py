@@ -1,4 +1,4 @@
-"""Offers over HTTP: which are answered, which refused, and that nothing in them reaches aiortc unseen."""
+"""SDP offers over HTTP: which are answered, which are refused, and that every line is checked before aiortc sees it."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ def code(answer: Any) -> str:
 
 
 def without(sdp: str, start: str) -> str:
-    """The offer less one of its sections."""
+    """The offer without the section that begins with ``start``."""
     return "".join(part for part in re.split(r"(?m)^(?=m=)", sdp) if not part.startswith(start))
 
 
@@ -36,7 +36,7 @@ async def test_offers_that_cannot_be_answered_leave_the_session_as_it_was() -> N
             fingerprints, edited(good, "a=ice-ufrag:", "a=nothing:"), edited(good, "a=rtcp-mux\r\n", ""),
             edited(good, candidate, "\r\n".join([candidate] * 51), 1), good.replace("sha-", "md5-"),
         ]  # fmt: skip
-        # Nobody would see or hear such a call.
+        # Such a call would have no sound or no picture.
         mute = [
             edited(good, "opus/48000/2", "none/48000/2"), edited(good, "a=recvonly", "a=inactive"),
             edited(good, "a=recvonly", "a=sendonly", 1), without(good, "m=audio"), without(good, "m=video"),
@@ -50,7 +50,7 @@ async def test_offers_that_cannot_be_answered_leave_the_session_as_it_was() -> N
         for sdp in bad:
             offer = {"sdp": sdp, "type": "offer"}
             answer = await client.post(f"{caller.path}/offer", json=offer, headers=caller.headers)
-            if answer.status_code == 200:  # half an offer may still be one
+            if answer.status_code == 200:  # half an offer may still be valid
                 await client.delete(caller.path, headers=caller.headers)
                 await caller.open()
                 continue
@@ -65,7 +65,7 @@ async def test_offers_that_cannot_be_answered_leave_the_session_as_it_was() -> N
 
 @pytest.mark.parametrize("separator", ["\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
 async def test_a_candidate_hides_behind_no_separator(separator: str) -> None:
-    """aiortc splits lines at more than line feeds, and so must the gate."""
+    """aiortc splits lines at more than line feeds, so the checks must do the same."""
     hidden = [f"a=candidate:9 1 udp 2130706431 {host} 5000 typ host" for host in ("10.0.0.1", "8.8.8.8", "a.local")]
     async with serving() as app, http(app) as client:
         caller = Caller(client)

@@ -1,4 +1,4 @@
-"""Lost Opus packets: no hard edges, closer to the voice than silence is, and never a sample more or less."""
+"""Opus packet loss concealment: no clicks, closer to the voice than silence, and an exact sample count."""
 
 import asyncio
 import random
@@ -25,8 +25,8 @@ from server.settings import Settings
 from tests.caller import Microphone
 
 SENTENCE = Path(__file__).parents[3] / "client_web/samples/sentence.wav"
-MOST_STEP = 1.2  # a concealed signal's largest step from sample to sample, over the clean one's
-CLOSER = 0.9  # its spectral distance to the clean one, over that of silence in its place
+MOST_STEP = 1.2  # largest step between samples: concealed signal over clean signal
+CLOSER = 0.9  # spectral distance to the clean signal: concealed over silence in its place
 
 
 def sentence() -> NDArray[np.int16]:
@@ -38,7 +38,7 @@ VOICE = sentence()
 
 
 def encoded(pcm: NDArray[np.int16], ms: int, application: str = "voip") -> list[bytes]:
-    """Opus packets of ``ms``, mono, at the bitrate that browsers use."""
+    """Mono Opus packets of ``ms`` milliseconds, at the bitrate that browsers use."""
     codec: Any = CodecContext.create("libopus", "w")
     codec.bit_rate, codec.format, codec.layout, codec.sample_rate = 32_000, "s16", "mono", PLAYOUT_RATE
     codec.time_base = Fraction(1, PLAYOUT_RATE)
@@ -52,7 +52,7 @@ def encoded(pcm: NDArray[np.int16], ms: int, application: str = "voip") -> list[
 
 
 def decoded(packets: list[bytes], ms: int, lost: set[int]) -> NDArray[np.int16]:
-    """What comes out when ``lost`` never arrive. Holds that time is unbroken."""
+    """Left channel when the packets ``lost`` never arrive. Asserts that the PTS have no gap."""
     decoder, out, end = ConcealingDecoder(), [], 0
     size = ms * PLAYOUT_RATE // 1000
     for number, data in enumerate(packets):
@@ -67,7 +67,7 @@ def decoded(packets: list[bytes], ms: int, lost: set[int]) -> NDArray[np.int16]:
 
 
 def with_silence(packets: list[bytes], ms: int, lost: set[int]) -> NDArray[np.int16]:
-    """The same with silence in place of what was lost, as aiortc's own decoder leaves it."""
+    """Left channel with silence in place of the packets ``lost``, as aiortc's own decoder leaves it."""
     decoder, size = OpusDecoder(), ms * PLAYOUT_RATE // 1000
     out = np.zeros(len(packets) * size, np.int16)
     for number in sorted(set(range(len(packets))) - lost):
@@ -145,7 +145,7 @@ def test_a_pause_is_no_loss_and_ends_without_an_edge() -> None:
     decoder.decode(JitterFrame(data=packets[0], timestamp=0))
     frames = decoder.decode(JitterFrame(data=packets[1], timestamp=960 + MAX_FILL + 1))
     assert len(frames) == 1 and frames[0].to_ndarray()[0, 0] == 0
-    back = decoder.decode(JitterFrame(data=packets[2], timestamp=0))  # a clock that went back
+    back = decoder.decode(JitterFrame(data=packets[2], timestamp=0))  # a timestamp that went back
     assert sum(frame.samples for frame in back) == 960
 
 
@@ -162,7 +162,7 @@ def test_packets_that_cannot_be_read_count_as_lost() -> None:
 
 
 async def test_a_call_with_losses_keeps_time_and_has_no_holes() -> None:
-    """From a real sender, through the network and our jitter buffer, to what the call gets."""
+    """From a real sender over loopback and through the jitter buffer to the samples that the call gets."""
     tone = (8000 * np.sin(2 * np.pi * 220 * np.arange(4 * PLAYOUT_RATE) / PLAYOUT_RATE)).astype(np.int16)
     viewer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     peer = Peer(IcePolicy.from_settings(Settings()), (256, 256))

@@ -1,5 +1,6 @@
-"""What we replace in aiortc 1.16, held against aiortc itself: if an upgrade moves a hook, this fails before a call
-does.
+"""Peer connection, and the parts of aiortc 1.16 that it replaces, tested against aiortc itself.
+
+If an aiortc upgrade moves a private hook, a test fails here before a call does.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ def packet(number: int) -> RtpPacket:
 
 
 def run(numbers: list[int]) -> tuple[list[int], list[int], PromptJitterBuffer]:
-    """What came out, and for each how many packets later than it came in."""
+    """The released numbers, for each how many packets after its arrival it was released, and the buffer."""
     buffer, out, late = PromptJitterBuffer(), [], []
     for i, number in enumerate(numbers):
         for frame in buffer.release(packet(number)):
@@ -59,7 +60,7 @@ def run(numbers: list[int]) -> tuple[list[int], list[int], PromptJitterBuffer]:
 
 
 def test_what_comes_in_order_goes_out_at_once() -> None:
-    out, late, _ = run(list(range(65_500, 65_600)))  # over the wrap of the number
+    out, late, _ = run(list(range(65_500, 65_600)))  # across the wrap of the sequence number
     assert out == list(range(65_500, 65_600)) and set(late) == {0}
 
 
@@ -67,7 +68,7 @@ def test_a_lost_packet_costs_itself_and_two_packets_once() -> None:
     numbers = [n for n in range(100, 400) if n != 150]
     out, late, buffer = run(numbers)
     assert out == numbers and buffer.lost == 1
-    assert max(late) == 2 and sum(late) == 2 + 1 and late[-1] == 0  # and the delay is gone again
+    assert max(late) == 2 and sum(late) == 2 + 1 and late[-1] == 0  # the delay is gone again
 
 
 def test_eight_percent_loss_and_reordering_leave_no_delay() -> None:
@@ -88,7 +89,7 @@ def test_late_and_repeated_packets_are_dropped_and_a_new_start_is_followed() -> 
 
 
 def test_aiortcs_own_buffer_never_drains_after_a_loss() -> None:
-    """The reason for ours. When this fails, aiortc has mended it and ours can go."""
+    """The reason for ``PromptJitterBuffer``. If this fails, aiortc has fixed its buffer and ours can go."""
     theirs = JitterBuffer(capacity=16, prefetch=4)
     behind = []
     for number in [n for n in range(300) if n != 50]:
@@ -110,7 +111,7 @@ def frame(number: int, size: int = 256) -> VideoFrame:
 
 
 def is_keyframe(payloads: list[bytes]) -> bool:
-    return payloads[0][4] & 1 == 0  # VP8: the first bit of the frame, after our 4 byte descriptor
+    return payloads[0][4] & 1 == 0  # VP8: lowest bit of the frame header, after aiortc's 4 byte payload descriptor
 
 
 def test_bitrate_steps_are_few_and_bounded() -> None:
@@ -148,7 +149,7 @@ def test_a_far_estimate_is_followed_after_a_while() -> None:
 
 
 def test_a_full_size_picture_gets_more_than_aiortcs_own_ceiling() -> None:
-    """Its rate buffer too, which aiortc sizes from a private field."""
+    """The encoder's rate buffer is larger too; aiortc sizes it from a private field."""
     wide = bitrate_for(832, 480)
     assert wide.most == 2_500_000
     for encoder in (SteadyVp8Encoder(wide), SteadyH264Encoder(wide)):
@@ -186,7 +187,7 @@ def test_the_encoder_follows_the_codec_that_was_agreed() -> None:
 
 
 def test_a_frame_sent_again_stays_a_keyframe_in_aiortc() -> None:
-    """The trap: aiortc marks the frame object and never unmarks it."""
+    """The reason for a new frame object each time: aiortc marks a frame as a keyframe and never unmarks it."""
     encoder, same = Vp8Encoder(), frame(0)
     encoder.encode(same, force_keyframe=True)
     assert is_keyframe(encoder.encode(same)[0])
@@ -287,7 +288,7 @@ async def test_ports_and_the_advertised_address_are_kept_to() -> None:
         seen += [line.split()[4:6] for line in first.splitlines() if line.startswith("a=candidate")]
     assert all(host == "198.51.100.9" and 42_100 <= int(port) <= 42_103 for host, port in seen)
     assert len({port for _, port in seen}) == len(seen) == 4
-    with pytest.raises(CapacityError, match="port"):  # none is left, and an answer without an address is of no use
+    with pytest.raises(CapacityError, match="port"):  # none is left, and an answer without a candidate is useless
         await peers[4].accept(viewer.localDescription.sdp)
     for closing in (*peers, viewer):
         await closing.close()
@@ -328,7 +329,7 @@ def test_policy_follows_the_settings() -> None:
 
 
 async def test_datagrams_from_strangers_go_nowhere_before_and_after_the_connection() -> None:
-    """A third socket on this machine, which the policy would let call, but which has answered no check."""
+    """The stranger is a third socket on this machine: the policy accepts its address, but it answered no check."""
     policy = IcePolicy.from_settings(Settings())
     viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(policy, (256, 256))
     viewer.createDataChannel("knotcast")
@@ -351,7 +352,7 @@ async def test_datagrams_from_strangers_go_nowhere_before_and_after_the_connecti
     loop = asyncio.get_running_loop()
     third, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
     third_address, ours = third.get_extra_info("sockname"), protocol.transport.get_extra_info("sockname")
-    # As DTLS, SRTP, TURN's channels and QUIC begin
+    # First bytes of DTLS, SRTP, TURN channels and QUIC
     junk = [bytes([first]) * 40 + b"stranger" for first in (22, 128, 64, 255)]
     arrived: list[bytes] = []
     receive = protocol.datagram_received
@@ -380,7 +381,7 @@ async def test_datagrams_from_strangers_go_nowhere_before_and_after_the_connecti
 
 
 async def test_a_server_for_this_machine_answers_no_check_from_elsewhere() -> None:
-    """Not even one that knows the call's secrets: an answer would have ICE send checks there."""
+    """Not even a check with the call's ICE credentials, because after an answer ICE would send checks there."""
     policy = IcePolicy.from_settings(Settings())
     viewer, peer = RTCPeerConnection(RTCConfiguration(iceServers=[])), Peer(policy, (256, 256))
     viewer.addTransceiver("audio", direction="recvonly")
@@ -415,7 +416,7 @@ async def test_a_server_for_this_machine_answers_no_check_from_elsewhere() -> No
 
 
 class Frames(MediaStreamTrack):
-    """A track that gives these blocks of samples, int16 [N, channels]."""
+    """A track that plays blocks of samples, int16 [N, channels], and then ends."""
 
     kind = "audio"
 
