@@ -1,7 +1,7 @@
-"""The media of a call: voice and poses in, pictures and sound out, on one clock.
+"""Media of a call: voice and poses in, pictures and sound out, on one clock.
 
 Every 20 ms one block of voice goes to the engine and one block of sound leaves, with the picture of the same media time
-when one is due. The engine may be lost and replaced in between. Knows no transport, session or message.
+when one is due. The engine may be lost and replaced during a call. Knows no transport, session or message.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from server.call.playout import Playout, Release
 from server.call.voice import Turn, VoiceLine
 from server.metrics import Metrics
 
-LIMIT_MS = 1000  # delay above the target at which speech is cut too
+LIMIT_MS = 1000  # delay above the target at which playout skips speech too
 HISTORY_S = 2.0  # voice kept beyond the longest delay: a new engine is given one second of voice before its first frame
 
 
@@ -33,7 +33,7 @@ class AvatarListener(Protocol):
     """Receiver of an ``AvatarStream``'s output. Called on the stream's clock, so every method must return at once."""
 
     def on_release(self, release: Release) -> None:
-        """Sound, and a picture where one is due, that leave now."""
+        """Sound to send now, with a picture if one is due."""
         ...
 
     def on_turn(self, turn: Turn) -> None:
@@ -41,14 +41,18 @@ class AvatarListener(Protocol):
         ...
 
     def on_engine(self, state: str) -> None:
-        """``live`` once an engine is there, ``recovering`` when it was lost, and ``live`` again."""
+        """The engine's new state: ``live`` once it is leased, ``recovering`` when it is lost, then ``live`` again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFigures:
-    """Counters of a stream, and its present delay. delay and position are samples (48 kHz), chunk_ms the last
-    chunk's."""
+    """Counters of a stream and its present state.
+
+    shown: generated frames shown. underruns: times the next frame was late. skipped: frames skipped to reduce delay.
+    stalls: times the clock was moved because this process had been stopped. delay: from the head of the voice to the
+    sound, in 48 kHz samples. position: media time of the next sound, likewise. chunk_ms: time the last chunk took.
+    """
 
     shown: int
     underruns: int
@@ -72,7 +76,7 @@ class AvatarStream:
         delay_ms: int = 0,
         stamped: bool = False,
     ) -> None:
-        """delay_ms: see ``playout_delay``. stamped: number the pictures in their pixels, for measurement."""
+        """delay_ms: see ``playout_delay``. stamped: write frame numbers into the pictures (server/call/stamp.py)."""
         info = pool.info
         delay = playout_delay(info, delay_ms)
         self._playout = Playout(still_picture(spec, info), info.fps, delay, delay + round(playout_samples(LIMIT_MS)))
@@ -86,7 +90,7 @@ class AvatarStream:
     # In
 
     def hear(self, pcm: NDArray[np.int16]) -> None:
-        """Microphone: 48 kHz mono samples, in real time. Said turns go before it."""
+        """Microphone input: int16 [N], 48 kHz mono, in real time. Queued turns take precedence over it."""
         self._line.microphone.push(pcm)
 
     def require_room(self) -> None:
@@ -100,27 +104,27 @@ class AvatarStream:
         self._line.say(turn)
 
     def extend(self, turn: Turn, pcm: NDArray[np.int16]) -> None:
-        """More of an open turn: 48 kHz mono samples. Raises CapacityError when too much waits to be said."""
+        """Append int16 [N], 48 kHz mono, to an open turn. Raises CapacityError when too much speech is queued."""
         self._line.extend(turn, pcm)
 
     def interrupt(self) -> list[str]:
         """Silence the spoken turn, the queued turns and the sound on its way to the viewer, within 20 ms. Returns the
-        stopped turns."""
+        ids of the stopped turns."""
         ids = self._line.interrupt()
         self._engine.take_back(self._playout.fade_out())
         self._tell_turns()
         return ids
 
     def push_pose(self, pose: Pose) -> None:
-        """Controls for the voice that arrives now, spaced in time as they were sent. Dropped while there is no
-        engine."""
+        """Apply controls at the voice that arrives now, spaced in time as the viewer sent them. Dropped while there is
+        no engine."""
         self._engine.push_pose(pose)
 
     # Out
 
     @property
     def turns(self) -> list[Turn]:
-        """Turns that wait or are heard, and the last few that are over; oldest first."""
+        """Turns that are queued or heard, and the last few that are over; oldest first."""
         return self._line.turns
 
     @property
@@ -166,10 +170,11 @@ class AvatarStream:
 
 
 def playout_delay(info: ModelInfo, delay_ms: int) -> int:
-    """Samples (48 kHz, whole blocks) between voice and picture: the drive a chunk waits for, its cost, and some air.
+    """Delay from voice to picture, in 48 kHz samples and whole blocks.
 
-    A chunk of c frames needs the voice of c + k frames and the features' look-ahead before it can begin: with less
-    delay there would never be a first chunk, whatever ``delay_ms`` asks for (0: choose).
+    delay_ms: the delay asked for; 0 chooses the drive that a chunk needs, 1.5 times its cost, and 80 ms. The drive of a
+    chunk of c frames is the voice of c + k frames and the features' look-ahead. It is the minimum: with less delay the
+    first chunk could never be made.
     """
     drive_ms = (info.chunk_frames + info.drive_ahead_frames) * 1000 / info.fps + info.lookahead_ms
     wanted_ms = delay_ms or drive_ms + 1.5 * info.warmup_chunk_ms + 80
@@ -177,7 +182,7 @@ def playout_delay(info: ModelInfo, delay_ms: int) -> int:
 
 
 def still_picture(spec: StreamSpec, info: ModelInfo) -> NDArray[np.uint8]:
-    """The portrait as I420 uint8 [H*3/2, W]; shown from the first moment until the engine's frames come."""
+    """The portrait as I420 uint8 [H*3/2, W], shown until the engine's first frame."""
     rgb = spec.portrait.rgb
     if rgb.shape[:2] != (info.height, info.width):
         rgb = fit_picture(rgb, info.width, info.height)

@@ -1,6 +1,7 @@
 """One viewer's call from its first transport to its end: media, messages and limits in one task that ends once.
 
-A call outlives its transport by design: its media need none, and another one may be attached at any time.
+The media need no transport, so another one may be attached at any time. At present a call still ends when it loses its
+transport (``Call._outlives``).
 """
 
 import asyncio
@@ -27,21 +28,21 @@ logger = logging.getLogger(__name__)
 ENDED = {
     "hang_up": "the call was hung up",
     "remote": "the browser closed the connection",
-    "setup_timeout": "no connection came about in time",
-    "heartbeat_lost": "nothing was heard from the browser any more",
+    "setup_timeout": "the connection was not established in time",
+    "heartbeat_lost": "nothing was heard from the browser for too long",
     "ice_failed": "the connection was lost",
     "call_too_long": "the call has reached its longest time",
-    "flood": "the browser sent more than a call may",
+    "flood": "the browser sent more than a call may send",
     "worker_lost": "the engine was lost and did not come back",
-    "engine_silent": "the engine gives no pictures any more",
-    "server_shutdown": "the server is going down",
-    "internal_error": "something went wrong here",
+    "engine_silent": "the engine makes no pictures any more",
+    "server_shutdown": "the server is shutting down",
+    "internal_error": "an internal error ended the call; the server's log has the details",
 }
 REPORT_S = 1.0
 CHECK_S = 0.25  # how often the longest time is checked
 CLOSE_S = 5.0
-OPENING_S = 0.5  # a call refused in its first instant still tells why, once messages can be sent
-FAREWELL_S = 0.05  # for the last message to leave before the connection does
+OPENING_S = 0.5  # wait for the message channel, so that a call refused at once can still send its reason
+FAREWELL_S = 0.05  # between the last message and closing the connection
 
 
 class _Over(Exception):
@@ -50,7 +51,7 @@ class _Over(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallParts:
-    """What a call is made with."""
+    """Dependencies that all calls share."""
 
     settings: Settings
     pool: WorkerPool
@@ -64,7 +65,7 @@ class Call:
     """
 
     def __init__(self, parts: CallParts, spec: StreamSpec, on_state: Callable[[str, str | None], None]) -> None:
-        """on_state: told of ``connecting``, ``live`` and ``ended`` with its reason."""
+        """on_state: called with each new state (``connecting``, ``live``, ``ended``), and the reason of ``ended``."""
         self._settings, self._metrics = parts.settings, parts.metrics
         self._name, self._on_state = spec.stream, on_state
         self.state = "created"
@@ -87,10 +88,10 @@ class Call:
     # From outside
 
     def attach(self, transport: Transport, asked_at: float) -> None:
-        """Carry the call by this transport as soon as it is connected, in place of the one before, which is closed.
+        """Switch the call to this transport as soon as it is connected, and close the previous one.
 
-        The first transport begins the call. The call closes what was attached. asked_at: when the viewer asked for it,
-        in seconds of the monotonic clock. Raises RequestError 409 when the call has ended.
+        The first transport begins the call. The call closes every attached transport. asked_at: when the viewer asked
+        for it, in seconds of the monotonic clock. Raises RequestError 409 when the call has ended.
         """
         if self._over.is_set():
             raise RequestError("session_ended", "the session has ended", status=409)
@@ -102,7 +103,8 @@ class Call:
             self._task = asyncio.create_task(self._run(), name=f"call-{self._name[:8]}")
 
     def say(self, turn: Turn) -> None:
-        """Raises RequestError 409 when the call is not live, CapacityError when too many turns wait."""
+        """Queue a turn. Raises RequestError 409 when the call is neither connecting nor live, CapacityError when too
+        much speech is queued."""
         if self.state not in ("connecting", "live"):
             raise RequestError("not_live", "the call is not live", status=409)
         self.stream.say(turn)
@@ -113,7 +115,7 @@ class Call:
             self._transport.send(kind, round((monotonic() - self._began) * 1000), **fields)
 
     def end(self, reason: str) -> None:
-        """End the call. The first reason counts."""
+        """End the call, without waiting for it. The first reason counts."""
         self.reason = self.reason or reason
         self._over.set()
 
@@ -258,7 +260,7 @@ class Call:
             self.stream.hear(pcm)
 
     def _greet(self) -> None:
-        if self.state != "ended":  # that the call tells itself, with its reason
+        if self.state != "ended":  # ``_finish`` sends that state, with its reason
             self._desk.tell_state(self.state)
 
     async def _discard(self, transport: Transport) -> None:
@@ -291,7 +293,7 @@ class Call:
             async with asyncio.timeout(CLOSE_S):
                 for outcome in await asyncio.gather(*closing, self.stream.release(), return_exceptions=True):
                     if isinstance(outcome, Exception):
-                        logger.error("a call's parts did not close well", exc_info=outcome)
+                        logger.error("a call's transport or stream failed to close", exc_info=outcome)
         except TimeoutError:
             logger.error("a call did not close in time stream=%s", self._name)
 

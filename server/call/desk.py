@@ -22,19 +22,20 @@ class Poses(Protocol):
 
 
 class MessageDesk:
-    """``{v: 1, type, seq, t_ms, ...}`` both ways. In: ping, pose. Out: pong, stats, state, error."""
+    """Reader and writer of messages ``{v: 1, type, seq, t_ms, ...}``. In: ping, pose. Out: pong, stats, state,
+    error."""
 
     def __init__(self, poses: Poses, send: SendMessage) -> None:
-        """poses: where poses go. send: sends one message."""
+        """poses: receiver of poses. send: sends one message; it adds v, seq and t_ms."""
         self._poses, self._send = poses, send
 
     def receive(self, text: str) -> None:
-        """One message of the viewer."""
+        """Handle one message of the viewer."""
         seq: object = None
         try:
             message = json.loads(text)
             if not isinstance(message, dict) or message.get("v", 1) != 1:
-                raise RequestError("invalid_message", "a message is an object with v 1 and a type")
+                raise RequestError("invalid_message", "a message is a JSON object with v 1 and a type")
             seq = message.get("seq")
             self._handle(message)
         except (ValueError, RecursionError):
@@ -46,12 +47,12 @@ class MessageDesk:
         self._send("state", state=state, **fields)
 
     def tell_turn(self, state: str, turn: Turn) -> None:
-        """state: the call's. The turn's start is media time."""
+        """Report a turn's state. state: the call's. ``start_ms`` is media time."""
         start = round(milliseconds(turn.start)) if turn.start >= 0 else None
         self._send("state", state=state, turn={"id": turn.id, "state": turn.state, "start_ms": start})
 
     def tell_figures(self, state: str, figures: StreamFigures, distinct_fps: float) -> None:
-        """distinct_fps: generated pictures a second since the last report."""
+        """Report ``stats``. distinct_fps: generated pictures a second since the last report."""
         delay_ms = round(milliseconds(figures.delay))
         self._send(
             "stats",
@@ -73,14 +74,14 @@ class MessageDesk:
             case "pose":
                 self._poses.push_pose(parse_pose(message))
             case _:
-                raise RequestError("unknown_message", "types are ping and pose", param="type")
+                raise RequestError("unknown_message", "the message type is unknown; send ping or pose", param="type")
 
     def _refuse(self, error: AvatarError, seq: object) -> None:
         self._send("error", code=error.code, message=error.message, param=error.param, to_seq=_plain(seq))
 
 
 def _plain(value: object) -> object:
-    """A number to echo. Anything else is not sent back."""
+    """The value if it is a number, to echo it; else None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15:
         return value
     return None

@@ -23,9 +23,9 @@ from server.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 CONTEXT_FRAMES = 25  # voice before a new engine's first frame, as the past of its features
-RECOVERY_S = 60.0
+RECOVERY_S = 60.0  # from the loss of an engine until the call gives up
 RETRY_S = 0.2
-PATIENCE_STEPS = 1000  # 20 s of waiting for a living engine, after which no chunk is expected
+PATIENCE_STEPS = 1000  # 20 s without a chunk from a live engine, after which the call gives up
 
 
 class EngineLink:
@@ -42,9 +42,9 @@ class EngineLink:
         *,
         stamped: bool,
     ) -> None:
-        """on_state: told of ``live`` once a slot is there, ``recovering`` when it is lost, and ``live`` again.
+        """on_state: called with ``live`` once a slot is leased, ``recovering`` when it is lost, and ``live`` again.
 
-        stamped: number the frames in their pixels, for measurement.
+        stamped: write frame numbers into the pictures (server/call/stamp.py).
         """
         self._pool, self._line, self._playout = pool, line, playout
         self._spec: StreamSpec | None = spec
@@ -54,12 +54,12 @@ class EngineLink:
         self._stream: EngineStream | None = None
         self._sender = SenderClock()
         self._lost_at: float | None = None
-        self._waited = 0  # steps
-        self._stalls = 0  # of the clock by which the engine's deadline was told
+        self._waited = 0  # steps for which media time waited for the present engine, since its last chunk
+        self._stalls = 0  # stalls of playout's clock when the engine was last sent its deadline
         self.chunk_ms = 0.0
 
     async def run(self) -> None:
-        """Lease a slot, then take chunks until cancelled. Raises AvatarError when there is no slot, or the engine is
+        """Lease a slot, then receive chunks until cancelled. Raises AvatarError when there is no slot, or the engine is
         lost for good."""
         assert self._spec is not None, "run after release"
         self._lease = await self._pool.acquire(self._spec)
@@ -85,10 +85,10 @@ class EngineLink:
             self._tell_deadline(stream, playout.frame + 1)
         ahead = self._line.head - frame_start(playout.awaited, playout.fps)
         if stream is None or (not playout.arrived and ahead >= playout.delay) or playout.lag >= playout.limit:
-            self._line.microphone.clear()  # heard while no engine can answer it
+            self._line.microphone.clear()  # sound from this time is not played later
             self._waited += stream is not None
             if self._waited > PATIENCE_STEPS:
-                raise EngineError("engine_silent", "the engine gives no pictures any more")
+                raise EngineError("engine_silent", "the engine makes no pictures any more")
             return
         block = self._line.next_block()
         playout.push_voice(block.pcm, block.at)
@@ -101,8 +101,8 @@ class EngineLink:
             self._stream.push_pose(pose.controls, at_ms * self._playout.fps / 1000)
 
     def take_back(self, sample: int) -> None:
-        """Silence the voice from 48 kHz ``sample`` on, as far as no frames were made from it, so that the mouth closes
-        soon.
+        """Replace the voice from 48 kHz ``sample`` on by silence, so that the mouth closes soon. Frames already made
+        stay as they are.
         """
         silence, at = self._line.take_back(sample)
         if self._stream is not None:
@@ -124,7 +124,7 @@ class EngineLink:
             self._playout.push_voice(block.pcm, block.at)
         past = drive_start(max(0, first_frame - CONTEXT_FRAMES), self._playout.fps)
         drive, at = self._line.drive_since(past)
-        assert at <= past, "the voice line keeps too little: the engine would wait for ever for what is missing"
+        assert at <= past, "the voice line keeps too little: the engine would wait for ever for the missing voice"
         stream.push_voice(drive, at)
         self._stream, self._waited = stream, 0
 
@@ -143,15 +143,17 @@ class EngineLink:
         self._tell_deadline(self._stream, chunk.first_frame + len(chunk.frames))
 
     def _tell_deadline(self, stream: EngineStream, frame: int) -> None:
-        """Send the deadline again whenever playout's clock was moved: the one sent before is too early by as much, and
-        the engine would take voice that comes in time for missing.
+        """Send the time at which ``frame`` is due, again whenever playout's clock was moved: the deadline sent before
+        is too early by as much, and the engine would treat voice that comes in time as missing.
         """
         self._stalls = self._playout.stalls
         stream.set_deadline(frame, self._playout.time_of(frame))
 
     async def _recover(self, lease: Lease, error: EngineError | CapacityError) -> None:
         """Replace a lost engine. Media time stands still until then; the new engine begins at the first missing frame.
-        One that makes no chunk either does not count: the wait goes on, and another is asked for after a pause.
+
+        If the new engine is lost before its first chunk, ``RECOVERY_S`` goes on counting from the first loss, and the
+        next one is asked for after ``RETRY_S``. Raises EngineError ``worker_lost``.
         """
         logger.warning("engine lost stream=%s code=%s", self._name, error.code)
         self._metrics.worker_lost()

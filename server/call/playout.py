@@ -14,22 +14,24 @@ from engine.pool.stream import MediaChunk
 from ground.units import BLOCK, BLOCK_S, PLAYOUT_PER_DRIVE, PLAYOUT_RATE, frame_at, frame_start
 from server.call.voice import faded_in
 
-MAX_BURST = 5  # ticks that may be made up for at once; a longer stall moves the clock instead
+MAX_BURST = 5  # most ticks released at once to catch up; a longer stall moves the clock instead
 REPEAT_TICKS = 4  # a held picture is sent again every 80 ms
 SKIP_TICKS = 10  # at most one frame is skipped in so many ticks
 SLACK = 3 * BLOCK  # delay above the target that is left alone
 QUIET = 330  # peak of int16: -40 dB of full scale
-AGAIN_TICKS = 1000  # an underrun so soon after the last one shows that the target is too short
-CALM_TICKS = 1500  # after so long without an underrun, the target comes down a step
+AGAIN_TICKS = 1000  # an underrun within so many ticks of the last one shows that the target is too short
+CALM_TICKS = 1500  # after every so many ticks without an underrun, the target comes down one block
 
 Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Output of one tick. picture: I420, or None to repeat the last one. frame: its media frame, -1 for the still.
+    """Output of one tick of 20 ms.
 
-    fresh: a generated picture that has not been shown before. sample: media time of the sound, -1 where it is filler.
+    audio: int16 [BLOCK], 48 kHz. sample: media time of the audio, -1 if it is filler. picture: I420 uint8 [H*3/2, W],
+    or None to repeat the last one. frame: media frame of the picture shown, -1 for the still. fresh: the picture is a
+    generated one that has not been shown before.
     """
 
     tick: int
@@ -41,10 +43,11 @@ class Release:
 
 
 class Playout:
-    """``push_voice`` and ``push_chunk`` in, ``due(now)`` out, 50 times a second."""
+    """Buffer of voice and pictures. Fill it by ``push_voice`` and ``push_chunk``; call ``due`` 50 times a second."""
 
     def __init__(self, still: Picture, fps: int, delay: int, limit: int) -> None:
-        """delay: samples (48 kHz) from the head of the voice to the sound released. limit: where speech is cut too."""
+        """still: shown before the first frame. delay: target, in 48 kHz samples, from the head of the voice to the
+        sound released. limit: delay from which speech is skipped too."""
         assert delay > 0 and limit > delay and delay % BLOCK == 0
         self.fps, self.delay, self.limit = fps, delay, limit
         self.position = 0  # media sample of the next sound to leave
@@ -52,10 +55,10 @@ class Playout:
         self.epoch = 0
         self.frame = -1  # last media frame shown
         self.shown = self.underruns = self.skipped = self.stalls = 0
-        self.awaited = 0  # first frame the current engine will give; until it comes, waiting is no underrun
+        self.awaited = 0  # first frame of the current engine; waiting for it is no underrun
         self._arrived = False  # the current engine has given a chunk
         self._voice: dict[int, NDArray[np.int16]] = {}
-        self._silent_until = 0  # up to there frames were made for silence: voice that comes later is silenced too
+        self._silent_until = 0  # sample up to which the engine took silence for late voice; that voice is silenced too
         self._frames: dict[int, Picture] = {}
         self._picture = still
         self._anchor = 0.0
@@ -64,11 +67,11 @@ class Playout:
         self._since_sent = REPEAT_TICKS  # the still goes out with the first tick
         self._since_skip = 0
         self._target = delay
-        # An engine cannot have the voice for more than ``limit``; one that runs twice as far ahead is wrong.
+        # Cap on waiting frames. An engine has voice for at most ``limit``; frames beyond twice that are a fault.
         self._most_frames = 2 * limit * fps // PLAYOUT_RATE
         self._underrun_at = -AGAIN_TICKS
         self._again = False
-        self._tail: NDArray[np.int16] | None = None  # speech that was cut, to be faded into what follows
+        self._tail: NDArray[np.int16] | None = None  # first block of a skip, to be crossfaded into the sound after it
 
     @property
     def lag(self) -> int:
@@ -77,6 +80,7 @@ class Playout:
 
     @property
     def arrived(self) -> bool:
+        """Whether the current engine has given a chunk."""
         return self._arrived
 
     def next_due(self) -> float:
@@ -108,7 +112,8 @@ class Playout:
         for start, end in chunk.missing:
             start, end = start * PLAYOUT_PER_DRIVE, end * PLAYOUT_PER_DRIVE
             self._silence(start, end)
-            # The engine had all that was pushed when it began: beyond the head nothing but this one range is missing.
+            # The engine began this chunk with all voice pushed by then, so the voice missing beyond the head is one
+            # range.
             self._silent_until = max(self._silent_until, end)
 
     def await_engine(self) -> int:
@@ -135,7 +140,7 @@ class Playout:
         return silent_from
 
     def clear(self) -> None:
-        """Drop pictures and sound, the still too. The counts stay. Nothing is due afterwards."""
+        """Drop pictures and sound, the still too. The counts stay. ``due`` must not be called any more."""
         self._frames.clear()
         self._voice.clear()
         self._picture, self._tail = self._picture[:0].copy(), None
@@ -143,7 +148,7 @@ class Playout:
     # Out
 
     def due(self, now: float) -> list[Release]:
-        """Everything whose time has come, in order; usually one release, none if called early."""
+        """Releases due by ``now``, in seconds, in order: usually one, none if called early."""
         if self._tick == 0:
             self._anchor = now
         count = int((now - self._anchor) / BLOCK_S + 1e-6) + 1 - self._tick
@@ -182,7 +187,7 @@ class Playout:
         audio = np.zeros(BLOCK, np.int16)
         if not self._held:
             follows = self._voice.get(self.position)
-            if follows is not None:  # no click: the first 5 ms of what will follow, faded away
+            if follows is not None:  # against a click: the next 5 ms of sound, faded out; they are played again later
                 audio[:240] = (follows[:240] * np.linspace(1.0, 0.0, 240, dtype=np.float32)).astype(np.int16)
             if self._arrived:
                 self.underruns += 1
@@ -210,7 +215,7 @@ class Playout:
         step = -(-frame_start(1, self.fps) // BLOCK) * BLOCK
         after = frame_at(self.position + step, self.fps)
         if after not in self._frames or after + 1 not in self._frames:
-            return  # skipping would only run dry
+            return  # a skip would only cause an underrun
         blocks = [self._voice.get(at) for at in range(self.position, self.position + step, BLOCK)]
         if any(block is None for block in blocks):
             return

@@ -1,20 +1,20 @@
 """Mapping of a sender's timestamps to media time, without the network's jitter.
 
-A running offset between the two clocks is kept: that of the smallest transit time seen in a window. It moves so slowly
-that the spacing of records stays within 1 %, which is enough to follow the drift of clocks. Pure: time is an argument.
+The clock offset is taken from the record with the smallest transit time in a sliding window. The applied offset follows
+it so slowly that the spacing of records stays within 1 %, yet faster than clocks drift. Pure: time is an argument.
 """
 
 from math import inf
 
-WINDOW_MS = 10_000.0  # in which the smallest transit time is looked for, and at least half of it
-SLEW = 0.01  # how far the offset moves, as a part of the time between two records
-EARLY_MS = 40.0  # how far beyond its arrival a record may be placed while the smallest transit time is being learnt
-FAR_MS = 250.0  # a record farther from the mapping than that is placed at its arrival
-JUMP_MS = 1000.0  # records that are far off for so long: a clock has jumped, and the mapping begins anew
+WINDOW_MS = 10_000.0  # window for the smallest transit time; kept in two halves, so it covers 5 to 10 s
+SLEW = 0.01  # largest change of the offset, as a fraction of the time between two records
+EARLY_MS = 40.0  # most that a record is placed after its arrival, while the smallest transit time is being learnt
+FAR_MS = 250.0  # a record farther from the mapping than this is placed at its arrival
+JUMP_MS = 1000.0  # after so long with every record that far off, a clock has jumped, and the mapping restarts
 
 
 class SenderClock:
-    """``media_ms`` for each record, in order of arrival."""
+    """Offset between one sender's clock and media time. Call ``media_ms`` for each record, in order of arrival."""
 
     def __init__(self) -> None:
         self._offset: float | None = None  # media time minus sender's time, as applied
@@ -24,10 +24,10 @@ class SenderClock:
         self._far_since: float | None = None
 
     def media_ms(self, sent_ms: float | None, now_ms: float) -> float:
-        """Media time of a record, between ``FAR_MS`` before its arrival and ``EARLY_MS`` after it.
+        """Media time of a record in ms, between ``FAR_MS`` before its arrival and ``EARLY_MS`` after it.
 
-        sent_ms: the sender's time, from any origin; None, or the same as before, if it has none. now_ms: media time at
-        arrival.
+        sent_ms: the sender's time, from any origin. If it is None or unchanged, the record is placed at its arrival.
+        now_ms: media time at arrival.
         """
         before, self._sent_ms = self._sent_ms, sent_ms
         if sent_ms is None or sent_ms == before:

@@ -1,7 +1,7 @@
-"""Frame number stamp, a bit pattern in the picture that survives codec and network, for measurements.
+"""Frame number stamp: a bit pattern in the picture that survives the video codec, for measurements.
 
 25 cells in the lowest max(8, W/32) rows, each W/32 wide, from the left: start bits 1 0 1, then 20 bits of the number,
-highest first, then two check bits (count of ones in the number, modulo 4). White is luma 235, black 16, colour is grey.
+highest first, then two check bits (count of ones in the number, modulo 4). 1 is luma 235, 0 is luma 16; chroma is 128.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _START = (1, 0, 1)
 
 
 def stamp(i420: NDArray[np.uint8], number: int) -> None:
-    """Write ``number`` (modulo 2^20) into a picture uint8 [H*3/2, W], in place."""
+    """Write ``number`` (modulo 2^20) into an I420 picture uint8 [H*3/2, W], in place."""
     width = i420.shape[1]
     height = i420.shape[0] * 2 // 3
     cell, rows = width // 32, max(8, width // 32)
@@ -26,7 +26,7 @@ def stamp(i420: NDArray[np.uint8], number: int) -> None:
 
 
 def read_stamp(luma: NDArray[np.uint8]) -> int | None:
-    """The number in a luma plane uint8 [H, W], or None where there is none or it was damaged."""
+    """The number in a luma plane uint8 [H, W], or None if there is no stamp or it is damaged."""
     height, width = luma.shape
     cell, rows = width // 32, max(8, width // 32)
     band = luma[height - rows * 3 // 4 : height - rows // 4, : CELLS * cell].astype(np.float32)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 
 class Transport(Protocol):
-    """One connection to a viewer, usable from ``connected`` until ``gone``. No method raises for what a viewer did."""
+    """One connection to a viewer, usable from ``connected`` until ``gone``. No method raises because of a viewer's
+    actions."""
 
     @property
     def connected(self) -> asyncio.Event:
@@ -37,26 +38,26 @@ class Transport(Protocol):
         ...
 
     def put(self, sound: NDArray[np.int16], picture: NDArray[np.uint8] | None, tick: int) -> None:
-        """Send what belongs to one tick of 20 ms.
+        """Send the sound and the picture of one tick of 20 ms.
 
-        sound: int16 [BLOCK], 48 kHz mono. picture: I420, uint8 [H*3/2, W]; None where the last one stands. tick: counts
-        up by one, from any number.
+        sound: int16 [BLOCK], 48 kHz mono. picture: I420, uint8 [H*3/2, W]; None if the last one stays. tick: counts up
+        by one, from any number.
         """
         ...
 
     def microphone(self) -> AsyncIterator[NDArray[np.int16]]:
-        """The viewer's voice as 48 kHz mono int16 of any length, until its track ends; nothing where it has none."""
+        """The viewer's voice as int16 [N], 48 kHz mono, any N, until its track ends. Yields nothing without a track."""
         ...
 
     def listen(self, receive: Callable[[str], None], opened: Callable[[], None]) -> None:
-        """Pass messages to ``receive`` from now on, early ones first. ``opened`` is called once messages can be sent,
-        or at once."""
+        """Pass messages to ``receive`` from now on, starting with those that already arrived. Call ``opened`` once
+        messages can be sent, at once if they already can."""
         ...
 
     def send(self, kind: str, t_ms: int, **fields: object) -> bool:
-        """Send one message. t_ms: since the call began. False where it cannot be sent."""
+        """Send one message. t_ms: time since the call began. Returns False if it cannot be sent."""
         ...
 
     async def close(self) -> None:
-        """Close the connection and set ``gone``. Bounded; twice is fine."""
+        """Close the connection and set ``gone``, in bounded time. May be called again."""
         ...

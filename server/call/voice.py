@@ -1,7 +1,7 @@
-"""The voice of a call as one continuous time line: turns to say, else the microphone, else silence.
+"""Voice of a call as one continuous time line: queued turns, else the microphone, else silence.
 
-The number of samples appended so far *is* media time; the 16 kHz copy that drives the face carries the same time. Knows
-nothing of networks, engines or wall time: whoever calls ``next_block`` sets the pace.
+Media time is the number of samples appended so far. The 16 kHz copy that drives the face has the same time line. Knows
+nothing of networks, engines or wall time: the caller of ``next_block`` sets the pace.
 """
 
 from collections import deque
@@ -15,15 +15,15 @@ from ground.errors import CapacityError
 from ground.units import BLOCK, PLAYOUT_PER_DRIVE, PLAYOUT_RATE, milliseconds
 
 _FADE = np.linspace(0.0, 1.0, 240, dtype=np.float32)  # 5 ms
-MAX_TURNS = 256  # not yet heard to their end
-MAX_QUEUED_S = 240.0  # seconds waiting, beyond which no further turn is taken
-MAX_PAST_TURNS = 8
+MAX_TURNS = 256  # most turns that are not yet heard to their end
+MAX_QUEUED_S = 240.0  # seconds of queued speech at which no more is taken
+MAX_PAST_TURNS = 8  # turns that are over are forgotten while more than so many turns are kept
 
 
 @dataclass(frozen=True, slots=True)
 class VoiceBlock:
-    """One step of the time line. pcm: int16 [BLOCK] from 48 kHz sample ``at``; drive: 16 kHz samples from
-    ``drive_at`` (2 ms behind: the low-pass waits for its future)."""
+    """One step of the time line. pcm: int16 [BLOCK] from 48 kHz sample ``at`` on. drive: int16 [N] from 16 kHz sample
+    ``drive_at`` on; it ends 2 ms before ``pcm``, because the low-pass filter looks that far ahead."""
 
     pcm: NDArray[np.int16]
     at: int
@@ -33,12 +33,11 @@ class VoiceBlock:
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """A piece of speech to be said. start and end: media samples where it lies on the time line, -1 while that is not
-    known.
+    """A piece of speech to be said. An ``open`` turn is spoken while it still arrives.
 
-    pcm: int16, 48 kHz mono; of an ``open`` turn, which is spoken while it still arrives, what has arrived so far.
-    state: ``queued``, ``speaking``, ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time
-    line.
+    pcm: int16, 48 kHz mono; emptied once it lies on the time line or is interrupted. state: ``queued``, ``speaking``,
+    ``finished`` or ``interrupted``, as the viewer hears it: one delay after the time line. start, end: place on the
+    time line in 48 kHz samples, -1 while unknown. spoken: samples of ``pcm`` already on the time line.
     """
 
     id: str
@@ -56,8 +55,8 @@ class Turn:
         self._count(self.pcm)
 
     def extend(self, pcm: NDArray[np.int16]) -> None:
-        """More of an open turn; dropped once it was interrupted."""
-        assert self.open, "the turn has its end"
+        """Append samples to an open turn. They are dropped once the turn is over."""
+        assert self.open, "the turn was closed"
         if not self.over:
             self.pcm, self.spoken = np.concatenate([self.pcm[self.spoken :], pcm]), 0
             self._count(pcm)
@@ -76,13 +75,13 @@ class Turn:
 
 
 class MicrophoneBuffer:
-    """Buffer between the caller's clock and the server's: small, bounded, and corrected by inaudible resampling.
+    """Jitter and drift buffer between the caller's audio clock and the server's, corrected by inaudible resampling.
 
-    A caller's sound card runs a little fast or slow. As the level, averaged over a second, leaves its target, up to 1 %
-    more or fewer samples are stretched over a block; only a burst too large for that is cut.
+    When the level, averaged over a second, leaves ``TARGET``, each block is resampled from up to 1 % more or fewer
+    samples. Only when the level exceeds ``LIMIT`` is it cut to the newest ``TARGET`` samples.
     """
 
-    TARGET = 5 * BLOCK // 2  # one block to give, one packet that may be late, and half for the drift between them
+    TARGET = 5 * BLOCK // 2  # samples: one block to give, one packet that may be late, and half a block for drift
     LIMIT = 12 * BLOCK
 
     def __init__(self) -> None:
@@ -93,6 +92,7 @@ class MicrophoneBuffer:
 
     @property
     def level(self) -> int:
+        """Samples in the buffer."""
         return len(self._pcm)
 
     def push(self, pcm: NDArray[np.int16]) -> None:
@@ -123,10 +123,10 @@ class MicrophoneBuffer:
 
 
 class VoiceLine:
-    """``head``: media time in 48 kHz samples, one block further with each ``next_block``."""
+    """Time line of a call's voice. head: media time of its end in 48 kHz samples; every new block moves it on."""
 
     def __init__(self, history_s: float) -> None:
-        """history_s: how much of the 16 kHz voice is kept for an engine that begins anew."""
+        """history_s: seconds of 16 kHz voice kept for a new engine."""
         self.head = 0
         self.microphone = MicrophoneBuffer()
         self._decimator = Decimator()
@@ -137,11 +137,11 @@ class VoiceLine:
 
     @property
     def turns(self) -> list[Turn]:
-        """Turns that wait or are heard, and the last few that are over; oldest first."""
+        """Turns that are queued or heard, and the last few that are over; oldest first."""
         return list(self._turns)
 
     def require_room(self) -> None:
-        """Raises CapacityError when ``MAX_QUEUED_S`` of speech wait, or ``MAX_TURNS`` are not heard to their end."""
+        """Raises CapacityError when ``MAX_QUEUED_S`` of speech are queued, or ``MAX_TURNS`` turns are not over."""
         if self._full or sum(not turn.over for turn in self._turns) >= MAX_TURNS:
             raise _queue_full()
 
@@ -150,6 +150,7 @@ class VoiceLine:
         return sum(len(turn.pcm) - turn.spoken for turn in self._queue) >= MAX_QUEUED_S * PLAYOUT_RATE
 
     def say(self, turn: Turn) -> None:
+        """Queue a turn. Raises CapacityError as ``require_room`` does."""
         self.require_room()
         self._queue.append(turn)
         self._turns.append(turn)
@@ -158,13 +159,13 @@ class VoiceLine:
             self._turns.remove(old)
 
     def extend(self, turn: Turn, pcm: NDArray[np.int16]) -> None:
-        """More of an open turn. Raises CapacityError when ``MAX_QUEUED_S`` of speech wait."""
+        """Append samples to an open turn. Raises CapacityError when ``MAX_QUEUED_S`` of speech are queued."""
         if self._full:
             raise _queue_full()
         turn.extend(pcm)
 
     def interrupt(self) -> list[str]:
-        """Drop the spoken turn and those that wait. Returns their ids, and those of turns not heard to their end."""
+        """Interrupt every turn that is not over, and drop its sound from the queue. Returns their ids."""
         stopped = [turn for turn in self._turns if not turn.over]
         for turn in stopped:
             turn.state, turn.pcm = "interrupted", turn.pcm[:0]
@@ -172,30 +173,31 @@ class VoiceLine:
         return [turn.id for turn in stopped]
 
     def heard(self, sample: int) -> None:
-        """The viewer was sent the voice up to 48 kHz ``sample``. Returns the turns that began or ended by that."""
+        """Update the turns' states: the viewer was sent the voice up to 48 kHz ``sample``."""
         for turn in self._turns:
             if turn.over or not 0 <= turn.start < sample:
                 continue
             turn.state = "finished" if 0 <= turn.end <= sample else "speaking"
 
     def clear(self) -> None:
-        """Drop every sample. The turns and their states stay."""
+        """Interrupt every turn and drop every sample. The list of turns stays."""
         self.interrupt()
         self.microphone.clear()
         self._history.clear()
 
     def next_block(self) -> VoiceBlock:
+        """Append one block: of the queued turns, else of the microphone, else silence."""
         said = self._said()
         heard = self.microphone.pull()
         block = said if said is not None else heard
         return self._append(block if block is not None else np.zeros(BLOCK, np.int16))
 
     def silent_block(self) -> VoiceBlock:
-        """One step of silence whatever waits: the run-up before a call's first picture."""
+        """Append one block of silence, whatever is queued: the time before a call's first picture."""
         return self._append(np.zeros(BLOCK, np.int16))
 
     def drive_since(self, sample: int) -> tuple[NDArray[np.int16], int]:
-        """The kept part of the 16 kHz voice from ``sample`` on: (int16 [n], its first sample)."""
+        """The kept 16 kHz voice from the block of 16 kHz ``sample`` on: (int16 [n], index of its first sample)."""
         parts = [(pcm, at) for pcm, at in self._history if at + len(pcm) > sample]
         if not parts:
             return np.zeros(0, np.int16), self._drive_head
@@ -208,12 +210,12 @@ class VoiceLine:
         start = sample // PLAYOUT_PER_DRIVE
         for pcm, at in self._history:
             pcm[max(0, start - at) :] = 0
-        self._decimator.forget()  # it holds the last 2 ms, which would be a click
+        self._decimator.forget()  # it holds the last 2 ms of voice, which would be a click
         return np.zeros(max(0, self._drive_head - start), np.int16), start
 
     def _said(self) -> NDArray[np.int16] | None:
-        """The next block of the turns that wait, one directly after the other; silence where none is left, and where
-        an open one has not come yet."""
+        """The next block of the queued turns, joined without a gap; None if none is queued. Silence fills the rest
+        after the last turn, and the time in which an open turn has not arrived yet."""
         if not self._queue:
             return None
         block = np.zeros(BLOCK, np.int16)

@@ -27,6 +27,8 @@ RATE, BURST = 60.0, 120.0  # messages a second (twice 25 poses and a ping fit), 
 
 
 class TokenBucket:
+    """Rate limit: ``rate`` tokens a second, of which at most ``burst`` are saved."""
+
     def __init__(self, rate: float, burst: float, clock: Clock = monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
         self._tokens, self._at = burst, clock()

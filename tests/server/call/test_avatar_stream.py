@@ -1,4 +1,4 @@
-"""The media of a call by themselves, as a door without WebRTC uses them: no transport, no call, no session."""
+"""``AvatarStream`` alone, as a transport other than WebRTC would use it: no transport, call or session."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ LOUD = np.full(20 * BLOCK, 16_000, np.int16)
 
 
 class Door:
-    """Keeps what it is told."""
+    """A listener that keeps what it is called with."""
 
     def __init__(self) -> None:
         self.releases: list[Release] = []
         self.turns: list[tuple[str, str]] = []
-        self.turned_at: list[int] = []  # number of releases before each of them
+        self.turned_at: list[int] = []  # number of releases before each turn change
         self.engine: list[str] = []
 
     def on_release(self, release: Release) -> None:
@@ -43,7 +43,7 @@ class Door:
 
     @property
     def loud(self) -> list[int]:
-        """Media samples of the blocks that are."""
+        """Media samples at which loud blocks begin."""
         return [r.sample for r in self.releases if np.abs(r.audio.astype(int)).max() > 8000]
 
 
@@ -99,7 +99,7 @@ async def test_clear_silences_at_once_and_tells_it() -> None:
         assert door.turns == [("segment", "speaking"), ("segment", "interrupted")]
         await until(lambda: len(door.releases) > before + 30)
         assert max(np.abs(r.audio.astype(int)).max() for r in door.releases[before + 2 :]) == 0
-        stream.extend(segment, LOUD)  # what was on its way
+        stream.extend(segment, LOUD)  # a late part of the interrupted turn
         await until(lambda: len(door.releases) > before + 60)
         assert [turn.state for turn in stream.turns] == ["interrupted"] and stream.interrupt() == []
 

@@ -1,4 +1,4 @@
-"""Calls through real worker processes: the model on random weights, and on the trained ones where they are there."""
+"""Calls through real worker processes: the model on random weights, and on the trained ones if they are installed."""
 
 import asyncio
 import os
@@ -30,8 +30,8 @@ async def app() -> AsyncIterator[FastAPI]:
 
 
 def beep_offsets(caller: Caller, start_ms: float) -> list[float]:
-    """Seconds by which each beep was heard after the frame of its media time was seen; the turn began at
-    ``start_ms``.
+    """Seconds from the arrival of the frame at each beep's media time to the arrival of the beep. start_ms: media time
+    of the turn.
     """
     first_seen: dict[int, float] = {}
     for at, stamp, _ in caller.pictures:
@@ -91,7 +91,7 @@ async def test_closing_calls_leaves_no_descriptor_and_no_shared_memory(app: Fast
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="needs the trained weights")
 async def test_a_step_of_twenty_degrees_turns_the_head() -> None:
-    """The eyes' line stays, the head's middle moves: the picture differs from the straight look, and comes back."""
+    """The middle of the face moves to the side of the turn, and the picture differs from the one looking straight."""
     from server.portraits.process import PictureProcess
 
     pool = LocalPool(EngineConfig(slots=1, threads=1))
@@ -110,7 +110,7 @@ async def test_a_step_of_twenty_degrees_turns_the_head() -> None:
                 shifts[yaw] = np.mean(caller.lumas[-5:], axis=0)[96:176, 64:192]
             still, left, right = shifts[0.0], shifts[0.349], shifts[-0.349]
             assert np.abs(left - still).mean() > 6 and np.abs(right - still).mean() > 6
-            # Positive turns to the avatar's own left, which is right in the picture.
+            # Positive yaw turns to the avatar's own left, which is right in the picture.
             assert _shift(still, left) > 1 and _shift(still, right) < -1
         finally:
             await client.delete(caller.path, headers=caller.headers)
@@ -118,7 +118,7 @@ async def test_a_step_of_twenty_degrees_turns_the_head() -> None:
 
 
 def _shift(before: np.ndarray, after: np.ndarray) -> int:
-    """By how many pixels to the right the middle of ``before`` is found again in ``after``."""
+    """Pixels by which the middle of ``before`` lies further right in ``after``."""
     middle = before[:, 32:96]
     errors = {d: float(np.abs(after[:, 32 + d : 96 + d] - middle).mean()) for d in range(-30, 31)}
     return min(errors, key=lambda d: errors[d])

@@ -1,6 +1,4 @@
-"""What a call refuses, gives up on, and survives: second offers, deadlines, slots, and whatever comes over the data
-channel.
-"""
+"""Limits of a call: second offers, deadlines, slots, candidates, hostile data channel messages, and uploaded speech."""
 
 import asyncio
 import dataclasses
@@ -80,7 +78,7 @@ async def test_a_viewer_that_vanishes_is_missed() -> None:
 
 
 def fall_silent(caller: Caller) -> None:
-    """As if its machine had lost power: nothing more is sent, no goodbye either."""
+    """Stop all sending without a goodbye, as if the caller's machine had lost power."""
     transports = {id(t.sender.transport): t.sender.transport for t in caller.peer.getTransceivers()}
     for transport in (*transports.values(), caller.peer.sctp.transport):
         transport.transport._connection.sendto = transport.transport._send = nowhere
@@ -95,7 +93,7 @@ async def test_a_viewer_is_not_missed_because_we_slept() -> None:
         caller = Caller(client)
         await caller.connect()
         fall_silent(caller)
-        await asyncio.sleep(0.2)  # what it sent before has been heard
+        await asyncio.sleep(0.2)  # until everything sent before has arrived
         time.sleep(2.8)
         await asyncio.sleep(0.6)
         assert (await caller.state())["state"] == "live"
@@ -109,7 +107,7 @@ def sessions_of(app: Any) -> list[Any]:
 
 
 async def test_a_quiet_viewer_is_not_missed() -> None:
-    """Receiver reports are sign enough of life: a page whose timers sleep stays in the call."""
+    """RTCP receiver reports count as signs of life, so a page whose timers are throttled stays in the call."""
     async with serving(Settings(heartbeat_s=2.0, stamp_frames=True)) as app, calling(app) as caller:
         await asyncio.sleep(3.5)
         assert (await caller.state())["state"] == "live"
@@ -129,7 +127,7 @@ async def test_a_call_may_have_no_longest_time() -> None:
 
 async def test_slots_are_refused_before_and_after_the_connection() -> None:
     class Late(FakePool):
-        """Says there is room, and then there is none."""
+        """A pool that reports a free slot and then has none."""
 
         async def acquire(self, spec: StreamSpec) -> FakeLease:
             raise CapacityError("no_slot", "every slot is taken: try again later", status=429)
@@ -348,7 +346,7 @@ async def test_a_recording_too_large_to_send_is_refused_with_the_limit_and_a_way
         assert answer.status_code == 413 and "MiB" in message and "MP3" in message and "16 bit mono" in message
         short = wav_bytes(surround[: 96_000 // 4], 96_000, "DOUBLE")
         answer = await caller.client.post(f"{caller.path}/say", content=short, headers=caller.headers)
-        assert answer.status_code == 422 and code(answer) == "silent_audio"  # taken and read: the beeps come later
+        assert answer.status_code == 422 and code(answer) == "silent_audio"  # decoded: it ends before a beep
 
 
 async def test_one_thing_to_say_is_taken_in_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A real aiortc viewer against the whole gateway; the engine behind it is a fake that makes frames from the voice."""
+"""A real aiortc viewer against the whole gateway, with a fake engine that makes frames from the voice."""
 
 import asyncio
 import gc
@@ -51,7 +51,7 @@ async def test_the_portrait_is_seen_at_once_and_frames_soon_after() -> None:
 
 
 async def test_sound_and_picture_of_one_media_time_arrive_together() -> None:
-    """Beep and flash: the box is white in just those frames whose own voice is loud."""
+    """Beep and flash: the box is white in exactly those frames whose own voice is loud."""
     async with serving() as app, calling(app) as caller:
         await caller.say(beeps(6.0, EVERY))
         await caller.until(lambda: onset_count(caller) >= 7)
@@ -62,7 +62,7 @@ async def test_sound_and_picture_of_one_media_time_arrive_together() -> None:
 
 
 async def test_the_callers_own_voice_comes_back_with_its_picture() -> None:
-    """Puppet mode: what is said into the microphone is heard a constant delay later, and seen at the same moment."""
+    """Puppet mode: microphone sound is heard after a constant delay, and seen at the same moment."""
     pcm = (beeps(8.0, 1.31) * 32767).astype(np.int16)
     microphone = Microphone(pcm)
     async with serving() as app, calling(app, microphone=microphone) as caller:
@@ -72,7 +72,7 @@ async def test_the_callers_own_voice_comes_back_with_its_picture() -> None:
         spoken = [
             at for at, before in zip(microphone.loud_at, [0.0, *microphone.loud_at], strict=False) if at - before > 0.3
         ]
-        # A beep said while the engine was still opening is not heard at all.
+        # A beep sent while the engine was still opening is not heard at all.
         delays = [min(heard - said for said in spoken if said < heard) for heard in onset_times(caller)]
         assert min(delays) > 0.7 and max(delays) < 1.5 and max(delays) - min(delays) < 0.12, delays
 
@@ -95,7 +95,7 @@ async def test_closing_a_call_leaves_nothing() -> None:
 
 
 async def test_a_lost_engine_is_replaced_within_the_call() -> None:
-    pool = FakePool(restart_s=3.0)  # longer than what is ready lasts
+    pool = FakePool(restart_s=3.0)  # longer than the frames already made last
     async with serving(pool=pool) as app, calling(app) as caller:
         await caller.say(beeps(8.0, EVERY))
         await caller.until(lambda: len(caller.distinct) > 30)
@@ -106,14 +106,15 @@ async def test_a_lost_engine_is_replaced_within_the_call() -> None:
         assert caller.distinct == sorted(caller.distinct)
         assert [m["state"] for m in caller.told("state") if "turn" not in m][-2:] == ["recovering", "live"]
         gaps = np.diff([t for t, _, _ in caller.pictures])
-        assert gaps.max() < 0.8  # seconds; over one without a held picture, and a busy machine stalls for tenths
+        # In seconds. A busy machine stalls for tenths; without a held picture the gap would be over one second.
+        assert gaps.max() < 0.8
         shown = Counter(stamp for _, stamp, _ in caller.pictures if stamp is not None)
-        assert max(shown.values()) > 10  # the held one
+        assert max(shown.values()) > 10  # the held picture
         assert max(map(abs, av_offsets(caller)[-3:])) < 0.1
 
 
 async def test_media_time_does_not_run_on_without_an_engine() -> None:
-    """What was to be said while the engine was away is said after it came back; the delay is what it was."""
+    """Speech queued while the engine is away is spoken after its return, and the delay is as before."""
     pool = FakePool(restart_s=1.0)
     async with serving(pool=pool) as app, calling(app) as caller:
         await caller.until(lambda: len(caller.distinct) > 20)
@@ -154,7 +155,7 @@ async def test_hang_up_by_either_side() -> None:
 
 
 async def test_a_calls_figures_begin_with_its_offer() -> None:
-    """And not with its session, which a page makes when it likes."""
+    """They do not begin with its session, which a page may create long before."""
     async with serving() as app, http(app) as client:
         caller = Caller(client)
         await caller.open()
@@ -185,13 +186,13 @@ async def test_an_interrupt_is_heard_at_once() -> None:
         assert max(peak for _, _, peak in caller.sounds[-5:]) < 200
         assert (await caller.state())["turns"][-1]["state"] == "interrupted"
         await caller.until(lambda: caller.distinct[-1] > made + 12)
-        # Frames that were made stay; none is made of what was taken back.
+        # Frames already made stay; none is made from the voice that was taken back.
         after = [luma for _, stamp, luma in caller.pictures if stamp is not None and stamp >= made]
         assert len(after) > 10 and max(after) < 140
 
 
 async def test_the_end_of_a_sentence_can_be_stopped() -> None:
-    """All of it has been sent to the engine, and is still on its way to the viewer: that is the last second of each."""
+    """The interrupt comes when the whole turn has been sent to the engine, but its last second not to the viewer."""
     async with serving(Settings(stamp_frames=True, delay_ms=1500)) as app, calling(app) as caller:
         t = np.arange(48_000 * 2) / 48_000
         turn = await caller.say((0.5 * np.sin(2 * np.pi * 440 * t)).astype(np.float32))
@@ -224,7 +225,7 @@ async def test_a_turn_has_ended_when_its_end_was_heard() -> None:
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(1400, 1300, 1550), (5000, 4850, 5150), (20, 650, 1100)])
 async def test_settings_of_the_delay(asked: int, least: int, most: int) -> None:
-    """The longest that may be asked for is kept to; less than the model needs is not possible."""
+    """The longest delay that may be configured is kept. One below what the model needs is raised."""
     async with serving(Settings(stamp_frames=True, delay_ms=asked)) as app, calling(app) as caller:
         await caller.say(beeps(4.0, EVERY))
         await caller.until(lambda: onset_count(caller) >= 3, 15)
@@ -242,7 +243,7 @@ async def test_a_long_delay_outlives_its_engine() -> None:
 
 
 async def test_a_call_refused_at_once_says_why() -> None:
-    """In the first word of its end, which is all that a page reads."""
+    """The first ``ended`` message carries the reason, because a page reads no later one."""
 
     class Full(FakePool):
         async def acquire(self, spec: StreamSpec) -> FakeLease:
@@ -301,7 +302,7 @@ async def test_the_longest_ended_make_room(monkeypatch: pytest.MonkeyPatch) -> N
             caller = Caller(client)
             await caller.open()
             made.append(caller)
-            if len(made) != 2:  # one stays open all the while
+            if len(made) != 2:  # the second session stays open
                 await client.delete(caller.path, headers=caller.headers)
         found = [(await client.get(c.path, headers=c.headers)).status_code for c in made]
         assert found == [404, 200, 404, 404, 200, 200]
@@ -359,7 +360,7 @@ async def test_candidates_before_the_offer_are_refused_and_not_lost() -> None:
 
 
 def onset_times(caller: Caller, loud: int = 3000) -> list[float]:
-    """When beeps were first heard."""
+    """Arrival times of the beeps' beginnings."""
     found, quiet_since = [], 0.0
     for at, _, peak in caller.sounds:
         if peak > loud:
@@ -374,7 +375,7 @@ def onset_count(caller: Caller) -> int:
 
 
 def av_offsets(caller: Caller) -> list[float]:
-    """Seconds by which the sound of each beep came after its own flash; the first beep belongs to the first flash."""
+    """Seconds from each flash to its beep. The first beep belongs to the first flash."""
     flashes = []
     for (_, _, before), (at, _, now) in zip(caller.pictures, caller.pictures[1:], strict=False):
         if before < 140 < now:

@@ -1,6 +1,4 @@
-"""A call's side of its engine without a network or a clock: what the engine is given, and what comes of it, block by
-block.
-"""
+"""``EngineLink`` with voice line and playout, without network or wall clock: input and output block by block."""
 
 import asyncio
 import contextlib
@@ -33,7 +31,7 @@ STILL = np.full((SIZE * 3 // 2, SIZE), 7, np.uint8)
 
 
 class Call:
-    """The media of a call, turned by hand."""
+    """The media of a call, advanced by hand."""
 
     def __init__(self, pool: Any, delay: int = DELAY) -> None:
         spec = StreamSpec(stream="s", portrait=Portrait(np.zeros((SIZE, SIZE, 3), np.uint8), {}))
@@ -45,7 +43,7 @@ class Call:
         )  # fmt: skip
         self.task = asyncio.create_task(self.engine.run())
         self.out: list[Release] = []
-        self.left: list[float] = []  # when each did
+        self.left: list[float] = []  # when each release left
         self.now = 100.0
 
     @property
@@ -66,11 +64,11 @@ class Call:
             self.engine.step()
             self.out.append(release)
             self.left.append(self.now)
-        for _ in range(8):  # the engine, which takes no time of its own
+        for _ in range(8):  # let the engine's tasks run; they take no time on the fake clock
             await asyncio.sleep(0)
 
     def say(self, *beeps: int, frames: int) -> None:
-        """So many frames of silence with a beep two frames long from each of ``beeps`` on."""
+        """Queue ``frames`` frames of silence, with a beep of two frames from each frame of ``beeps`` on."""
         pcm = np.zeros(frames * FRAME, np.int16)
         t = np.arange(2 * FRAME) / 48_000
         tone = 16_000 * np.sin(2 * np.pi * 1000 * t) * np.hanning(len(t))  # no edge that a low-pass would spread
@@ -83,7 +81,7 @@ class Call:
         return [r.frame for r in self.out if r.fresh and r.picture is not None and r.picture[BOX].mean() > 140]
 
     def heard(self) -> list[int]:
-        """Frames sounded with something loud in them."""
+        """Frames whose sound left and was loud."""
         loud = [r.sample // FRAME for r in self.out if r.sample >= 0 and np.abs(r.audio.astype(int)).max() > LOUD]
         return list(dict.fromkeys(loud))
 
@@ -101,7 +99,7 @@ async def running(delay: int = DELAY, pool: Any = None) -> AsyncIterator[Call]:
 
 
 def reopened_by(call: Call, change: Callable[[FakeStream], object]) -> None:
-    """Let ``change`` at every engine that comes after the present one, before it is used."""
+    """Apply ``change`` to every engine that replaces the present one, before it is used."""
     lease = call.lease
     reopen = lease.reopen
 
@@ -114,7 +112,7 @@ def reopened_by(call: Call, change: Callable[[FakeStream], object]) -> None:
 
 
 def pushed(stream: FakeStream) -> tuple[int, np.ndarray]:
-    """All the drive that a stream was given, as one: (first sample, int16 [n])."""
+    """All drive voice pushed to a stream, joined: (first sample, int16 [n])."""
     first, out = stream.pushed[0][0], np.zeros(0, np.int16)
     for at, pcm in stream.pushed:
         assert at - first <= len(out), "a gap"
@@ -148,7 +146,7 @@ async def test_a_new_engine_is_given_the_past_as_it_was() -> None:
         assert np.array_equal(past[: len(before) - at], before[at:]) and np.abs(before[at:]).max() > 8000
         assert at + len(past) >= head // 3 - 32
         await call.ticks(400)
-        # A beep between the first frame of the new engine and the head of the voice is as well placed as any other.
+        # Beeps between the new engine's first frame and the head of the voice are in sync like any others.
         assert len(call.heard()) == 2 * 17 and call.seen() == call.heard()
         assert any(new.first <= beep < head // FRAME for beep in call.heard())
         assert call.told == ["live", "recovering", "live"]
@@ -165,9 +163,9 @@ async def test_what_is_taken_back_is_not_seen(lost: bool) -> None:
         await call.ticks(150)
         made = call.stream.made
         assert call.seen() and call.line.interrupt() == ["tone"]
-        assert made < call.line.head // FRAME - 4  # some of the voice has been sent and not been used
+        assert made < call.line.head // FRAME - 4  # some of the voice has been sent and not yet used
         call.engine.take_back(call.playout.fade_out())
-        if lost:  # its successor is not told of it either
+        if lost:  # the next engine does not get that voice either
             call.stream.lose()
         await call.ticks(150)
         assert call.playout.frame > made + 20
@@ -239,7 +237,7 @@ async def test_engines_that_open_and_give_nothing_but_errors_end_the_call(monkey
         call.stream.lose()
         await call.ticks(100)
         assert call.told == ["live", "recovering", "live"]
-        now = 2000.0  # the patience is with one loss, not with all that a call has
+        now = 2000.0  # RECOVERY_S counts from each loss, not from a call's first one
         reopened_by(call, lambda stream: (asked.append(now), stream.lose()))
         call.stream.lose()
         with pytest.raises(EngineError) as caught:
@@ -308,13 +306,13 @@ async def test_a_frame_leaves_when_its_engine_was_told_that_it_would() -> None:
         call.stream.set_deadline = lambda frame, deadline: told.append((call.now, frame, deadline))
         await call.ticks(150)
         call.now += 1.0
-        await call.ticks(5)  # no chunk ends in so short a time
+        await call.ticks(5)  # too short for a chunk to end
         assert call.playout.stalls == 1 and len(told) <= call.stream.made // CHUNK + 2
         await call.ticks(150)
         checked = 0
         for release, at in zip(call.out, call.left, strict=True):
             before = [(frame, deadline) for when, frame, deadline in told if when < at]
-            if release.fresh and before and at != call.left[151]:  # that with which the clock was found to have stood
+            if release.fresh and before and at != call.left[151]:  # the release at which the stall was noticed
                 frame, deadline = before[-1]
                 assert at == pytest.approx(deadline + (release.frame - frame) / FPS)
                 checked += 1
@@ -322,14 +320,14 @@ async def test_a_frame_leaves_when_its_engine_was_told_that_it_would() -> None:
 
 
 class Worker:
-    """A pool, a lease, a stream and its worker in one: the real drive, scheduler and pulse, on the call's own clock."""
+    """Pool, lease, stream and worker in one, with the real drive buffer, scheduler and pulse, on the call's clock."""
 
     COST = 0.1
     epoch = 0
 
     def __init__(self) -> None:
         self.stream, self.now = self, 0.0
-        self.late: list[tuple[int, int]] = []  # voice that came after silence had been taken for it
+        self.late: list[tuple[int, int]] = []  # voice that arrived after the engine had taken silence for it
         self.drive, self._pulse = DriveBuffer(EMBEDDED), Pulse()
         self._scheduler: DeadlineScheduler[str] = DeadlineScheduler(CHUNK / FPS, self.COST)
         self._scheduler.join("s")
@@ -385,7 +383,7 @@ class Worker:
 
 
 async def spoken_to(call: Call, worker: Worker, seconds: float, *, stopped: bool = False) -> None:
-    """So much time of both; stopped: the gateway stands still."""
+    """Run call and worker for ``seconds``. stopped: the gateway does not run."""
     for _ in range(round(seconds / BLOCK_S)):
         if not stopped:
             await call.tick()
@@ -400,7 +398,7 @@ async def test_a_short_stop_of_the_gateway_costs_no_voice(stop: float) -> None:
     async with running(pool=worker) as call:
         call.line.say(Turn("tone", np.full(3000 * BLOCK, 16_000, np.int16)))
         await spoken_to(call, worker, 3.0)
-        for _ in range(13):  # each at another place within a chunk
+        for _ in range(13):  # each stop at another place within a chunk
             await spoken_to(call, worker, stop, stopped=True)
             await spoken_to(call, worker, 1.22)
         assert call.playout.stalls == 13 and call.playout.shown > 300

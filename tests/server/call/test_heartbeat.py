@@ -1,10 +1,10 @@
-"""Silence of a viewer on a fake clock."""
+"""Heartbeat on a fake clock: when a viewer counts as silent."""
 
 from server.call.heartbeat import Heartbeat
 
 
 def checked(heartbeat: Heartbeat, start: float, end: float, last_heard: float) -> list[float]:
-    """When, of the checks from ``start`` to ``end``, the viewer was found silent."""
+    """Times of those checks from ``start`` to ``end`` that found the viewer silent."""
     count = round((end - start) / heartbeat.nap)
     times = [start + i * heartbeat.nap for i in range(1, count + 1)]
     return [now for now in times if heartbeat.silent(now, last_heard)]

@@ -1,4 +1,4 @@
-"""Playout on a fake clock: exact, instant, and merciless about time going backwards."""
+"""Playout on a fake clock: exact times, media time that never goes backwards, bounded delay."""
 
 from dataclasses import dataclass, field
 
@@ -21,18 +21,18 @@ def chunk(first: int, count: int, epoch: int = 0, missing: tuple[tuple[int, int]
 
 
 def voice(sample: int, loud: bool = True) -> np.ndarray:
-    """Every block says its own number, so that what is heard names its media time."""
+    """A block whose samples hold its own number, so that the sound tells its media time."""
     return np.full(BLOCK, 1000 + sample // BLOCK % 20_000 if loud else 0, np.int16)
 
 
 @dataclass
 class Desk:
-    """A gateway in miniature: voice by its own clock, an engine that makes chunks ``cost`` after their drive is
-    there.
+    """A small gateway: voice on its own clock, and an engine that makes each chunk ``cost`` seconds after its drive is
+    complete.
     """
 
     fps: int = FPS
-    skew: float = 0.0  # the voice's clock runs faster by this share
+    skew: float = 0.0  # fraction by which the voice's clock runs faster
     cost: float = 0.1
     loud: bool = False
     delay: int = DELAY
@@ -83,11 +83,11 @@ class Desk:
         return [release.frame for release in self.out if release.fresh]
 
     def check(self) -> None:
-        """The laws: media time never goes back, and picture and sound are of one media time, within one frame."""
+        """Assert that media time never goes back, and that picture and sound have one media time, within one frame."""
         assert self.samples == sorted(set(self.samples))
         assert self.frames == sorted(set(self.frames))
         for release in self.out:
-            if release.fresh:  # and no other frame's picture
+            if release.fresh:  # the picture is that of the frame
                 assert release.picture is not None and release.picture[0, 0] == release.frame % 200 + 20
             if release.sample >= 0:
                 assert 0 <= release.sample / 48_000 - release.frame / self.fps < 1 / self.fps + 1e-9
@@ -136,7 +136,7 @@ def test_an_engine_that_stays_slow_is_given_more_time_and_less_again_later() -> 
     desk.run(60)
     settled = desk.playout.underruns
     desk.run(60)
-    assert desk.playout.underruns - settled <= 4  # not one each time that the delay was won back
+    assert desk.playout.underruns - settled <= 4  # not one after each reduction of the delay
     desk.check()
     desk.cost = 0.5
     desk.run(60)
@@ -148,7 +148,7 @@ def test_an_engine_that_stays_slow_is_given_more_time_and_less_again_later() -> 
 
 
 def primed(frames: int, ahead: int = 0, loud: bool = True) -> Playout:
-    """A call's first pictures, and a voice ``ahead`` blocks longer than the delay."""
+    """Playout with a call's first ``frames`` pictures, and voice ``ahead`` blocks longer than the delay."""
     playout = Playout(STILL, FPS, DELAY, LIMIT)
     playout.push_chunk(chunk(0, frames))
     while playout.head < DELAY + ahead * BLOCK:
@@ -167,7 +167,7 @@ def test_sound_is_faded_where_it_is_held_and_where_it_goes_on() -> None:
     playout.push_chunk(chunk(2, 2))
     after, next_one = ticks(playout, 6, 2)
     assert (before.sample, held.sample, silent.sample, after.sample) == (3 * BLOCK, -1, -1, 4 * BLOCK)
-    coming = voice(4 * BLOCK)[0]  # what is faded out is what would have followed, and it is heard whole later
+    coming = voice(4 * BLOCK)[0]  # the sound faded out is the next sound, which is played in full later
     assert held.audio[0] == coming and (np.diff(held.audio) <= 0).all() and not held.audio[240:].any()
     assert not silent.audio.any()
     assert after.audio[0] == 0 and (np.diff(after.audio) >= 0).all() and (after.audio[240:] == coming).all()
@@ -188,7 +188,7 @@ def test_speech_that_is_cut_fades_into_what_follows() -> None:
 @pytest.mark.parametrize(("frames", "skipped"), [(6, 0), (7, 1)])
 def test_no_frame_is_given_back_when_none_would_be_left(frames: int, skipped: int) -> None:
     playout = primed(frames, ahead=20, loud=False)
-    out = ticks(playout, 0, 12)  # a frame may be skipped from the tenth tick on, which is in the fifth frame
+    out = ticks(playout, 0, 12)  # the first skip may come at the tenth tick, in the fifth frame
     assert playout.skipped == skipped and all(release.sample >= 0 for release in out)
 
 
@@ -228,7 +228,7 @@ def test_delay_stays_bounded_on_a_skewed_clock(skew: float, loud: bool) -> None:
     assert len(desk.frames) > 115 * FPS * (1 - abs(skew)) * 0.97
     if not loud and skew > 0:
         assert max(lags) <= DELAY + 6 * BLOCK
-    # Nothing piles up, whichever clock is the faster.
+    # Nothing accumulates, whichever clock is faster.
     assert len(desk.playout._voice) < 150 and len(desk.playout._frames) < 2 * LIMIT * FPS / 48_000
 
 
@@ -256,7 +256,7 @@ def test_a_new_epoch_goes_on_where_the_old_one_broke_off() -> None:
     desk.run(2, speak=False, engine=False)  # media time waits: no voice either
     assert playout.frame == first - 1 and playout.underruns == 0
     playout.begin_epoch(1)
-    playout.push_chunk(chunk(first, 12, epoch=0))  # of the dead engine
+    playout.push_chunk(chunk(first, 12, epoch=0))  # from the lost engine
     desk.run(0.1, speak=False, engine=False)
     assert playout.frame == first - 1
     playout.push_chunk(chunk(first, 9, epoch=1))

@@ -1,4 +1,4 @@
-"""The mapping of a sender's time on simulated networks: spacing is kept, delay is bounded, jumps are followed."""
+"""``SenderClock`` on simulated networks: spacing is kept, delay is bounded, clock drift and jumps are followed."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ from server.call.sender_clock import EARLY_MS, FAR_MS, JUMP_MS, SenderClock
 
 PERIOD = 40.0
 BLOCK_MS = 20.0
-Record = tuple[float, float]  # sent by the sender's clock, media time at arrival
+Record = tuple[float, float]  # sender's time, media time at arrival; ms
 
 
 def network(
     seconds: float, transit: Callable[[int], float], drift: float = 0.0, origin: float = 7_000_000.0
 ) -> Iterator[Record]:
-    """Records 40 ms apart that arrive in order; media time moves in blocks. drift: how much faster the sender's clock
-    runs."""
+    """Records 40 ms apart that arrive in order; media time moves in blocks. transit: ms on the way, by record. drift:
+    fraction by which the sender's clock runs faster."""
     arrival = 0.0
     for n in range(round(seconds * 1000 / PERIOD)):
         true = n * PERIOD
@@ -26,7 +26,7 @@ def network(
 
 
 def mapped(records: Iterator[Record], clock: SenderClock | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times sent, arrived and mapped."""
+    """Sender's times, media times at arrival, and mapped media times."""
     clock = clock or SenderClock()
     rows = [(sent, now, clock.media_ms(sent, now)) for sent, now in records]
     sent, now, media = np.array(rows).T
@@ -44,7 +44,7 @@ def test_records_keep_the_senders_spacing_however_they_bunch(jitter: float, seed
     settled = 2000 // int(PERIOD)
     assert np.abs(np.diff(media) - PERIOD)[settled:].max() < 1.0
     if jitter > 50:
-        assert np.abs(np.diff(now) - PERIOD).max() > 50  # and they do bunch
+        assert np.abs(np.diff(now) - PERIOD).max() > 50  # they arrive in bunches
 
 
 def test_records_that_come_with_the_first_ones_jitter_are_not_far_later_than_they_arrive() -> None:
@@ -55,7 +55,7 @@ def test_records_that_come_with_the_first_ones_jitter_are_not_far_later_than_the
 
 
 def test_a_stall_of_the_network_is_no_movement() -> None:
-    """Five records wait 200 ms and come at once."""
+    """Five records wait up to 200 ms and arrive at once."""
     sent, now, media = mapped(network(20, lambda n: 30 + max(0, 200 - PERIOD * (n - 250)) if n >= 250 else 30))
     assert len(set(now[250:255])) < 3
     assert np.abs(np.diff(media) - PERIOD)[50:].max() < 1.0
@@ -91,7 +91,7 @@ def test_a_clock_that_jumps_is_followed_after_a_second(jump: float) -> None:
 
 
 def test_media_time_that_stood_still_is_followed() -> None:
-    """It waits for an engine; the sender does not."""
+    """Media time waits for an engine while the sender's clock runs on."""
     clock = SenderClock()
     mapped(network(10, lambda n: 30), clock)
     later = ((sent + 13_000, now + 10_000) for sent, now in network(10, lambda n: 30))
@@ -109,7 +109,7 @@ def test_a_record_without_a_time_is_placed_at_its_arrival() -> None:
 
 
 def test_records_that_are_late_now_and_then_are_no_jump_of_a_clock() -> None:
-    """Each of them comes more than a second after the last, and the network is good in between."""
+    """Late records are more than a second apart, and all records between them are in time."""
     clock = SenderClock()
     mapped(network(2, lambda n: 30), clock)
     for n in range(50, 400):

@@ -1,4 +1,4 @@
-"""The frame number in the picture survives the codec, and nothing else is taken for one."""
+"""Frame number stamp: it survives the video codec, and pictures without one are recognised."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""A call and its transports, without a network: what it needs of one, and that its media outlive it."""
+"""A call and its transports, without a network: connecting, replacing and losing them."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 def frames(transport: FakeTransport) -> list[int]:
-    """Generated frames that were sent, each once."""
+    """Numbers of the generated frames that were sent, each once."""
     stamps = [read_stamp(picture[:SIZE]) for _, picture in transport.pictures]
     return list(dict.fromkeys(stamp for stamp in stamps if stamp is not None))
 
@@ -108,7 +108,7 @@ async def test_a_call_ends_with_its_transport_and_says_why(reason: str) -> None:
 
 
 async def test_a_silent_transport_is_told_of_the_end() -> None:
-    """It may be one way only that the network has lost."""
+    """The network may have failed in one direction only."""
     async with calling(heartbeat_s=0.4) as (call, states, pool):
         transport = FakeTransport()
         call.attach(transport, monotonic())
@@ -121,7 +121,7 @@ async def test_a_silent_transport_is_told_of_the_end() -> None:
 
 
 async def test_another_transport_takes_a_live_call_over() -> None:
-    """Media time, engine, turns and counters go on, and the clock's ticks with them."""
+    """Media time, ticks, engine, turns and counters go on."""
     async with calling() as (call, states, pool):
         first, second = FakeTransport(), FakeTransport(connected=False)
         call.attach(first, monotonic())
@@ -141,7 +141,7 @@ async def test_another_transport_takes_a_live_call_over() -> None:
         assert [turn.state for turn in call.stream.turns] == ["speaking"]
         assert second.told("state")[0]["state"] == "live"
         assert second.told("state")[0]["t_ms"] >= first.told("state")[-1]["t_ms"]
-        await asyncio.sleep(0.4)  # that the first is gone ends nothing
+        await asyncio.sleep(0.4)  # the loss of the first transport ends nothing
         assert call.state == "live"
 
 
@@ -158,7 +158,7 @@ async def test_a_transport_that_does_not_connect_leaves_the_call_to_the_one_befo
 
 
 async def test_the_media_need_no_transport() -> None:
-    """The decision that a call ends with its transport taken away, everything goes on until another one comes."""
+    """With ``_outlives`` returning True, the call goes on without a transport until another one is attached."""
     async with calling(Outliving) as (call, states, pool):
         first, second = FakeTransport(), FakeTransport()
         call.attach(first, monotonic())

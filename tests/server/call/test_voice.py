@@ -1,4 +1,4 @@
-"""The voice time line, the microphone's buffer, the decimator: continuous, bounded, and true to media time."""
+"""Voice time line, microphone buffer and decimator: continuous, bounded, and exact in media time."""
 
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def test_recordings_cut_in_two_and_sent_as_parts_are_one_unbroken_tone() -> None
         line.say(Turn(str(number), read_sound(INPUTS / f"say_part{number}_130ms.wav").pcm))
     heard = said(line, 13).astype(np.float64)
     assert line.turns[1].end == len(heard)
-    # Of one tone, each sample is 2 cos(w) times the one before it less the one before that.
+    # A pure tone of w radians a sample obeys x[n + 1] + x[n - 1] = 2 cos(w) x[n].
     middle = heard[1:-1]
     twice_cos = (heard[2:] + heard[:-2]) @ middle / (middle @ middle)
     assert np.abs(heard[2:] + heard[:-2] - twice_cos * middle)[1000:-1000].max() < 0.02 * np.abs(heard).max()
@@ -196,7 +196,7 @@ def test_a_turn_is_over_when_it_was_heard_and_can_be_stopped_until_then() -> Non
     line = VoiceLine(4.0)
     for name in ("first", "second", "third"):
         line.say(turn(name, 2))
-    for _ in range(10):  # all of it is on the time line, one delay ahead of what is heard
+    for _ in range(10):  # every turn is on the time line, one delay ahead of the sound that is heard
         line.next_block()
     told = []
     for position in range(5):
@@ -254,14 +254,14 @@ def test_what_is_taken_back_is_silent_for_a_new_engine_too() -> None:
 
 @pytest.mark.parametrize("skew", [0.0, 0.003, -0.003, 0.01, -0.01])
 def test_a_microphone_with_its_own_clock_stays_near_and_whole(skew: float) -> None:
-    """Three minutes: the level is bounded, nothing is cut, and a tone stays a tone."""
+    """Over three minutes the level is bounded, nothing is cut, and a tone stays a tone."""
     microphone = MicrophoneBuffer()
     rng = np.random.default_rng(1)
     sent, due, gaps, levels = 0, 0.0, 0, []
     heard = []
     for tick in range(10_000):
         due += 960 * (1 + skew)
-        arrived = due - rng.integers(0, 480)  # the network's rhythm
+        arrived = due - rng.integers(0, 480)  # network jitter
         while sent + 960 <= arrived:
             microphone.push(_piece(sent))
             sent += 960
