@@ -65,4 +65,4 @@ async def _on_http_exception(_: Request, error: Exception) -> JSONResponse:
 def unforeseen_response(method: str, path: str, error: Exception) -> JSONResponse:
     """Answer to an unexpected exception; only the log has its details."""
     logger.error("unforeseen error in %s %s", method, path, exc_info=error)
-    return error_response(AvatarError("internal_error", "something went wrong here"))
+    return error_response(AvatarError("internal_error", "an internal error: the server's log has the details"))
